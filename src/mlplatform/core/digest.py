@@ -13,6 +13,7 @@ import binascii
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from awscrt import checksums as _crt
 
@@ -20,6 +21,17 @@ Buffer = bytes | bytearray | memoryview
 
 BLOCK_BYTES = 16 * 1024 * 1024
 _PACKED = struct.Struct(">QI")
+
+
+class Evidence(StrEnum):
+    """By what an object's bytes are known to be right, without trusting the sender."""
+
+    STORE_WHOLE = "store-whole"
+    """The store computed a digest of the whole object and checked or states it."""
+    STORE_PARTS = "store-parts"
+    """The store checked each part when it was put; the parts combine to the whole."""
+    READ_BACK = "read-back"
+    """The bytes were read again from the store after they were written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +43,9 @@ class Digests:
 
     def contradicts(self, other: Digests) -> bool:
         """Whether some digest is known on both sides and differs."""
-        return any(a is not None and b is not None and a != b for a, b in self._pairs(other))
+        return any(
+            a is not None and b is not None and a != b for a, b in self._pairs(other)
+        )
 
     def confirms(self, other: Digests) -> bool:
         """Whether at least one digest is known on both sides, and none differs."""
@@ -114,7 +128,8 @@ class BlockDigests:
         """Digests of the blocks `[start_block, stop_block)` together."""
         stop_block = min(stop_block, len(self.blocks))
         return combine(
-            (self.blocks[index], self.span_bytes(index)) for index in range(start_block, stop_block)
+            (self.blocks[index], self.span_bytes(index))
+            for index in range(start_block, stop_block)
         )
 
     def whole(self) -> Digests:
@@ -123,7 +138,9 @@ class BlockDigests:
 
     def packed(self) -> str:
         """Base64 of twelve bytes a block: CRC64NVME, then CRC32C, big-endian."""
-        raw = b"".join(_PACKED.pack(b.crc64nvme or 0, b.crc32c or 0) for b in self.blocks)
+        raw = b"".join(
+            _PACKED.pack(b.crc64nvme or 0, b.crc32c or 0) for b in self.blocks
+        )
         return base64.b64encode(raw).decode()
 
     @classmethod
@@ -135,7 +152,9 @@ class BlockDigests:
             raise ValueError(f"block digests are not base64: {error}") from error
         if len(raw) % _PACKED.size:
             raise ValueError("block digests are truncated")
-        blocks = tuple(Digests(crc64, crc32) for crc64, crc32 in _PACKED.iter_unpack(raw))
+        blocks = tuple(
+            Digests(crc64, crc32) for crc64, crc32 in _PACKED.iter_unpack(raw)
+        )
         return cls(block_bytes=block_bytes, size_bytes=size_bytes, blocks=blocks)
 
 

@@ -8,7 +8,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mlplatform.core.errors import UsageError
 
-_SECRET_WORDS = ("secret", "password", "token", "signature", "sig", "key_id", "access_key")
+_SECRET_WORDS = (
+    "secret",
+    "password",
+    "token",
+    "signature",
+    "sig",
+    "key_id",
+    "access_key",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,9 @@ class StoreURL:
             return True
         if value.lower() in ("false", "0", "no"):
             return False
-        raise UsageError(f"store URL {self}: {name}={value!r} is neither true nor false")
+        raise UsageError(
+            f"store URL {self}: {name}={value!r} is neither true nor false"
+        )
 
     def seconds(self, name: str, *, default: float) -> float:
         """A duration option in seconds."""
@@ -82,7 +92,9 @@ class StoreURL:
         except ValueError:
             seconds = 0.0
         if not 0 < seconds < 86_400:
-            raise UsageError(f"store URL {self}: {name}={value!r} is not a number of seconds")
+            raise UsageError(
+                f"store URL {self}: {name}={value!r} is not a number of seconds"
+            )
         return seconds
 
     def endpoint(self) -> str | None:
@@ -92,8 +104,12 @@ class StoreURL:
             return None
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"store URL {self}: endpoint {endpoint!r} is not an http(s) URL")
-        if parts.scheme == "http" and not (is_loopback(parts.hostname) or self.flag("insecure")):
+            raise UsageError(
+                f"store URL {self}: endpoint {endpoint!r} is not an http(s) URL"
+            )
+        if parts.scheme == "http" and not (
+            is_loopback(parts.hostname) or self.flag("insecure")
+        ):
             raise UsageError(
                 f"store URL {self}: endpoint {endpoint!r} is plain HTTP",
                 hint="use https, or add insecure=true if the network between is trusted",

@@ -22,18 +22,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from mlplatform.core.digest import UNKNOWN_DIGESTS, Buffer, Digests
+from mlplatform.core.digest import Evidence as Evidence
 from mlplatform.core.errors import IntegrityError, NotFound, Unavailable
-
-
-class Evidence(StrEnum):
-    """By what an object's bytes are known to be right, without trusting the sender."""
-
-    STORE_WHOLE = "store-whole"
-    """The store computed a digest of the whole object and checked or states it."""
-    STORE_PARTS = "store-parts"
-    """The store checked each part when it was put; the parts combine to the whole."""
-    READ_BACK = "read-back"
-    """The bytes were read again from the store after they were written."""
 
 
 class RangeCopy(StrEnum):
@@ -164,7 +154,9 @@ class Upload(Protocol):
         other bytes than `digests` state."""
         ...
 
-    def copy_range(self, index: int, source_key: str, span: Span, *, when: Condition) -> Part:
+    def copy_range(
+        self, index: int, source_key: str, span: Span, *, when: Condition
+    ) -> Part:
         """Take a part from an object in the same store. `Unsupported` where `range_copy` is
         NONE. The part's digests are those that the store states, or none."""
         ...
@@ -174,7 +166,9 @@ class Upload(Protocol):
         gone raises `NotFound`."""
         ...
 
-    def complete(self, parts: Sequence[Part], *, digests: Digests, when: Condition) -> Stat:
+    def complete(
+        self, parts: Sequence[Part], *, digests: Digests, when: Condition
+    ) -> Stat:
         """Make `parts`, in this order, the object. `digests` are the whole's: the store refuses
         others where it can; where it states its own afterwards, the `Stat` carries them.
         A refused condition raises `ConditionFailed`."""
@@ -196,7 +190,9 @@ class ObjectStore(Protocol):
     @property
     def features(self) -> StoreFeatures: ...
 
-    def put(self, key: str, body: Buffer, *, digests: Digests = ..., when: Condition = ...) -> Stat:
+    def put(
+        self, key: str, body: Buffer, *, digests: Digests = ..., when: Condition = ...
+    ) -> Stat:
         """Write a whole object in one request; unknown digests are computed here."""
         ...
 
@@ -211,7 +207,9 @@ class ObjectStore(Protocol):
         """`NotFound` if there is none."""
         ...
 
-    def list(self, prefix: str, *, shallow: bool = False, after: str = "") -> Iterator[Stat]:
+    def list(
+        self, prefix: str, *, shallow: bool = False, after: str = ""
+    ) -> Iterator[Stat]:
         """Objects whose key starts with `prefix`, by key (bytewise), those after `after`.
         Shallow: keys are cut after the first "/" behind the prefix, each once."""
         ...
@@ -247,7 +245,9 @@ def read_into(
             count = body.readinto(buffer[filled : span.size_bytes])
             if not count:
                 raise Unavailable(
-                    f"short read: {filled} of {span.size_bytes} bytes", store=store.url, key=key
+                    f"short read: {filled} of {span.size_bytes} bytes",
+                    store=store.url,
+                    key=key,
                 )
             filled += count
         return body.stat
@@ -265,7 +265,9 @@ def read_bytes(
         while count := body.readinto(buffer):
             total += count
             if total > limit_bytes:
-                raise IntegrityError(f"{store.url}/{key}: larger than {limit_bytes} bytes")
+                raise IntegrityError(
+                    f"{store.url}/{key}: larger than {limit_bytes} bytes"
+                )
             chunks.append(bytes(buffer[:count]))
         return b"".join(chunks), body.stat
 
