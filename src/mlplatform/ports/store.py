@@ -10,6 +10,9 @@ The contract that every adapter keeps, and that `tests/conformance` judges:
 - Nothing waits for ever: a stalled connection raises `Unavailable`.
 - Foreign errors arrive as `mlplatform.core.errors`, chained to their cause.
 - Verbs may be called from many threads. An adapter never retries: `control.retry` does.
+- A key that some store could not hold is refused by all of them (`check_key`).
+- A lost answer is settled by reading. An upload that is gone, or a condition that fails, may be
+  the doing of the very call that is repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from typing import Protocol
 
 from mlplatform.core.digest import UNKNOWN_DIGESTS, Buffer, Digests
 from mlplatform.core.digest import Evidence as Evidence
-from mlplatform.core.errors import IntegrityError, NotFound, Unavailable
+from mlplatform.core.errors import IntegrityError, NotFound, Unavailable, UsageError
+
+KEY_BYTES_MAX = 1024
 
 
 class RangeCopy(StrEnum):
@@ -105,9 +110,10 @@ class StoreFeatures:
     evidence: Evidence
     """How a completed write is verified here."""
     conditional_put: bool = True
-    """`ABSENT` and `Matches` hold on put."""
+    """`ABSENT` and `Matches` hold on put. Without it such a put raises `Unsupported`."""
     conditional_complete: bool = True
-    """`ABSENT` and `Matches` hold when an upload completes."""
+    """`ABSENT` and `Matches` hold when an upload completes. Without it such a completion raises
+    `Unsupported`."""
     conditional_delete: bool = True
     """`Matches` holds on delete. Without it nothing is ever deleted automatically."""
     range_copy: RangeCopy = RangeCopy.NONE
@@ -128,7 +134,7 @@ class Body(Protocol):
         ...
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer` from its start; the number of bytes, 0 at the end of the span.
+        """Fill `buffer` from its start, with one byte or more; how many, 0 at the end of the span.
 
         Raises `Unavailable` if the connection ends or stalls before the span does.
         """
@@ -136,7 +142,10 @@ class Body(Protocol):
 
 
 class Upload(Protocol):
-    """A large object being assembled. What it holds survives this process."""
+    """A large object being assembled. What it holds survives this process.
+
+    Once it is completed or aborted, by anyone, its verbs raise `NotFound` (`abort` does not).
+    """
 
     @property
     def key(self) -> str: ...
@@ -169,9 +178,12 @@ class Upload(Protocol):
     def complete(
         self, parts: Sequence[Part], *, digests: Digests, when: Condition
     ) -> Stat:
-        """Make `parts`, in this order, the object. `digests` are the whole's: the store refuses
-        others where it can; where it states its own afterwards, the `Stat` carries them.
-        A refused condition raises `ConditionFailed`."""
+        """Make `parts`, by index and all of them, the object. `digests` are the whole's: the store
+        refuses others where it can; where it states its own afterwards, the `Stat` carries them.
+        A part that is missing, or was replaced since, raises `DigestMismatch`.
+        A refused condition raises `ConditionFailed`; whether the upload outlives that, `parts`
+        tells. Repeated after it has worked, it returns the object's `Stat`, or raises `NotFound`
+        or `ConditionFailed`, and the object stays as it is."""
         ...
 
     def abort(self) -> None:
@@ -193,7 +205,8 @@ class ObjectStore(Protocol):
     def put(
         self, key: str, body: Buffer, *, digests: Digests = ..., when: Condition = ...
     ) -> Stat:
-        """Write a whole object in one request; unknown digests are computed here."""
+        """Write a whole object in one request; unknown digests are computed here. `Matches` where
+        there is no object raises `ConditionFailed`."""
         ...
 
     def get(
@@ -211,12 +224,13 @@ class ObjectStore(Protocol):
         self, prefix: str, *, shallow: bool = False, after: str = ""
     ) -> Iterator[Stat]:
         """Objects whose key starts with `prefix`, by key (bytewise), those after `after`.
-        Shallow: keys are cut after the first "/" behind the prefix, each once."""
+        Shallow: keys are cut after the first "/" behind the prefix, each once, and it is the
+        cut key that comes after `after`."""
         ...
 
     def delete(self, key: str, *, when: Condition = ...) -> None:
-        """Remove an object; one that is not there is no error. `Matches` on a store without
-        `conditional_delete` raises `Unsupported`."""
+        """Remove an object; one that is not there is no error, whatever `when` says. `Matches` on
+        a store without `conditional_delete` raises `Unsupported`."""
         ...
 
     def begin(self, key: str, *, size_bytes: int, part_bytes: int) -> Upload:
@@ -228,6 +242,22 @@ class ObjectStore(Protocol):
         """Unfinished uploads of keys that start with `prefix`, newest first for each key: to be
         resumed by anyone, or aborted."""
         ...
+
+
+def check_key(key: str) -> None:
+    """`UsageError` unless every store can hold `key`: relative, "/"-separated, no empty, "." or
+    ".." segment, no control character, at most 1024 bytes of UTF-8."""
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError(f"key {key!r} is not valid Unicode") from error
+    if not 0 < size_bytes <= KEY_BYTES_MAX:
+        raise UsageError(f"key {key!r} has {size_bytes} bytes, not 1 to {KEY_BYTES_MAX}")
+    if not key.isprintable() and any(ord(char) < 32 or ord(char) == 127 for char in key):
+        raise UsageError(f"key {key!r} holds a control character")
+    for segment in key.split("/"):
+        if segment in ("", ".", ".."):
+            raise UsageError(f"key {key!r} has the segment {segment!r}")
 
 
 def read_into(
