@@ -24,8 +24,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from mlplatform.core.digest import UNKNOWN_DIGESTS, Buffer, Digests
-from mlplatform.core.digest import Evidence as Evidence
+from mlplatform.core.digest import UNKNOWN_DIGESTS, Buffer, Digests, Evidence
 from mlplatform.core.errors import IntegrityError, NotFound, Unavailable, UsageError
 
 KEY_BYTES_MAX = 1024
