@@ -1,0 +1,111 @@
+"""The real servers as fixtures, and the account at the end of which ones ran.
+
+A server starts when the first test asks for it, once for each worker. One that is not built skips
+its tests by name, or fails them where ``MLPLATFORM_REQUIRE_SERVERS=1``. Every test that uses one
+carries the mark ``real``, from which the account is made; where a test asks for its server by
+``getfixturevalue``, its parameter says so itself: ``pytest.mark.real("minio")``.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.servers.catalogue import BY_NAME, SERVERS, Server
+from tests.real.servers.launch import Endpoint, ServerMissing, running
+
+_PROPERTY = "real_server"
+_REQUIRED = os.environ.get("MLPLATFORM_REQUIRE_SERVERS") == "1"
+
+
+def _fixture_name(server: str) -> str:
+    return server.replace("-", "_")
+
+
+_SERVER_OF = {_fixture_name(name): name for name in BY_NAME}
+
+
+def _require(server: Server) -> None:
+    """Skip the test where its server is not built; fail it where every server is required."""
+    if not server.built:
+        why = str(ServerMissing(server))
+        if _REQUIRED:
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)
+
+
+def _server(name: str) -> Callable[[], Iterator[Endpoint]]:
+    """The fixture of one server: an ``Endpoint``, up for the rest of the session."""
+
+    @pytest.fixture(scope="session", name=_fixture_name(name))
+    def start() -> Iterator[Endpoint]:
+        _require(BY_NAME[name])
+        with running(name) as endpoint:
+            yield endpoint
+
+    return start
+
+
+def _tool(name: str) -> Callable[[], Path]:
+    """The fixture of one tool: the path of its program."""
+
+    @pytest.fixture(scope="session", name=_fixture_name(name))
+    def find() -> Path:
+        _require(BY_NAME[name])
+        return BY_NAME[name].path
+
+    return find
+
+
+minio = _server("minio")
+versitygw = _server("versitygw")
+moto = _server("moto")
+fake_gcs_server = _server("fake-gcs-server")
+gcp_storage_emulator = _server("gcp-storage-emulator")
+gcsemulator = _server("gcsemulator")
+azurite = _server("azurite")
+toxiproxy = _server("toxiproxy")
+promtool = _tool("promtool")
+rclone = _tool("rclone")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark ``real`` what has a real server among its fixtures: ``-m 'not real'`` works."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in _SERVER_OF:
+                item.add_marker(pytest.mark.real(_SERVER_OF[fixture]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write a test's servers into its report, which travels from a worker to the summary."""
+    report = yield
+    names = {name for mark in item.iter_markers("real") for name in mark.args}
+    report.user_properties += [(_PROPERTY, name) for name in sorted(names)]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which real servers ran, with how many tests, and which were not there."""
+    ran = Counter(
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == _PROPERTY
+    )
+    terminalreporter.section("real servers")
+    for server in SERVERS:
+        if tests := ran[server.name]:
+            line = f"ran      {server.name} {server.version}: {tests} test{'s' * (tests > 1)}"
+        elif server.built:
+            line = f"not used {server.name} {server.version}"
+        else:
+            line = f"MISSING  {server.name} {server.version}: its tests did not run; make servers"
+        terminalreporter.line(line)

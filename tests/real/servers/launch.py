@@ -1,0 +1,158 @@
+"""Start a real server for as long as a ``with`` block lasts.
+
+Each run has a free loopback port, an empty folder and fresh credentials, and none of this process's
+environment but the path: no cloud credential can leak in. A guard process ends the server however
+this one ends. By hand: ``python -m tests.real.servers.launch minio``, until Ctrl-C.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .catalogue import BY_NAME, Command, Room, Server, credentials
+
+_READY_WITHIN_S = 60.0
+_TRIES = 3  # another process may take the free port between our look and the server's bind
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class ServerMissing(Exception):
+    """The server is not built on this machine."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(f"{server.name} {server.version} is not built; try: make servers")
+        self.server = server
+
+
+class ServerBroken(Exception):
+    """The server is built but did not come up; the text ends with its log."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running server."""
+
+    name: str
+    version: str
+    host: str
+    port: int
+    url: str  # what a client is given; for Azurite it ends with the account
+    user: str  # S3: access key id; Azurite: account name; unused elsewhere
+    secret: str  # S3: secret key; Azurite: account key, base64; unused elsewhere
+    pid: int  # the server's own process
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    """Whether anything but a server error comes back."""
+    try:
+        with _DIRECT.open(url, timeout=2):
+            return True
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.code < 500
+    except (OSError, ValueError):
+        return False
+
+
+def _come_up(guard: "subprocess.Popen[bytes]", room: Room, command: Command, log: Path) -> None:
+    """Wait until the server answers, or say with its own words why it does not."""
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while guard.poll() is None and time.monotonic() < deadline:
+        if _answers(f"http://{room.address}{command.ready}") and guard.poll() is None:
+            return
+        time.sleep(0.02)
+    why = "ended by itself" if guard.poll() is not None else f"silent for {_READY_WITHIN_S:.0f} s"
+    raise ServerBroken(f"{room.program.name}: {why}\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _child_of(guard: "subprocess.Popen[bytes]") -> int:
+    """The process that the guard keeps (the guard itself where the system cannot say)."""
+    try:
+        children = Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text().split()
+        return int(children[0])
+    except (OSError, IndexError):
+        return guard.pid
+
+
+@contextlib.contextmanager
+def _process(server: Server) -> Iterator[Endpoint]:
+    if server.start is None:
+        raise ValueError(f"{server.name} is a tool: run {server.path}")
+    user, secret = credentials(secrets.token_hex(16))
+    scratch = Path(tempfile.mkdtemp(prefix=f"mlplatform-{server.name}-"))
+    log = scratch / "log"
+    (data := scratch / "data").mkdir()
+    room = Room(server.path, _free_port(), data, user, secret)
+    command = server.start(room)
+    with log.open("wb") as sink:
+        guard = subprocess.Popen(
+            (sys.executable, "-IS", Path(__file__).with_name("guard.py"), scratch, *command.argv),
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            cwd=data,
+            env={"PATH": os.environ["PATH"], "HOME": str(data), "TMPDIR": str(data), **command.env},
+            start_new_session=True,
+        )
+    try:
+        _come_up(guard, room, command, log)
+        yield Endpoint(
+            server.name,
+            server.version,
+            "127.0.0.1",
+            room.port,
+            f"http://{room.address}{command.base}",
+            user,
+            secret,
+            _child_of(guard),
+        )
+    finally:
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait()
+
+
+@contextlib.contextmanager
+def running(name: str) -> Iterator[Endpoint]:
+    """The server of that name in the catalogue, ready to answer, for as long as the block lasts."""
+    server = BY_NAME[name]
+    if not server.built:
+        raise ServerMissing(server)
+    with contextlib.ExitStack() as stack:
+        yield _started(server, stack)
+
+
+def _started(server: Server, stack: contextlib.ExitStack) -> Endpoint:
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(ServerBroken):
+            return stack.enter_context(_process(server))
+    return stack.enter_context(_process(server))
+
+
+def main(name: str) -> None:
+    """Run one server for a person."""
+    with running(name) as endpoint, contextlib.suppress(KeyboardInterrupt):
+        print(f"{endpoint.url}\nuser {endpoint.user}\nsecret {endpoint.secret}\nCtrl-C ends it.")
+        while True:
+            time.sleep(3600)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

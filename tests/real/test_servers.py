@@ -1,0 +1,142 @@
+"""Each real server starts, answers a real request through its SDK, and ends with its owner."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import boto3
+import pytest
+from azure.storage.blob import BlobServiceClient
+from botocore.config import Config
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from tests.real.servers import catalogue
+from tests.real.servers.launch import Endpoint, running
+
+BYTES = b"some bytes of a model"
+
+
+def _each(*servers: str) -> pytest.MarkDecorator:
+    rows = [
+        pytest.param(name.replace("-", "_"), marks=pytest.mark.real(name), id=name)
+        for name in servers
+    ]
+    return pytest.mark.parametrize("fixture", rows)
+
+
+@_each("minio", "versitygw", "moto")
+def test_an_s3_server_keeps_an_object(request: pytest.FixtureRequest, fixture: str) -> None:
+    server: Endpoint = request.getfixturevalue(fixture)
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        aws_access_key_id=server.user,
+        aws_secret_access_key=server.secret,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+    )
+    client.create_bucket(Bucket="models")
+    client.put_object(Bucket="models", Key="a/b", Body=BYTES)
+    assert client.get_object(Bucket="models", Key="a/b")["Body"].read() == BYTES
+    client.close()
+
+
+@_each("fake-gcs-server", "gcp-storage-emulator", "gcsemulator")
+def test_a_gcs_emulator_keeps_an_object(request: pytest.FixtureRequest, fixture: str) -> None:
+    server: Endpoint = request.getfixturevalue(fixture)
+    client = storage.Client(
+        project="test",
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+        client_options={"api_endpoint": server.url},
+    )
+    bucket = client.create_bucket("models")
+    bucket.blob("a/b").upload_from_string(BYTES)
+    found = client.bucket("models").get_blob("a/b")
+    assert (found.size, found.generation > 0) == (len(BYTES), True)
+    client.close()
+
+
+def test_azurite_keeps_a_blob(azurite: Endpoint) -> None:
+    with BlobServiceClient(
+        azurite.url, credential={"account_name": azurite.user, "account_key": azurite.secret}
+    ) as client:
+        blob = client.create_container("models").get_blob_client("a/b")
+        blob.upload_blob(BYTES)
+        assert blob.download_blob().readall() == BYTES
+
+
+def test_toxiproxy_stands_between(toxiproxy: Endpoint, minio: Endpoint) -> None:
+    asked = {"name": "minio", "listen": "127.0.0.1:0", "upstream": f"{minio.host}:{minio.port}"}
+    request = urllib.request.Request(f"{toxiproxy.url}/proxies", json.dumps(asked).encode())
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        proxy = json.load(answer)["listen"]
+    with urllib.request.urlopen(f"http://{proxy}/minio/health/ready", timeout=5) as answer:
+        assert answer.status == 200
+
+
+def test_promtool_checks_rules(promtool: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("groups: [{name: g, rules: [{alert: A, expr: 'up == 0'}]}]\n")
+    said = subprocess.run(
+        [promtool, "check", "rules", rules], capture_output=True, text=True, check=True
+    )
+    assert "SUCCESS: 1 rules found" in said.stdout
+
+
+def test_rclone_is_the_locked_version(rclone: Path) -> None:
+    said = subprocess.run([rclone, "version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith(f"rclone v{catalogue.BY_NAME['rclone'].version}")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _gone_within(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not _alive(pid)
+
+
+def test_a_server_ends_with_its_block(toxiproxy: Endpoint) -> None:
+    with running("toxiproxy") as second:
+        assert second.port != toxiproxy.port
+        assert _alive(second.pid)
+    assert _gone_within(second.pid, 5)
+
+
+def test_a_server_ends_when_its_owner_is_killed(toxiproxy: Endpoint) -> None:
+    """``kill -9`` runs no clean-up; the guard sees its standard input close."""
+    program = (
+        "import time\nfrom tests.real.servers.launch import running\n"
+        "with running('toxiproxy') as server:\n"
+        "    print(server.pid, flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert _alive(pid)
+        owner.send_signal(signal.SIGKILL)
+    assert _gone_within(pid, 10)
+
+
+def test_the_locks_carry_no_address() -> None:
+    """Whoever installs from them decides where packages come from."""
+    address = re.compile(
+        r"^\s*(--\S*(index|links)|.*https?://\S*(\.whl|\.t(ar\.)?gz)|\.|/)", re.MULTILINE
+    )
+    for lock in catalogue.REQUIREMENTS.glob("*.txt"):
+        assert not address.search(lock.read_text()), lock.name
+    assert '"resolved"' not in (catalogue.HERE / "azurite/package-lock.json").read_text()
