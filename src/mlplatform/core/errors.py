@@ -4,7 +4,7 @@
     ├── UsageError                 2  bad flag, unknown name, missing confirmation
     │   └── TopologyError          2  file, line and key of a bad topology
     ├── CheckFailed                3  a check found something
-    │   └── DigestMismatch         3  bytes are not what they should be (retryable: a re-read may mend it)
+    │   └── DigestMismatch         3  bytes are not what they should be; a re-read may mend it
     ├── IntegrityError             3  a manifest or record that cannot be trusted
     ├── VersionConflict            3  the version exists with other bytes, or is withdrawn
     ├── SourceChanged              3  a file changed while it was being published

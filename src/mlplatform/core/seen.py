@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It was looked at and could not be read. Whoever decides on it must hold what was last good."""
+    """It was looked at and could not be read. Hold what was last good."""
 
     reason: str
 

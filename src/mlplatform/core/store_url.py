@@ -98,7 +98,7 @@ class StoreURL:
         return seconds
 
     def endpoint(self) -> str | None:
-        """The endpoint to talk to, if one is given. Plain HTTP only to loopback or when asked for."""
+        """The endpoint to talk to, if one is given. Plain HTTP needs loopback or asking."""
         endpoint = self.options.get("endpoint")
         if endpoint is None:
             return None

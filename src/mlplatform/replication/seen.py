@@ -1,0 +1,144 @@
+"""What one region shows of one model version, and the placement that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from mlplatform.core.manifest import Manifest, Receipt
+from mlplatform.core.placement import Integrity, ModelVersion, Placement, Rung
+from mlplatform.core.plan import Record
+from mlplatform.core.seen import Unknown
+
+
+class Finding(Record):
+    """One thing that is wrong with a replica."""
+
+    path: str
+    problem: Literal["missing", "size", "digest", "changed", "manifest"]
+    detail: str
+    ranges: tuple[str, ...] = ()
+    """Byte ranges `start-stop`, half open."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
+
+class Demotion(Record):
+    """A check found a replica wrong. Holds until the receipt it names is replaced by a repair."""
+
+    model: str
+    version: str
+    region: str
+    receipt_nonce: str | None
+    findings: tuple[Finding, ...]
+    observed_at: datetime
+    writer: str
+
+
+class Withdrawal(Record):
+    """An operator took a version back: no new placements. Nothing is deleted."""
+
+    model: str
+    version: str
+    reason: str
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSeen:
+    """What was read of one version in one region that answered."""
+
+    region: str
+    manifest: Manifest | None = None
+    manifest_tag: str | None = None
+    """Set also when the manifest is damaged, so that a repair can replace exactly that one."""
+    manifest_stored_at: datetime | None = None
+    damaged: str | None = None
+    """Why the manifest there cannot be trusted."""
+    receipt: Receipt | None = None
+    demotion: Demotion | None = None
+    withdrawal: Withdrawal | None = None
+    present_bytes: int = 0
+    """Bytes of objects under the version's prefix, proven or not."""
+
+    @property
+    def demoted(self) -> bool:
+        """Whether the demotion still speaks of what is there."""
+        if self.demotion is None:
+            return False
+        nonce = self.receipt.nonce if self.receipt else None
+        return self.demotion.receipt_nonce == nonce
+
+    @property
+    def stored(self) -> bool:
+        """Rung STORED: manifest and receipt are there, of the same bytes, and nothing speaks
+        against them."""
+        return (
+            self.manifest is not None
+            and self.receipt is not None
+            and self.receipt.manifest_digest == self.manifest.digest
+            and not self.demoted
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when anything does that a plan could rest on."""
+        return " ".join(
+            (
+                f"manifest={self.manifest.digest if self.manifest else self.damaged or 'absent'}",
+                f"receipt={self.receipt.nonce if self.receipt else 'absent'}",
+                f"demoted={self.demoted}",
+                f"withdrawn={self.withdrawal is not None}",
+            )
+        )
+
+
+Regions = dict[str, RegionSeen | Unknown]
+"""By region; every region that was asked is there."""
+
+
+def placement_of(
+    subject: ModelVersion, region: str, seen: RegionSeen | Unknown, *, wanted: bool
+) -> Placement:
+    """The cell of the grid."""
+    if isinstance(seen, Unknown):
+        return Placement(
+            subject, region, seen, Integrity.UNKNOWN, wanted=wanted, detail=seen.reason
+        )
+    digest = seen.manifest.digest if seen.manifest else None
+    rung, integrity, detail = _stand(seen)
+    return Placement(
+        subject,
+        region,
+        rung,
+        integrity,
+        digest=digest,
+        size_bytes=seen.manifest.size_bytes if seen.manifest else seen.present_bytes or None,
+        stored_at=seen.receipt.stored_at if seen.receipt else seen.manifest_stored_at,
+        wanted=wanted,
+        withdrawn=seen.withdrawal is not None,
+        detail=detail,
+    )
+
+
+def _stand(seen: RegionSeen) -> tuple[Rung, Integrity, str]:
+    if seen.damaged is not None:
+        return Rung.ABSENT, Integrity.MISMATCH, seen.damaged
+    if seen.demoted and seen.demotion is not None:
+        first = str(seen.demotion.findings[0]) if seen.demotion.findings else "a check failed"
+        return Rung.ABSENT, Integrity.MISMATCH, first
+    if seen.stored:
+        return Rung.STORED, Integrity.VERIFIED, ""
+    if seen.manifest is not None:
+        missing = "no receipt" if seen.receipt is None else "a receipt of other bytes"
+        return (
+            Rung.ABSENT,
+            Integrity.UNKNOWN,
+            f"a manifest with {missing}: `verify --deep` reads the bytes and settles it",
+        )
+    if seen.present_bytes:
+        return Rung.ABSENT, Integrity.PARTIAL, "unfinished: bytes without a manifest"
+    return Rung.ABSENT, Integrity.ABSENT, ""
