@@ -1,6 +1,5 @@
 """Each real server starts, answers a real request through its SDK, and ends with its owner."""
 
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from google.cloud import storage
 
 from tests.real.servers import catalogue
 from tests.real.servers.launch import Endpoint, running
+from tests.real.servers.toxics import between
 
 BYTES = b"some bytes of a model"
 
@@ -72,13 +72,25 @@ def test_azurite_keeps_a_blob(azurite: Endpoint) -> None:
         assert blob.download_blob().readall() == BYTES
 
 
-def test_toxiproxy_stands_between(toxiproxy: Endpoint, minio: Endpoint) -> None:
-    asked = {"name": "minio", "listen": "127.0.0.1:0", "upstream": f"{minio.host}:{minio.port}"}
-    request = urllib.request.Request(f"{toxiproxy.url}/proxies", json.dumps(asked).encode())
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        proxy = json.load(answer)["listen"]
-    with urllib.request.urlopen(f"http://{proxy}/minio/health/ready", timeout=5) as answer:
-        assert answer.status == 200
+def test_toxiproxy_makes_weather_between(toxiproxy: Endpoint, minio: Endpoint) -> None:
+    def ready() -> int:
+        with urllib.request.urlopen(f"{line.url}/minio/health/ready", timeout=5) as answer:
+            status: int = answer.status
+            return status
+
+    with between(toxiproxy, minio) as line:
+        assert ready() == 200
+        line.add("latency", latency=200)
+        started = time.monotonic()
+        assert ready() == 200
+        assert time.monotonic() - started >= 0.2
+        line.cut()
+        with pytest.raises(OSError, match="refused"):
+            ready()
+        line.calm()
+        started = time.monotonic()
+        assert ready() == 200
+        assert time.monotonic() - started < 0.2
 
 
 def test_promtool_checks_rules(promtool: Path, tmp_path: Path) -> None:
