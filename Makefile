@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 SET_UP := $(VENV)/.set-up
 LOCKS := requirements/uv.txt requirements/main.txt requirements/models.txt
 
-# pytest's own arguments: make test ARGS="tests/core -k plan"
+# pytest's own arguments: make test ARGS="tests/core -k plan"; without a path, all of tests/.
 ARGS ?=
 
 .PHONY: help setup demo test servers check format bench lock clean
@@ -38,7 +38,7 @@ demo: setup ## the product's story, told in a temporary folder
 	$(BIN)/mlplatform demo
 
 test: setup ## all tests; a real server that is missing is skipped and named at the end
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS) tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 servers: setup ## build or install the real servers into a cache, once
 	$(BIN)/python -m tests.real.servers.build
