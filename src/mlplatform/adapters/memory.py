@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from types import TracebackType
+from typing import Self
 
 from mlplatform.core.digest import (
     UNKNOWN_DIGESTS,
@@ -318,7 +319,7 @@ class _MemoryBody:
         self._stat = found.stat
         self._rest = span
 
-    def __enter__(self) -> _MemoryBody:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
