@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from blake3 import blake3
 
@@ -180,12 +181,10 @@ def _deep(
     for index, expected in enumerate(blocks.blocks):
         start = index * manifest.block_bytes
         span = Span(start, start + blocks.span_bytes(index))
+        read = partial(read_into, store, stat.key, span, buffer, when=Matches(stat.tag))
         for _ in range(2):
             # A second read tells bytes that are wrong from bytes that were read wrong.
-            retry.call(
-                lambda span=span: read_into(store, stat.key, span, buffer, when=Matches(stat.tag)),
-                what=f"{region}: read {entry.path}",
-            )
+            retry.call(read, what=f"read {region} {entry.path}")
             if digest_of(buffer[: span.size_bytes]) == expected:
                 break
         else:

@@ -1,0 +1,218 @@
+"""Reading what regions hold, and making a version visible in one.
+
+A region is read by name, never by guess: manifest, receipt, withdrawal. What does not answer is
+`Unknown` with the reason; a dead region costs its own time-out, not one for each version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, Future, wait
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from mlplatform.core.errors import (
+    ConditionFailed,
+    IntegrityError,
+    MlplatformError,
+    NotFound,
+    StoreError,
+    UsageError,
+    VersionConflict,
+)
+from mlplatform.core.manifest import MANIFEST_BYTES_MAX, Manifest, ObjectReceipt, Receipt
+from mlplatform.core.placement import ModelVersion
+from mlplatform.core.plan import canonical
+from mlplatform.core.seen import Unknown
+from mlplatform.ports.store import ABSENT, Matches, ObjectStore, Stat, read_bytes
+from mlplatform.replication.seen import Demotion, RegionSeen, Withdrawal
+
+T = TypeVar("T")
+
+
+def read_region(
+    store: ObjectStore,
+    region: str,
+    subject: ModelVersion,
+    *,
+    demotion: Demotion | None = None,
+    withdrawal: Withdrawal | None = None,
+    measure_partial: bool = False,
+) -> RegionSeen:
+    """What the region shows of one version. Raises `StoreError` when it cannot be read.
+
+    `measure_partial` also counts the bytes under the version's prefix when no manifest is there,
+    which costs a listing.
+    """
+    where = f"{region}: {subject.manifest_key}"
+    manifest: Manifest | None = None
+    damaged: str | None = None
+    stat: Stat | None = None
+    try:
+        body, stat = read_bytes(store, subject.manifest_key, limit_bytes=MANIFEST_BYTES_MAX)
+        manifest = Manifest.parse(body, where=where, subject=subject)
+    except NotFound:
+        pass
+    except IntegrityError as error:
+        damaged = error.message
+    present_bytes = 0
+    if manifest is None and measure_partial:
+        present_bytes = sum(
+            found.size_bytes
+            for found in store.list(subject.prefix)
+            if found.key != subject.manifest_key
+        )
+    return RegionSeen(
+        region=region,
+        manifest=manifest,
+        manifest_tag=stat.tag if stat else None,
+        manifest_stored_at=stat.modified if stat else None,
+        damaged=damaged,
+        receipt=_read_receipt(store, region, subject),
+        demotion=demotion,
+        withdrawal=_read_withdrawal(store, subject) or withdrawal,
+        present_bytes=present_bytes,
+    )
+
+
+def _read_receipt(store: ObjectStore, region: str, subject: ModelVersion) -> Receipt | None:
+    try:
+        body, _ = read_bytes(store, subject.receipt_key, limit_bytes=MANIFEST_BYTES_MAX)
+        receipt = Receipt.parse(body, where=f"{region}: {subject.receipt_key}")
+    except (NotFound, IntegrityError):
+        # Without a receipt that can be read the bytes are unproven; a deep check settles it.
+        return None
+    return receipt if receipt.region == region else None
+
+
+def _read_withdrawal(store: ObjectStore, subject: ModelVersion) -> Withdrawal | None:
+    try:
+        body, _ = read_bytes(store, subject.withdrawal_key, limit_bytes=65_536)
+    except NotFound:
+        return None
+    return parse_withdrawal(body, subject)
+
+
+def parse_withdrawal(body: bytes, subject: ModelVersion) -> Withdrawal:
+    """A withdrawal that cannot be read is still one: the careful reading."""
+    try:
+        return Withdrawal.model_validate(json.loads(body))
+    except ValueError:
+        return Withdrawal(
+            model=subject.model,
+            version=subject.version,
+            reason="(its record is damaged)",
+            by="unknown",
+            at=datetime(1970, 1, 1, tzinfo=UTC),
+        )
+
+
+def list_versions(store: ObjectStore) -> dict[str, list[str]]:
+    """Every model and version that has a folder in the store."""
+    found: dict[str, list[str]] = {}
+    for model in store.list("models/", shallow=True):
+        if not model.key.endswith("/"):
+            continue
+        name = model.key.split("/")[1]
+        for version in store.list(model.key, shallow=True):
+            if not version.key.endswith("/"):
+                continue
+            try:
+                subject = ModelVersion(name, version.key.split("/")[2])
+            except UsageError:
+                continue
+            found.setdefault(subject.model, []).append(subject.version)
+    return found
+
+
+def each_region(
+    regions: Iterable[str],
+    read: Callable[[str], T],
+    *,
+    executor: Executor,
+    timeout_seconds: float | None,
+) -> dict[str, T | Unknown]:
+    """`read` of every region at once. What fails or does not answer in time is `Unknown`."""
+    futures: dict[str, Future[T]] = {region: executor.submit(read, region) for region in regions}
+    answered, _ = wait(futures.values(), timeout=timeout_seconds)
+    results: dict[str, T | Unknown] = {}
+    for region, future in futures.items():
+        try:
+            if future in answered:
+                results[region] = future.result()
+            else:
+                results[region] = Unknown(f"{region}: no answer within {timeout_seconds:g} s")
+        except MlplatformError as error:
+            results[region] = Unknown(describe(region, error))
+    return results
+
+
+def describe(region: str, error: MlplatformError) -> str:
+    """An error of a region in one line."""
+    text = str(error)
+    named = text if region in text else f"{region}: {text}"
+    return named if not error.hint or isinstance(error, StoreError) else f"{named} ({error.hint})"
+
+
+def make_visible(
+    store: ObjectStore,
+    region: str,
+    manifest: Manifest,
+    objects: Mapping[str, ObjectReceipt],
+    *,
+    replaces_tag: str | None,
+    now: datetime,
+    writer: str,
+    nonce: str,
+) -> Receipt:
+    """Write the receipt, then the manifest, last. Every object must have been proven.
+
+    `replaces_tag` is the tag of a damaged manifest, which only a repair may replace.
+    `VersionConflict` when another manifest is there.
+    """
+    unproven = [entry.path for entry in manifest.files if entry.path not in objects]
+    if unproven:
+        raise IntegrityError(
+            f"{region}: {manifest.subject}: {len(unproven)} files are not verified, "
+            f"the first is {unproven[0]}; the version stays invisible"
+        )
+    receipt = Receipt(
+        schema="mlplatform/receipt/1",
+        model=manifest.model,
+        version=manifest.version,
+        region=region,
+        manifest_digest=manifest.digest,
+        objects=tuple(objects[entry.path] for entry in manifest.files),
+        stored_at=now,
+        writer=writer,
+        nonce=nonce,
+    )
+    write_receipt(store, manifest.subject, receipt)
+    key = manifest.subject.manifest_key
+    try:
+        store.put(key, manifest.encoded, when=Matches(replaces_tag) if replaces_tag else ABSENT)
+    except ConditionFailed as refused:
+        body, _ = read_bytes(store, key, limit_bytes=MANIFEST_BYTES_MAX)
+        if body != manifest.encoded:
+            raise VersionConflict(
+                f"{region}: {manifest.subject}: another manifest is there",
+                hint="two publishers chose one version; publish under a new one",
+            ) from refused
+    return receipt
+
+
+def write_receipt(store: ObjectStore, subject: ModelVersion, receipt: Receipt) -> None:
+    """Replace the region's receipt. The last writer wins: each has proven what it states."""
+    store.put(subject.receipt_key, receipt.encoded)
+
+
+def write_withdrawal(store: ObjectStore, withdrawal: Withdrawal) -> None:
+    """Withdraw in one region. The first withdrawal stays."""
+    subject = ModelVersion(withdrawal.model, withdrawal.version)
+    try:
+        store.put(
+            subject.withdrawal_key, canonical(withdrawal.model_dump(mode="json")), when=ABSENT
+        )
+    except ConditionFailed:
+        return
