@@ -7,7 +7,7 @@ A region is read by name, never by guess: manifest, receipt, withdrawal. What do
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -26,7 +26,7 @@ from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import canonical
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.store import ABSENT, Matches, ObjectStore, Stat, read_bytes
-from mlplatform.replication.seen import Demotion, RegionSeen, Withdrawal
+from mlplatform.replication.seen import Check, RegionSeen, Withdrawal
 
 T = TypeVar("T")
 
@@ -36,12 +36,13 @@ def read_region(
     region: str,
     subject: ModelVersion,
     *,
-    demotion: Demotion | None = None,
+    checks: Sequence[Check] = (),
     withdrawal: Withdrawal | None = None,
     measure_partial: bool = False,
 ) -> RegionSeen:
     """What the region shows of one version. Raises `StoreError` when it cannot be read.
 
+    `checks` are what is on record for the region; those that speak of another receipt lapse.
     `measure_partial` also counts the bytes under the version's prefix when no manifest is there,
     which costs a listing.
     """
@@ -63,14 +64,16 @@ def read_region(
             for found in store.list(subject.prefix)
             if found.key != subject.manifest_key
         )
+    receipt = _read_receipt(store, region, subject)
+    nonce = receipt.nonce if receipt else None
     return RegionSeen(
         region=region,
         manifest=manifest,
         manifest_tag=stat.tag if stat else None,
         manifest_stored_at=stat.modified if stat else None,
         damaged=damaged,
-        receipt=_read_receipt(store, region, subject),
-        demotion=demotion,
+        receipt=receipt,
+        checks=tuple(check for check in checks if check.receipt_nonce == nonce),
         withdrawal=_read_withdrawal(store, subject) or withdrawal,
         present_bytes=present_bytes,
     )

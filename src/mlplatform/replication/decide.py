@@ -203,10 +203,8 @@ def decide_publish(
 
 def _action(request: Request, source: str | None, manifest: Manifest, state: RegionSeen) -> Action:
     repair = state.demoted or state.damaged is not None
-    if repair and state.demotion is not None and state.demotion.findings:
-        reason = f"repair: {state.demotion.findings[0]}"
-    elif repair:
-        reason = f"repair: {state.damaged or 'a check failed'}"
+    if repair:
+        reason = f"repair: {state.damaged or state.findings[0]}"
     elif state.present_bytes:
         reason = f"{request.reason}; goes on from what is there"
     else:

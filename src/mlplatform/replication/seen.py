@@ -25,15 +25,18 @@ class Finding(Record):
         return f"{self.path}: {self.detail}"
 
 
-class Demotion(Record):
-    """A check found a replica wrong. Holds until the receipt it names is replaced by a repair."""
+class Check(Record):
+    """What the last check of a replica found. It speaks of one receipt: when a repair, or a deep
+    check that proves the bytes anew, replaces the receipt, what was said of the old one lapses."""
 
     model: str
     version: str
     region: str
     receipt_nonce: str | None
-    findings: tuple[Finding, ...]
-    observed_at: datetime
+    depth: Literal["quick", "deep"]
+    findings: tuple[Finding, ...] = ()
+    """What is wrong; a check without findings found the replica good."""
+    at: datetime
     writer: str
 
 
@@ -59,18 +62,29 @@ class RegionSeen:
     damaged: str | None = None
     """Why the manifest there cannot be trusted."""
     receipt: Receipt | None = None
-    demotion: Demotion | None = None
+    checks: tuple[Check, ...] = ()
+    """Checks that speak of the receipt that is there now."""
     withdrawal: Withdrawal | None = None
     present_bytes: int = 0
     """Bytes of objects under the version's prefix, proven or not."""
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What checks found wrong with what is there."""
+        return tuple(finding for check in self.checks for finding in check.findings)
+
+    @property
     def demoted(self) -> bool:
-        """Whether the demotion still speaks of what is there."""
-        if self.demotion is None:
-            return False
-        nonce = self.receipt.nonce if self.receipt else None
-        return self.demotion.receipt_nonce == nonce
+        """Whether a check found it wrong, and nothing has repaired it since."""
+        return bool(self.findings)
+
+    @property
+    def verified_at(self) -> datetime | None:
+        """When its bytes were last found right: by a check, or when they were stored."""
+        good = [check.at for check in self.checks if not check.findings]
+        if self.receipt is not None:
+            good.append(self.receipt.stored_at)
+        return max(good) if good and not self.demoted else None
 
     @property
     def stored(self) -> bool:
@@ -118,6 +132,7 @@ def placement_of(
         digest=digest,
         size_bytes=seen.manifest.size_bytes if seen.manifest else seen.present_bytes or None,
         stored_at=seen.receipt.stored_at if seen.receipt else seen.manifest_stored_at,
+        verified_at=seen.verified_at,
         wanted=wanted,
         withdrawn=seen.withdrawal is not None,
         detail=detail,
@@ -127,9 +142,8 @@ def placement_of(
 def _stand(seen: RegionSeen) -> tuple[Rung, Integrity, str]:
     if seen.damaged is not None:
         return Rung.ABSENT, Integrity.MISMATCH, seen.damaged
-    if seen.demoted and seen.demotion is not None:
-        first = str(seen.demotion.findings[0]) if seen.demotion.findings else "a check failed"
-        return Rung.ABSENT, Integrity.MISMATCH, first
+    if seen.demoted:
+        return Rung.ABSENT, Integrity.MISMATCH, str(seen.findings[0])
     if seen.stored:
         return Rung.STORED, Integrity.VERIFIED, ""
     if seen.manifest is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -76,18 +76,6 @@ class StoreSource:
 
     def read(self, part: PartPlan, buffer: memoryview) -> None:
         read_into(self.store, part.key, part.span, buffer)
-
-
-class InlineExecutor(Executor):
-    """Runs everything at once, in the caller's thread: for the simulation, and for one core."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +160,8 @@ class _Target:
         self.conditions: dict[str, Condition] = {}
         self.uploads: dict[str, _FileUpload] = {}
         self.detached = False
+        self.surveyed = False
+        self.announced = False
         self.queued_bytes = 0
         self.lock = threading.Lock()
 
@@ -196,6 +186,14 @@ class _Target:
             self.missing.pop(entry.path, None)
             self.uploads.pop(entry.path, None)
 
+    def complete_now(self) -> bool:
+        """True once, for the caller that finds everything proven."""
+        with self.lock:
+            if self.announced or self.missing or not self.surveyed or self.report.error:
+                return False
+            self.announced = True
+            return True
+
     def queue(self, size_bytes: int) -> None:
         with self.lock:
             self.queued_bytes += size_bytes
@@ -215,7 +213,11 @@ class Transfer:
         stop: Callable[[], bool] = lambda: False,
         settings: Settings | None = None,
         read_attempts: int = 3,
+        on_stored: Callable[[TargetReport], None] = lambda report: None,
     ) -> None:
+        """`on_stored` is called once for each target, from one of its threads, as soon as all its
+        files are proven: the others may take hours longer. An error of it fails that target."""
+        self._on_stored = on_stored
         self._manifest = manifest
         self._source = source
         self._clock = clock
@@ -304,6 +306,7 @@ class Transfer:
             target.missing[entry.path] = missing
             if not missing:
                 self._complete(target, entry)
+        target.surveyed = True
 
     def _accept(self, target: _Target, entry: FileEntry, stat: Stat) -> bool:
         """Whether the object that is there already is the file, proven."""
@@ -553,6 +556,8 @@ class Transfer:
     ) -> None:
         try:
             work(*args)
+            if target.complete_now():
+                self._on_stored(target.report)
         except Exception as error:
             target.fail(_ours(error))
         finally:
