@@ -1,0 +1,585 @@
+"""The replicas of model versions across regions: seen, brought, checked. All I/O is here.
+
+Two controllers run on it, through the one loop of `control.reconcile`: `Publisher` brings a
+version from a folder into its home region, `Replicator` from there to the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+from typing import TypeVar
+
+from mlplatform.control.executors import DaemonThreads
+from mlplatform.control.quorum import ControlStore
+from mlplatform.control.retry import Retry, RetryingStore
+from mlplatform.core.errors import (
+    Fenced,
+    Interrupted,
+    LeaseHeld,
+    MlplatformError,
+    NoMajority,
+    StalePlan,
+)
+from mlplatform.core.manifest import Manifest, ObjectReceipt, Receipt
+from mlplatform.core.placement import Grid, ModelVersion
+from mlplatform.core.plan import Action, Outcome, Plan, Record, Result, canonical
+from mlplatform.core.seen import Unknown
+from mlplatform.core.topology import Topology
+from mlplatform.ports.clock import Clock
+from mlplatform.ports.progress import Progress, SilentProgress
+from mlplatform.ports.store import ObjectStore
+from mlplatform.replication.catalogue import (
+    each_region,
+    list_versions,
+    make_visible,
+    parse_withdrawal,
+    read_region,
+    write_receipt,
+    write_withdrawal,
+)
+from mlplatform.replication.decide import (
+    FEATURE,
+    PUBLISH,
+    Request,
+    Seen,
+    decide,
+    decide_publish,
+)
+from mlplatform.replication.seen import (
+    Check,
+    Regions,
+    RegionSeen,
+    Withdrawal,
+    placement_of,
+)
+from mlplatform.replication.transfer import (
+    Settings,
+    Source,
+    StoreSource,
+    TargetReport,
+    TargetRequest,
+    Transfer,
+)
+from mlplatform.replication.verify import Depth, Verdict, Verification, verify
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Record)
+
+_CHECKS = "observations/checks/"
+_VERSIONS = "observations/versions/"
+_WITHDRAWALS = "observations/withdrawals/"
+
+
+class Published(Record):
+    """What the control store remembers of a version: its digest, wherever its replicas are."""
+
+    model: str
+    version: str
+    digest: str
+    region: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the control store says of versions. Without a majority it says nothing, and why."""
+
+    checks: tuple[Check, ...] = ()
+    published: tuple[Published, ...] = ()
+    withdrawals: tuple[Withdrawal, ...] = ()
+    problem: str | None = None
+
+    def digest_of(self, subject: ModelVersion) -> str | None:
+        """The recorded digest, if all records agree on one."""
+        found = {
+            record.digest
+            for record in self.published
+            if (record.model, record.version) == (subject.model, subject.version)
+        }
+        return found.pop() if len(found) == 1 else None
+
+    def withdrawal_of(self, subject: ModelVersion) -> Withdrawal | None:
+        for record in self.withdrawals:
+            if (record.model, record.version) == (subject.model, subject.version):
+                return record
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What became of each target, and how often each byte of the source was read for them."""
+
+    results: Mapping[str, TargetReport | MlplatformError] = field(default_factory=dict)
+    reads_per_source_byte: float | None = None
+
+
+@dataclass(slots=True)
+class Replicas:
+    """Every region's store, the control store, and how to work on them."""
+
+    topology: Topology
+    open_store: Callable[[str], ObjectStore]
+    """By region, opened on first use; raises our errors."""
+    control: ControlStore
+    retry: Retry
+    clock: Clock
+    random: Random
+    writer: str
+    progress: Progress = field(default_factory=SilentProgress)
+    stop: Callable[[], bool] = lambda: False
+    settings: Settings = field(default_factory=Settings)
+    executor: Executor = field(default_factory=DaemonThreads)
+    region_timeout_seconds: float | None = 30.0
+
+    # --- observe -----------------------------------------------------------------------------
+
+    def store(self, region: str) -> RetryingStore:
+        """The region's store, under the retry policy."""
+        return RetryingStore(self.open_store(region), self.retry)
+
+    def remember(self, subject: ModelVersion | None = None) -> Remembered:
+        """What the control store says, of one version or of all."""
+        below = f"{subject.model}/{subject.version}" if subject else ""
+        try:
+            return Remembered(
+                checks=tuple(self._records(Check, f"{_CHECKS}{below}")),
+                published=tuple(self._records(Published, f"{_VERSIONS}{below}")),
+                withdrawals=tuple(
+                    parse_withdrawal(body, _subject_of(key))
+                    for key, body in self.control.read_observations(
+                        f"{_WITHDRAWALS}{below}"
+                    ).records
+                ),
+            )
+        except NoMajority as error:
+            return Remembered(problem=str(error))
+
+    def _records(self, kind: type[R], prefix: str) -> Iterator[R]:
+        for key, body in self.control.read_observations(prefix).records:
+            try:
+                yield kind.model_validate(json.loads(body))
+            except ValueError:
+                log.warning("record cannot be read", extra={"key": key})
+
+    def see(
+        self,
+        subject: ModelVersion,
+        regions: Iterable[str] | None = None,
+        *,
+        measure_partial: bool = False,
+        remembered: Remembered | None = None,
+    ) -> Regions:
+        """One version in the regions named, or in all."""
+        known = remembered or self.remember(subject)
+        withdrawal = known.withdrawal_of(subject)
+
+        def read(region: str) -> RegionSeen:
+            checks = [
+                check
+                for check in known.checks
+                if (check.model, check.version, check.region)
+                == (subject.model, subject.version, region)
+            ]
+            return read_region(
+                self.store(region),
+                region,
+                subject,
+                checks=checks,
+                withdrawal=withdrawal,
+                measure_partial=measure_partial,
+            )
+
+        return each_region(
+            regions if regions is not None else self.topology.regions,
+            read,
+            executor=self.executor,
+            timeout_seconds=self.region_timeout_seconds,
+        )
+
+    def versions(self) -> tuple[dict[str, dict[str, list[str]]], dict[str, str]]:
+        """Published versions by model, then version, with the regions that have a folder of it;
+        and the regions that could not be read, with the reason."""
+        answers = each_region(
+            self.topology.regions,
+            lambda region: list_versions(self.store(region)),
+            executor=self.executor,
+            timeout_seconds=self.region_timeout_seconds,
+        )
+        found: dict[str, dict[str, list[str]]] = {}
+        unreadable: dict[str, str] = {}
+        for region, answer in answers.items():
+            if isinstance(answer, Unknown):
+                unreadable[region] = answer.reason
+                continue
+            for model, versions in answer.items():
+                for version in versions:
+                    found.setdefault(model, {}).setdefault(version, []).append(region)
+        return found, unreadable
+
+    def grid(self, subjects: Iterable[ModelVersion] | None = None) -> Grid:
+        """Every placement that exists or is wanted."""
+        remembered = self.remember()
+        unreadable: dict[str, str] = {}
+        wanted: dict[ModelVersion, set[str]] = {}
+        for name, model in self.topology.models.items():
+            if model.version is not None:
+                wanted[ModelVersion(name, model.version)] = set(model.regions)
+        if subjects is None:
+            found, unreadable = self.versions()
+            subjects = {
+                ModelVersion(model, version)
+                for model, versions in found.items()
+                for version in versions
+            } | wanted.keys()
+        readable = [region for region in self.topology.regions if region not in unreadable]
+        placements = []
+        for subject in sorted(subjects):
+            seen = self.see(subject, readable, measure_partial=True, remembered=remembered)
+            for region in self.topology.regions:
+                state = seen.get(region) or Unknown(unreadable[region])
+                if isinstance(state, Unknown):
+                    unreadable.setdefault(region, state.reason)
+                placements.append(
+                    placement_of(subject, region, state, wanted=region in wanted.get(subject, ()))
+                )
+        return Grid(tuple(placements), unreadable)
+
+    # --- act ---------------------------------------------------------------------------------
+
+    def bring(
+        self,
+        manifest: Manifest,
+        source: Source,
+        targets: Mapping[str, RegionSeen],
+        *,
+        guard: Callable[[], None],
+    ) -> Brought:
+        """Bring a version to targets in one pass, each visible as soon as it is proven.
+
+        `guard` is called before a manifest is written: it raises `Fenced` when the lease is lost.
+        Raises what must stop everything (`Fenced`, `Interrupted`); else a result per target.
+        """
+        stopped: list[MlplatformError] = []
+
+        def stored(report: TargetReport) -> None:
+            try:
+                guard()
+            except MlplatformError as error:
+                stopped.append(error)
+                raise
+            self._show(manifest, report.region, report.objects, targets[report.region])
+            self.progress.done(report.region, "stored and verified")
+
+        requests = [
+            TargetRequest(
+                region,
+                self.store(region),
+                receipts=seen.receipt.by_path
+                if seen.receipt is not None
+                and seen.receipt.manifest_digest == manifest.digest
+                and not seen.demoted
+                else {},
+            )
+            for region, seen in targets.items()
+        ]
+        report = Transfer(
+            manifest,
+            source,
+            requests,
+            clock=self.clock,
+            progress=self.progress,
+            stop=self.stop,
+            settings=self.settings,
+            on_stored=stored,
+        ).run()
+        if stopped:
+            raise stopped[0]
+        return Brought(
+            {region: target.error or target for region, target in report.targets.items()},
+            report.reads_per_source_byte,
+        )
+
+    def _show(
+        self,
+        manifest: Manifest,
+        region: str,
+        objects: Mapping[str, ObjectReceipt],
+        seen: RegionSeen,
+    ) -> None:
+        replaces = seen.manifest_tag if seen.damaged is not None else None
+        make_visible(
+            self.store(region),
+            region,
+            manifest,
+            objects,
+            replaces_tag=replaces,
+            now=self.clock.now(),
+            writer=self.writer,
+            nonce=self._nonce(),
+        )
+
+    def record_published(self, manifest: Manifest, region: str) -> None:
+        """Remember the version's digest beyond any region."""
+        record = Published(
+            model=manifest.model,
+            version=manifest.version,
+            digest=manifest.digest,
+            region=region,
+            at=self.clock.now(),
+        )
+        self._observe(f"{_VERSIONS}{manifest.model}/{manifest.version}.json", record)
+
+    def withdraw(self, subject: ModelVersion, reason: str) -> dict[str, Unknown | None]:
+        """Refuse new placements of a version. Recorded in the control store and in every region
+        that holds it, so that it survives the loss of either."""
+        record = Withdrawal(
+            model=subject.model,
+            version=subject.version,
+            reason=reason,
+            by=self.writer,
+            at=self.clock.now(),
+        )
+        self._observe(f"{_WITHDRAWALS}{subject.model}/{subject.version}.json", record)
+        return each_region(
+            self.topology.regions,
+            lambda region: write_withdrawal(self.store(region), record),
+            executor=self.executor,
+            timeout_seconds=self.region_timeout_seconds,
+        )
+
+    def check(
+        self, subject: ModelVersion, regions: Sequence[str], depth: Depth
+    ) -> dict[str, Verification]:
+        """Verify replicas and record what was found: a mismatch demotes the placement."""
+        remembered = self.remember(subject)
+        seen = self.see(subject, regions, remembered=remembered)
+        expected = remembered.digest_of(subject)
+        results: dict[str, Verification] = {}
+        workers = self.settings.make_executor(self.settings.readers, "verify")
+        try:
+            for region in regions:
+                state = seen[region]
+                results[region] = result = verify(
+                    self.store(region),
+                    state,
+                    region,
+                    depth,
+                    retry=self.retry,
+                    executor=workers,
+                    progress=self.progress,
+                    expected_digest=expected,
+                    stop=self.stop,
+                )
+                if isinstance(state, RegionSeen):
+                    self._record_check(subject, state, result)
+                self.progress.done(region, result.verdict.value)
+        finally:
+            workers.shutdown(wait=True, cancel_futures=True)
+        return results
+
+    def _record_check(self, subject: ModelVersion, state: RegionSeen, result: Verification) -> None:
+        nonce = state.receipt.nonce if state.receipt else None
+        verdict = result.verdict
+        if verdict is Verdict.GOOD and result.depth is Depth.DEEP and state.manifest is not None:
+            if state.demoted or _differs(state.receipt, result.objects, state.manifest):
+                # The bytes are proven anew, so what was said of the old receipt lapses.
+                nonce = self._renew_receipt(state, state.manifest, result.objects)
+        elif verdict is Verdict.GOOD and state.demoted:
+            return  # quick cannot see what deep found
+        elif verdict not in (Verdict.GOOD, Verdict.MISMATCH):
+            return
+        record = Check(
+            model=subject.model,
+            version=subject.version,
+            region=state.region,
+            receipt_nonce=nonce,
+            depth=result.depth.value,
+            findings=tuple(result.findings),
+            at=self.clock.now(),
+            writer=self.writer,
+        )
+        self._observe(f"{_CHECKS}{subject.model}/{subject.version}/{state.region}.json", record)
+
+    def _renew_receipt(
+        self, state: RegionSeen, manifest: Manifest, objects: Mapping[str, ObjectReceipt]
+    ) -> str:
+        receipt = Receipt(
+            schema="mlplatform/receipt/1",
+            model=manifest.model,
+            version=manifest.version,
+            region=state.region,
+            manifest_digest=manifest.digest,
+            objects=tuple(objects[entry.path] for entry in manifest.files),
+            stored_at=state.receipt.stored_at if state.receipt else self.clock.now(),
+            writer=self.writer,
+            nonce=self._nonce(),
+        )
+        write_receipt(self.store(state.region), manifest.subject, receipt)
+        return receipt.nonce
+
+    def _observe(self, key: str, record: Record) -> None:
+        self.control.put_observation(key, canonical(record.model_dump(mode="json")))
+
+    def _nonce(self) -> str:
+        return f"{self.random.getrandbits(64):016x}"
+
+
+def _differs(
+    receipt: Receipt | None, objects: Mapping[str, ObjectReceipt], manifest: Manifest
+) -> bool:
+    if receipt is None or receipt.manifest_digest != manifest.digest:
+        return True
+    return any(receipt.by_path[path].tag != entry.tag for path, entry in objects.items())
+
+
+def _subject_of(key: str) -> ModelVersion:
+    model, _, version = key.removeprefix(_WITHDRAWALS).removesuffix(".json").partition("/")
+    return ModelVersion(model, version)
+
+
+_STOPS_EVERYTHING = (Fenced, LeaseHeld, NoMajority, Interrupted, StalePlan)
+
+
+@dataclass(slots=True)
+class Replicator:
+    """Brings one version to where it is wanted. A `Controller`."""
+
+    replicas: Replicas
+    request: Request
+    guard: Callable[[], None]
+    feature: str = FEATURE
+
+    def observe(self) -> Seen:
+        """Every region, since any may be the source."""
+        remembered = self.replicas.remember(self.request.subject)
+        regions = self.replicas.see(
+            self.request.subject, measure_partial=True, remembered=remembered
+        )
+        return Seen(self.request, regions, remembered.digest_of(self.request.subject))
+
+    def decide(self, seen: Seen, now: datetime) -> Plan:
+        """See `replication.decide`."""
+        return decide(seen)
+
+    def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
+        """One batch: one source, all its targets, one read."""
+        source_region = str(actions[0].parameters["source"])
+        digest = str(actions[0].parameters["digest"])
+        regions = [action.region for action in actions]
+        seen = self.replicas.see(self.request.subject, [source_region, *regions])
+        source = seen[source_region]
+        if isinstance(source, Unknown) or source.manifest is None:
+            why = source.reason if isinstance(source, Unknown) else "the manifest is gone"
+            yield from (_failed(action, f"source {source_region}: {why}") for action in actions)
+            return
+        if source.manifest.digest != digest:
+            raise StalePlan(
+                f"{self.request.subject}: {source_region} now has {source.manifest.digest}, "
+                f"the plan was made for {digest}"
+            )
+        store = self.replicas.store(source_region)
+        yield from _bring(
+            self.replicas,
+            source.manifest,
+            StoreSource(source_region, store),
+            actions,
+            seen,
+            self.guard,
+        )
+
+
+@dataclass(slots=True)
+class Publisher:
+    """Brings one version from a folder into its home region. A `Controller`."""
+
+    replicas: Replicas
+    request: Request
+    manifest: Manifest
+    source: Source
+    guard: Callable[[], None]
+    feature: str = PUBLISH
+
+    def observe(self) -> tuple[Regions, str | None]:
+        """Every region: a version is immutable everywhere."""
+        remembered = self.replicas.remember(self.request.subject)
+        regions = self.replicas.see(
+            self.request.subject, measure_partial=True, remembered=remembered
+        )
+        return regions, remembered.digest_of(self.request.subject)
+
+    def decide(self, seen: tuple[Regions, str | None], now: datetime) -> Plan:
+        """See `replication.decide`."""
+        return decide_publish(self.request, self.manifest, *seen)
+
+    def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
+        """One action: the home region."""
+        regions = [action.region for action in actions]
+        seen = self.replicas.see(self.request.subject, regions)
+        for outcome in _bring(self.replicas, self.manifest, self.source, actions, seen, self.guard):
+            if outcome.ok:
+                # Not before: bytes that never became visible must not bind the version's name.
+                self.replicas.record_published(self.manifest, actions[0].region)
+            yield outcome
+
+
+def _bring(
+    replicas: Replicas,
+    manifest: Manifest,
+    source: Source,
+    actions: Sequence[Action],
+    seen: Regions,
+    guard: Callable[[], None],
+) -> Iterator[Outcome]:
+    targets: dict[str, RegionSeen] = {}
+    for action in actions:
+        state = seen[action.region]
+        if isinstance(state, RegionSeen):
+            targets[action.region] = state
+    began = replicas.clock.monotonic()
+    brought = replicas.bring(manifest, source, targets, guard=guard) if targets else Brought()
+    for action in actions:
+        state = seen[action.region]
+        if isinstance(state, Unknown):
+            yield _failed(action, state.reason)
+            continue
+        result = brought.results[action.region]
+        if isinstance(result, _STOPS_EVERYTHING):
+            raise result
+        if isinstance(result, MlplatformError):
+            replicas.progress.done(action.region, f"failed: {result}")
+            yield Outcome(
+                action=action.key,
+                result=Result.FAILED,
+                detail=str(result),
+                error=type(result).__name__,
+                exit_code=result.exit_code,
+                finished_at=replicas.clock.now(),
+            )
+            continue
+        yield Outcome(
+            action=action.key,
+            result=Result.DONE,
+            detail=f"stored and verified, {len(result.objects)} files",
+            measured={
+                "sent_bytes": result.sent_bytes,
+                "already_there_bytes": result.skipped_bytes,
+                "resumed_parts": result.resumed_parts,
+                "own_reads": result.own_reads,
+                "reads_per_source_byte": brought.reads_per_source_byte,
+                "seconds": round(replicas.clock.monotonic() - began, 3),
+            },
+            finished_at=replicas.clock.now(),
+        )
+
+
+def _failed(action: Action, reason: str) -> Outcome:
+    return Outcome(
+        action=action.key, result=Result.FAILED, detail=reason, error="Unavailable", exit_code=5
+    )
