@@ -1,0 +1,110 @@
+"""From URLs to adapters: the one place that knows which module speaks which scheme.
+
+A new provider is one line here. Its module is imported on first use, so that nobody pays for the
+SDK of a cloud that is not in the topology, or needs it installed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from random import Random
+from typing import TYPE_CHECKING
+
+from mlplatform.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlplatform.control.quorum import ControlStore
+    from mlplatform.core.store_url import StoreURL
+    from mlplatform.core.topology import Topology
+    from mlplatform.ports.clock import Clock
+    from mlplatform.ports.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A module with `open_store(url)`, and the extra that installs its SDK."""
+
+    module: str
+    extra: str | None = None
+
+
+ADAPTERS = {
+    "memory": Adapter("mlplatform.adapters.memory"),
+    "file": Adapter("mlplatform.adapters.local"),
+    "s3": Adapter("mlplatform.adapters.s3", extra="aws"),
+    "gs": Adapter("mlplatform.adapters.gcs", extra="gcp"),
+    "az": Adapter("mlplatform.adapters.azure_blob", extra="azure"),
+}
+
+_CONTROL_ATTEMPTS = 5
+_CONTROL_RETRY_SECONDS = 10.0
+"""Less than the time that `ControlStore` waits for a member, so that a member which is merely busy
+is asked again within it."""
+
+
+def require_scheme(url: StoreURL) -> Adapter:
+    """The adapter for a URL; `UsageError` names the schemes there are."""
+    if adapter := ADAPTERS.get(url.scheme):
+        return adapter
+    close = difflib.get_close_matches(url.scheme, ADAPTERS, n=1)
+    meant = f"; did you mean {close[0]}://?" if close else ""
+    raise UsageError(
+        f"store URL {url}: unknown scheme {url.scheme!r}{meant}",
+        hint=f"known here: {', '.join(f'{scheme}://' for scheme in ADAPTERS)}",
+    )
+
+
+def open_store(url: StoreURL) -> ObjectStore:
+    """The store behind a URL. Nothing is asked of it yet."""
+    adapter = require_scheme(url)
+    try:
+        store: ObjectStore = import_module(adapter.module).open_store(url)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if adapter.extra is None or missing.partition(".")[0] == "mlplatform":
+            raise
+        raise UsageError(
+            f"store URL {url}: {missing} is not installed",
+            hint=f"pip install 'mlplatform[{adapter.extra}]'",
+        ) from error
+    return store
+
+
+def open_region(topology: Topology, region: str) -> ObjectStore:
+    """The store of a region; a name that the topology does not have is a `UsageError`."""
+    return open_store(topology.region(region).store)
+
+
+def region_stores(topology: Topology) -> Callable[[str], ObjectStore]:
+    """`open_region`, each region opened once and then shared by all threads."""
+    opened: dict[str, ObjectStore] = {}
+    lock = threading.Lock()
+
+    def store(region: str) -> ObjectStore:
+        with lock:
+            if region not in opened:
+                opened[region] = open_region(topology, region)
+            return opened[region]
+
+    return store
+
+
+def open_control(
+    topology: Topology, clock: Clock, random: Random, *, stop: Callable[[], bool] | None = None
+) -> ControlStore:
+    """The control store, over the one or three that the topology names."""
+    from mlplatform.control.quorum import ControlStore
+    from mlplatform.control.retry import Retry, RetryingStore
+
+    retry = Retry(
+        clock,
+        random,
+        attempts=_CONTROL_ATTEMPTS,
+        deadline_seconds=_CONTROL_RETRY_SECONDS,
+        stop=stop,
+    )
+    return ControlStore([RetryingStore(open_store(url), retry) for url in topology.control], clock)
