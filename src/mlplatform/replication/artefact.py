@@ -13,14 +13,17 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
 
+from mlplatform.control.retry import Retry
 from mlplatform.core.digest import BLOCK_BYTES, BlockDigests, Digests, digest_of
 from mlplatform.core.errors import SourceChanged, UsageError
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements, Tensor, check_path
 from mlplatform.core.placement import ModelVersion
+from mlplatform.ports.store import Matches, ObjectStore, Span, Stat, read_into
 from mlplatform.replication.parts import PartPlan
 
 IGNORE_FILE = ".mlplatformignore"
@@ -275,6 +278,35 @@ class _TensorDigester:
 
     def table(self) -> tuple[Tensor, ...]:
         return tuple(self._done)
+
+
+def adopt_object(
+    store: ObjectStore, stat: Stat, *, retry: Retry, block_bytes: int = BLOCK_BYTES
+) -> FileEntry:
+    """The entry of an object that stays where it is, read once, in order, at the tag of `stat`.
+
+    `ConditionFailed` if it is overwritten meanwhile.
+    """
+    whole = blake3()
+    blocks: list[Digests] = []
+    buffer = memoryview(bytearray(min(block_bytes, max(stat.size_bytes, 1))))
+    for start in range(0, stat.size_bytes, block_bytes):
+        span = Span(start, min(start + block_bytes, stat.size_bytes))
+        read = partial(read_into, store, stat.key, span, buffer, when=Matches(stat.tag))
+        retry.call(read, what=f"read {store.url}/{stat.key}")
+        whole.update(buffer[: span.size_bytes])
+        blocks.append(digest_of(buffer[: span.size_bytes]))
+    digests = BlockDigests(block_bytes, stat.size_bytes, tuple(blocks))
+    total = digests.whole()
+    return FileEntry(
+        path=check_path(stat.key.rpartition("/")[2]),
+        key=stat.key,
+        size_bytes=stat.size_bytes,
+        blake3=whole.hexdigest(),
+        crc64nvme=f"{total.crc64nvme or 0:016x}",
+        crc32c=f"{total.crc32c or 0:08x}",
+        blocks=digests.packed() if len(blocks) > 1 else "",
+    )
 
 
 def state_format(files: list[LocalFile]) -> str | None:

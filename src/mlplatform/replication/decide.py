@@ -26,6 +26,8 @@ class Request:
     """Where it is published; the preferred source."""
     source: str | None = None
     """The source that the operator names; no other is taken then."""
+    folder: str | None = None
+    """Where it is published from."""
     reason: str = "the topology wants it there"
 
 
@@ -220,6 +222,7 @@ def _action(request: Request, source: str | None, manifest: Manifest, state: Reg
         batch=f"{request.subject} from {source or 'folder'}",
         parameters={
             "source": source,
+            "folder": request.folder,
             "digest": manifest.digest,
             "size_bytes": manifest.size_bytes,
             "files": len(manifest.files),

@@ -488,7 +488,7 @@ class Replicator:
         yield from _bring(
             self.replicas,
             source.manifest,
-            StoreSource(source_region, store),
+            StoreSource(source_region, store, self.replicas.retry),
             actions,
             seen,
             self.guard,

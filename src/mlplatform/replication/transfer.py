@@ -19,8 +19,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+from mlplatform.control.retry import Retry
 from mlplatform.core.digest import Digests, Evidence, digest_blocks, digest_of, extend
 from mlplatform.core.errors import (
     ConditionFailed,
@@ -69,13 +71,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreSource:
-    """A version in a region's store (one that retries)."""
+    """A version in a region's store. A read that breaks off is repeated as a whole."""
 
     name: str
     store: ObjectStore
+    retry: Retry
 
     def read(self, part: PartPlan, buffer: memoryview) -> None:
-        read_into(self.store, part.key, part.span, buffer)
+        read = partial(read_into, self.store, part.key, part.span, buffer)
+        self.retry.call(read, what=f"read {self.store.url}/{part.key}")
 
 
 @dataclass(frozen=True, slots=True)

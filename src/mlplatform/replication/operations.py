@@ -1,0 +1,352 @@
+"""What can be asked of replication, each as one call: a command parses, calls one, renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mlplatform.control.journal import Journal, Stream
+from mlplatform.control.lease import Lease
+from mlplatform.control.reconcile import Controller, Report, propose, run
+from mlplatform.control.reconcile import resume as resume_operation
+from mlplatform.core.errors import IntegrityError, NotFound, UsageError
+from mlplatform.core.manifest import FileEntry, Manifest, Requirements
+from mlplatform.core.placement import Grid, ModelVersion, Placement, Rung, parse_reference
+from mlplatform.core.plan import Outcome, Plan
+from mlplatform.core.seen import Unknown
+from mlplatform.ports.store import ObjectStore
+from mlplatform.replication.artefact import adopt_object, read_artefact
+from mlplatform.replication.decide import (
+    FEATURE,
+    PUBLISH,
+    Request,
+    Seen,
+    choose_source,
+    choose_version,
+)
+from mlplatform.replication.effects import Publisher, Replicas, Replicator
+from mlplatform.replication.pull import Pulled, pull
+from mlplatform.replication.seen import RegionSeen
+from mlplatform.replication.transfer import StoreSource
+from mlplatform.replication.verify import Depth, Verification
+
+OnPlan = Callable[[Plan, str], None]
+OnOutcome = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the caller wants to hear while an operation runs."""
+
+    plan: OnPlan | None = None
+    outcome: OnOutcome | None = None
+
+
+def journal_of(replicas: Replicas) -> Journal:
+    """The journal that this process writes."""
+    return Journal(replicas.control, replicas.clock, replicas.random, replicas.writer)
+
+
+def lease_of(replicas: Replicas, subject: ModelVersion) -> Lease:
+    """One hand at a time on one version, over all regions."""
+    return Lease(
+        replicas.control,
+        f"replication/{subject.model}/{subject.version}",
+        holder=replicas.writer,
+        clock=replicas.clock,
+        random=replicas.random,
+        stop=replicas.stop,
+    )
+
+
+def resolve(replicas: Replicas, reference: str) -> ModelVersion:
+    """The version meant by `name@version`, `name-v1.2.0` or a bare `name`. `UsageError` lists the
+    choices where there are several."""
+    model, version = parse_reference(reference)
+    wanted = replicas.topology.models[model].version if model in replicas.topology.models else None
+    if version is not None or wanted is not None:
+        return choose_version(model, version, wanted=wanted, published={})
+    found, _ = replicas.versions()
+    return choose_version(model, None, wanted=None, published=found.get(model, {}))
+
+
+def request_for(
+    replicas: Replicas,
+    subject: ModelVersion,
+    *,
+    source: str | None = None,
+    targets: Sequence[str] = (),
+) -> Request:
+    """What is asked: the regions named, else those the topology wants it in."""
+    topology = replicas.topology
+    for region in (*targets, *([source] if source else [])):
+        topology.region(region)
+    model = topology.models.get(subject.model)
+    home = model.home if model else None
+    if targets:
+        return Request(
+            subject, tuple(dict.fromkeys(targets)), home, source, reason="asked for by name"
+        )
+    if model is None:
+        raise UsageError(
+            f"{subject.model}: the topology does not say where it belongs",
+            hint="name the regions with --to, or add the model to the topology",
+        )
+    return Request(subject, model.regions, home, source)
+
+
+def plan_replication(replicas: Replicas, request: Request) -> Plan:
+    """`--plan`: what would be done, and why. Changes nothing."""
+    controller = Replicator(replicas, request, guard=lambda: None)
+    return propose(controller, replicas.clock)
+
+
+def replicate(
+    replicas: Replicas, request: Request, *, wait: bool = False, said: Said | None = None
+) -> Report:
+    """Bring a version to its regions, under the version's lease, recorded in the journal."""
+    said = said or Said()
+    lease = lease_of(replicas, request.subject)
+    return run(
+        Replicator(replicas, request, guard=lease.guard),
+        journal_of(replicas),
+        lease,
+        clock=replicas.clock,
+        wait=wait,
+        stop=replicas.stop,
+        on_plan=said.plan,
+        on_outcome=said.outcome,
+    )
+
+
+def publisher(
+    replicas: Replicas,
+    folder: Path,
+    subject: ModelVersion,
+    region: str | None,
+    *,
+    requirements: Requirements | None = None,
+    follow_symlinks: bool = False,
+    guard: Callable[[], None] = lambda: None,
+) -> Publisher:
+    """Read the artefact, and the controller that would publish it."""
+    home = region or _home_of(replicas, subject.model)
+    replicas.topology.region(home)
+    replicas.progress.note(home, f"reading {folder}")
+    manifest, source = read_artefact(
+        folder,
+        subject,
+        requirements=requirements,
+        follow_symlinks=follow_symlinks,
+    )
+    request = Request(
+        subject, (home,), home, folder=str(folder.absolute()), reason="published here"
+    )
+    return Publisher(replicas, request, manifest, source, guard)
+
+
+def publish(
+    replicas: Replicas, controller: Publisher, *, wait: bool = False, said: Said | None = None
+) -> Report:
+    """Publish what the controller holds, in its home region."""
+    said = said or Said()
+    lease = lease_of(replicas, controller.request.subject)
+    controller.guard = lease.guard
+    return run(
+        controller,
+        journal_of(replicas),
+        lease,
+        clock=replicas.clock,
+        wait=wait,
+        stop=replicas.stop,
+        on_plan=said.plan,
+        on_outcome=said.outcome,
+    )
+
+
+def adopter(replicas: Replicas, key: str, subject: ModelVersion | None, region: str) -> Publisher:
+    """The controller that publishes an object of the old convention where it lies."""
+    replicas.topology.region(region)
+    if subject is None:
+        model, version = parse_reference(Path(key).stem)
+        if version is None:
+            raise UsageError(
+                f"{key}: its name carries no version", hint="give --model and --version"
+            )
+        subject = ModelVersion(model, version)
+    store = replicas.store(region)
+    try:
+        stat = store.stat(key)
+    except NotFound as error:
+        raise UsageError(
+            f"{region}: {key}: there is no such object to adopt", hint="keys look like models/x.pth"
+        ) from error
+    replicas.progress.note(region, f"reading {key} once for its digests")
+    entry = adopt_object(store, stat, retry=replicas.retry)
+    manifest = _manifest_of(subject, entry)
+    request = Request(subject, (region,), region, folder=None, reason=f"adopts {key} in place")
+    return Publisher(
+        replicas, request, manifest, StoreSource(region, store, replicas.retry), lambda: None
+    )
+
+
+def _manifest_of(subject: ModelVersion, entry: FileEntry) -> Manifest:
+    from mlplatform.core.digest import BLOCK_BYTES
+
+    return Manifest.build(
+        subject, [entry], block_bytes=BLOCK_BYTES, requirements=Requirements(), golden=None
+    )
+
+
+def _home_of(replicas: Replicas, model: str) -> str:
+    found = replicas.topology.models.get(model)
+    if found is not None:
+        return found.home
+    raise UsageError(
+        f"{model}: the topology names no home for it",
+        hint="give --region, or add the model to the topology",
+    )
+
+
+def check(
+    replicas: Replicas, subject: ModelVersion, regions: Sequence[str], depth: Depth
+) -> dict[str, Verification]:
+    """Verify replicas: those named, else every region that the topology wants it in, else all."""
+    for region in regions:
+        replicas.topology.region(region)
+    if not regions:
+        model = replicas.topology.models.get(subject.model)
+        regions = list(model.regions if model else replicas.topology.regions)
+    return replicas.check(subject, regions, depth)
+
+
+def bring_down(
+    replicas: Replicas,
+    subject: ModelVersion,
+    folder: Path,
+    open_folder: Callable[[Path], ObjectStore],
+    *,
+    source: str | None = None,
+) -> Pulled:
+    """Pull a version to a local folder from the region named, else home, else any that has it."""
+    request = request_for(replicas, subject, source=source, targets=[source] if source else [])
+    remembered = replicas.remember(subject)
+    seen = Seen(
+        request,
+        replicas.see(subject, remembered=remembered),
+        remembered.digest_of(subject),
+    )
+    chosen = choose_source(seen)
+    if not isinstance(chosen, RegionSeen) or chosen.manifest is None:
+        raise IntegrityError(
+            f"{subject}: {getattr(chosen, 'reason', 'no region holds it verified')}",
+            hint="`mlplatform status` shows which regions hold it",
+        )
+    return pull(
+        chosen.manifest,
+        StoreSource(chosen.region, replicas.store(chosen.region), replicas.retry),
+        folder,
+        open_folder,
+        clock=replicas.clock,
+        progress=replicas.progress,
+        writer=replicas.writer,
+        now=replicas.clock.now(),
+        nonce="local",
+        stop=replicas.stop,
+        settings=replicas.settings,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A placement that the topology wants and the grid does not have."""
+
+    placement: Placement
+    size_bytes: int | None
+    """Of the version; None while no readable region says."""
+    since: datetime | None
+    """When the version was stored where it is; None while unknown."""
+    lag_seconds: float | None
+
+
+def pending(grid: Grid, now: datetime) -> list[Pending]:
+    """What the topology wants, less what the grid has. A region that could not be read is not
+    pending: it is unknown, and the grid says so."""
+    found = []
+    for placement in grid:
+        if not placement.wanted or isinstance(placement.rung, Unknown):
+            continue
+        if placement.rung >= Rung.STORED:
+            continue
+        stored = [
+            other
+            for other in grid.of(placement.subject)
+            if not isinstance(other.rung, Unknown) and other.rung >= Rung.STORED
+        ]
+        since = min((other.stored_at for other in stored if other.stored_at), default=None)
+        found.append(
+            Pending(
+                placement,
+                next((other.size_bytes for other in stored if other.size_bytes is not None), None),
+                since,
+                (now - since).total_seconds() if since else None,
+            )
+        )
+    return found
+
+
+def resume(
+    replicas: Replicas, operation: str | None, *, said: Said | None = None
+) -> Iterable[tuple[str, Report]]:
+    """Finish one operation, or every unfinished one of this feature."""
+    journal = journal_of(replicas)
+    said = said or Said()
+    if operation is not None:
+        streams = [journal.open(operation)]
+    else:
+        streams = [s for s in journal.unfinished() if s.plan.feature in (FEATURE, PUBLISH)]
+    for stream in streams:
+        if stream.closed:
+            raise UsageError(f"{stream.operation}: is finished; there is nothing to resume")
+        yield stream.operation, _resume(replicas, journal, stream, said)
+
+
+def _resume(replicas: Replicas, journal: Journal, stream: Stream, said: Said) -> Report:
+    plan = stream.plan
+    first = plan.actions[0]
+    subject = ModelVersion(*first.subject.split("@", 1))
+    lease = lease_of(replicas, subject)
+    controller: Controller[Any]
+    if plan.feature == PUBLISH:
+        folder = first.parameters.get("folder")
+        if not folder or not Path(folder).exists():
+            raise UsageError(
+                f"{stream.operation}: publishes {subject} from {folder or 'a folder'}, "
+                "which is not on this machine",
+                hint=f"run `mlplatform publish` for {subject} where the files are: it goes on "
+                "from what was sent",
+            )
+        controller = publisher(replicas, Path(folder), subject, first.region, guard=lease.guard)
+    elif plan.feature == FEATURE:
+        home = replicas.topology.models.get(subject.model)
+        request = Request(
+            subject,
+            tuple(action.region for action in plan.actions),
+            home.home if home else None,
+            reason=first.reason,
+        )
+        controller = Replicator(replicas, request, guard=lease.guard)
+    else:
+        raise UsageError(f"{stream.operation}: is an operation of {plan.feature}")
+    return resume_operation(
+        stream.operation,
+        controller,
+        journal,
+        lease,
+        clock=replicas.clock,
+        stop=replicas.stop,
+        on_outcome=said.outcome,
+    )
