@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from mlplatform.adapters import memory
+from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.core.digest import Evidence
 from mlplatform.ports.store import ObjectStore, RangeCopy, StoreFeatures
@@ -60,6 +62,15 @@ def memory_row(server: str, *, breaks: Mapping[str, str] | None = None, **option
     return Row(server, "memory", reopen, create, breaks=breaks or {})
 
 
+def make_folder(root: Path, container: str) -> None:
+    (root / container / "store").mkdir(parents=True)
+
+
+def open_folder(root: Path, container: str) -> ObjectStore:
+    """Without `make_folder` the parent is missing too: otherwise the first write would make it."""
+    return LocalStore(root / container / "store")
+
+
 ROWS: tuple[Row, ...] = (
     memory_row("memory"),
     memory_row(
@@ -83,5 +94,12 @@ ROWS: tuple[Row, ...] = (
             part_bytes_min=100_000,
         ),
         breaks={"complete_refuses_wrong_digests": "this dialect knows no digest of an upload"},
+    ),
+    Row(
+        "file",
+        "file",
+        open_folder,
+        make_folder,
+        breaks={"key_below_a_key": "a file cannot be a folder"},
     ),
 )
