@@ -16,6 +16,7 @@ import builtins
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from datetime import datetime
 from itertools import islice
 from random import Random
@@ -76,7 +77,9 @@ class Retry:
         cap_seconds: float = 20.0,
         deadline_seconds: float = 300.0,
         stop: Callable[[], bool] | None = None,
+        listener: Callable[[MlplatformError], None] | None = None,
     ) -> None:
+        self._listener = listener
         self._clock = clock
         self._random = random
         self._attempts = attempts
@@ -84,6 +87,12 @@ class Retry:
         self._cap_seconds = cap_seconds
         self._deadline_seconds = deadline_seconds
         self._stop = stop
+
+    def listening(self, listener: Callable[[MlplatformError], None]) -> Retry:
+        """The same policy; `listener` hears each attempt's error, before it is tried again."""
+        told = copy(self)
+        told._listener = listener
+        return told
 
     def call(self, fn: Callable[[], T], *, what: str) -> T:
         """`fn()`, tried again while its errors say that they are `retryable`.
@@ -119,6 +128,8 @@ class Retry:
             try:
                 result = fn()
             except MlplatformError as error:
+                if self._listener is not None:
+                    self._listener(error)
                 if not error.retryable:
                     tries.note("failed", error)
                 raise

@@ -280,7 +280,8 @@ class Replicas:
         requests = [
             TargetRequest(
                 region,
-                self.store(region),
+                self.open_store(region),
+                self.retry,
                 receipts=seen.receipt.by_path
                 if seen.receipt is not None
                 and seen.receipt.manifest_digest == manifest.digest

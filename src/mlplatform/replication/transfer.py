@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from mlplatform.control.retry import Retry
+from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.core.digest import Digests, Evidence, digest_blocks, digest_of, extend
 from mlplatform.core.errors import (
     ConditionFailed,
@@ -128,7 +128,9 @@ class TargetRequest:
 
     region: str
     store: ObjectStore
-    """One that retries; `retry_pass` retries what spans several of its verbs."""
+    retry: Retry | None = None
+    """The policy for its verbs; a store that says "slow down" also narrows the target's pace.
+    None: the store is used as it is."""
     receipts: Mapping[str, ObjectReceipt] = field(default_factory=dict)
     """Objects by path that an earlier run verified and no check has found wrong since."""
 
@@ -155,11 +157,15 @@ class _Target:
 
     def __init__(self, request: TargetRequest, part_bytes: Callable[[FileEntry], int]) -> None:
         self.region = request.region
-        self.store = request.store
+        self.pace = Pace()
+        self.store = (
+            request.store
+            if request.retry is None
+            else RetryingStore(request.store, request.retry.listening(self._heard))
+        )
         self.known = request.receipts
         self.part_bytes = part_bytes
         self.report = TargetReport(request.region)
-        self.pace = Pace()
         self.missing: dict[str, set[int]] = {}
         self.conditions: dict[str, Condition] = {}
         self.uploads: dict[str, _FileUpload] = {}
@@ -168,6 +174,10 @@ class _Target:
         self.announced = False
         self.queued_bytes = 0
         self.lock = threading.Lock()
+
+    def _heard(self, error: MlplatformError) -> None:
+        if isinstance(error, Throttled):
+            self.pace.throttled()
 
     @property
     def failed(self) -> bool:
@@ -454,9 +464,6 @@ class Transfer:
             target.pace.sent(size_bytes, self._clock.monotonic())
             target.report.sent_bytes += size_bytes
             self._progress.add(target.region, size_bytes)
-        except Throttled:
-            target.pace.throttled()
-            raise
         finally:
             target.queue(-part.span.size_bytes)
             shared.drop()
