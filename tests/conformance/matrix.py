@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlplatform.adapters import memory
+from mlplatform.adapters import azure_blob, memory
 from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.core.digest import Evidence
+from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.store import ObjectStore, RangeCopy, StoreFeatures
 
 
@@ -71,6 +72,24 @@ def open_folder(root: Path, container: str) -> ObjectStore:
     return LocalStore(root / container / "store")
 
 
+def azurite_row(breaks: Mapping[str, str]) -> Row:
+    """Azurite: no CRC64, no Put Block From URL."""
+
+    def create(endpoint: Any, container: str) -> None:
+        from azure.storage.blob import BlobServiceClient
+
+        with BlobServiceClient(endpoint.url, credential=endpoint.secret) as client:
+            client.create_container(container)
+
+    def reopen(endpoint: Any, container: str) -> ObjectStore:
+        return azure_blob.open_store(
+            StoreURL.parse(f"az://{endpoint.user}/{container}?endpoint={endpoint.url}"),
+            environ={"AZURE_STORAGE_KEY": endpoint.secret},
+        )
+
+    return Row("azurite", "az", reopen, create, "azurite", breaks)
+
+
 ROWS: tuple[Row, ...] = (
     memory_row("memory"),
     memory_row(
@@ -102,4 +121,5 @@ ROWS: tuple[Row, ...] = (
         make_folder,
         breaks={"key_below_a_key": "a file cannot be a folder"},
     ),
+    azurite_row({"abort": "no Azure API has a verb that drops staged blocks; they expire"}),
 )
