@@ -315,38 +315,41 @@ def resume(
 
 
 def _resume(replicas: Replicas, journal: Journal, stream: Stream, said: Said) -> Report:
-    plan = stream.plan
-    first = plan.actions[0]
-    subject = ModelVersion(*first.subject.split("@", 1))
+    subject = ModelVersion(*stream.plan.actions[0].subject.split("@", 1))
     lease = lease_of(replicas, subject)
-    controller: Controller[Any]
-    if plan.feature == PUBLISH:
-        folder = first.parameters.get("folder")
-        if not folder or not Path(folder).exists():
-            raise UsageError(
-                f"{stream.operation}: publishes {subject} from {folder or 'a folder'}, "
-                "which is not on this machine",
-                hint=f"run `mlplatform publish` for {subject} where the files are: it goes on "
-                "from what was sent",
-            )
-        controller = publisher(replicas, Path(folder), subject, first.region, guard=lease.guard)
-    elif plan.feature == FEATURE:
-        home = replicas.topology.models.get(subject.model)
-        request = Request(
-            subject,
-            tuple(action.region for action in plan.actions),
-            home.home if home else None,
-            reason=first.reason,
-        )
-        controller = Replicator(replicas, request, guard=lease.guard)
-    else:
-        raise UsageError(f"{stream.operation}: is an operation of {plan.feature}")
     return resume_operation(
         stream.operation,
-        controller,
+        _controller_of(replicas, stream, subject, lease),
         journal,
         lease,
         clock=replicas.clock,
         stop=replicas.stop,
         on_outcome=said.outcome,
     )
+
+
+def _controller_of(
+    replicas: Replicas, stream: Stream, subject: ModelVersion, lease: Lease
+) -> Controller[Any]:
+    plan = stream.plan
+    first = plan.actions[0]
+    if plan.feature == PUBLISH:
+        folder = first.parameters.get("folder")
+        if not folder or not Path(folder).exists():
+            raise UsageError(
+                f"{stream.operation}: publishes {subject} from {folder or 'an object'}, "
+                "which is not on this machine",
+                hint=f"run `mlplatform publish` for {subject} where the files are: it goes on "
+                "from what was sent",
+            )
+        return publisher(replicas, Path(folder), subject, first.region, guard=lease.guard)
+    if plan.feature == FEATURE:
+        model = replicas.topology.models.get(subject.model)
+        request = Request(
+            subject,
+            tuple(action.region for action in plan.actions),
+            model.home if model else None,
+            reason=first.reason,
+        )
+        return Replicator(replicas, request, guard=lease.guard)
+    raise UsageError(f"{stream.operation}: is an operation of {plan.feature}")
