@@ -238,12 +238,12 @@ class Stream:
             self._journal._finished(self.operation)
         return entry
 
-    def take_over(self, *, fence: int, text: str) -> Entry | None:
-        """Go on with a stream that another process left: no one else can append any more.
+    def settle(self) -> None:
+        """Before going on with a stream that another process left: records newer than the head,
+        which that process may have believed settled, are settled where nothing speaks against them,
+        and control stores that lack entries get them.
 
-        Records newer than the head, which that process may have believed settled, are settled where
-        nothing speaks against them; control stores that lack entries get them. None, and no note,
-        if it turns out that the stream was closed.
+        The next `append` then keeps that process from appending any more.
         """
         control = self._journal._control
         control.repair(_key(self.operation))
@@ -256,9 +256,6 @@ class Stream:
                 self._settled(entry)
         if self.closed:
             self._journal._finished(self.operation)
-            return None
-        _ = self._first  # without a plan there is nothing to go on with
-        return self.append(Kind.NOTE, {"text": text}, fence=fence)
 
     @property
     def _first(self) -> Entry:

@@ -1,18 +1,45 @@
-"""The loop that every feature runs: observe → decide → act → record."""
+"""The loop that every feature runs: observe → decide → act → record.
+
+    acquire the lease
+      → finish what a crash left under it: observe and decide again; what the journal says is done
+        is skipped, what is decided still is done, the rest needs nothing more
+      → observe → decide → write the plan
+      → for each batch: guard the lease, write the intent, act, write each outcome
+      → close
+
+A crash between any two of these leaves a stream that anyone can go on with. A run that finds
+nothing to do writes nothing to the journal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from mlplatform.control.journal import Journal
+from mlplatform.control.journal import Journal, Kind, Stream
 from mlplatform.control.lease import Background, Lease
-from mlplatform.core.plan import Action, Outcome, Plan
+from mlplatform.core.errors import (
+    Fenced,
+    Interrupted,
+    LeaseHeld,
+    MlplatformError,
+    NoMajority,
+    StalePlan,
+    UsageError,
+)
+from mlplatform.core.plan import JSON, Action, Hold, Outcome, Plan, Result
 from mlplatform.ports.clock import Clock
 
 Seen = TypeVar("Seen")
+
+_STOPS = (Fenced, Interrupted, LeaseHeld, NoMajority, StalePlan)
+"""Errors after which nothing more may be done; the operation stays open, to be resumed."""
+
+_GRAVEST_FIRST = (1, 2, 4, 3, 7, 6, 5)
+"""Exit codes of failures: which one tells, when all failed and not all alike."""
 
 
 class Controller(Protocol[Seen]):
@@ -29,8 +56,9 @@ class Controller(Protocol[Seen]):
     def decide(self, seen: Seen, now: datetime) -> Plan: ...
 
     def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
-        """An action that fails is an `Outcome`. What is raised stops the operation: `Fenced`,
-        `Interrupted`; any other error of ours makes what has no outcome yet `UNKNOWN`."""
+        """An action that fails is an `Outcome`. What is raised stops the operation where nothing
+        more may be done (`Fenced`, `Interrupted`, …); any other error of ours leaves the actions
+        that have no outcome yet `UNKNOWN`."""
         ...
 
 
@@ -39,21 +67,36 @@ class Report:
     """What a run did."""
 
     plan: Plan
-    """What was decided now; after a resume only, what the operation's remainder was."""
+    """What was decided; after a resume, what was left of the operation."""
     operation: str | None = None
     """None when there was nothing to do, and nothing was written."""
     outcomes: tuple[Outcome, ...] = ()
+    """Of every action of the operation, those before a crash included."""
     resumed: tuple[Report, ...] = ()
-    """Operations that a crash had left, finished first."""
+    """Operations that a crash had left, finished first. What failed of them was decided anew."""
 
     @property
     def exit_code(self) -> int:
-        raise NotImplementedError
+        """The code of a command that ends with this report."""
+        return exit_code(self.outcomes, self.plan.holds)
+
+
+def exit_code(outcomes: Iterable[Outcome], holds: Iterable[Hold] = ()) -> int:
+    """0 all done · 8 some done, some failed · the failures' own code if nothing was done ·
+    5 if something is unknown, and nothing worse."""
+    outcomes = tuple(outcomes)
+    failed = {outcome.exit_code or 1 for outcome in outcomes if outcome.result is Result.FAILED}
+    if failed and any(outcome.ok for outcome in outcomes):
+        return 8
+    if failed:
+        return next((code for code in _GRAVEST_FIRST if code in failed), max(failed))
+    unknown = any(outcome.result is Result.UNKNOWN for outcome in outcomes)
+    return 5 if unknown or any(hold.unknown for hold in holds) else 0
 
 
 def propose(controller: Controller[Seen], clock: Clock) -> Plan:
     """`--plan`: observe and decide, and touch nothing."""
-    raise NotImplementedError
+    return controller.decide(controller.observe(), clock.now())
 
 
 def run(
@@ -73,11 +116,29 @@ def run(
 ) -> Report:
     """Acquire the lease, finish what a crash left, then observe, decide, act and record.
 
-    `approved`: the plan that somebody agreed to; `StalePlan` if its basis has changed since.
+    `approved`: the plan that somebody agreed to; `StalePlan` if the world has changed since.
     `revalidate`: before each batch after the first, observe again; `StalePlan` unless the batch
     would still be decided. `independent`: a batch that fails does not stop the next.
+    `on_plan` gets the plan and the operation before anything is done.
     """
-    raise NotImplementedError
+    with _holding(lease, background, wait=wait):
+        loop = _Loop(
+            controller, lease, lease.generation, clock, revalidate, independent, stop, on_outcome
+        )
+        resumed = tuple(loop.finish(left) for left in journal.unfinished(lease=lease.name))
+        plan = propose(controller, clock)
+        if approved is not None:
+            _require_unchanged(approved, plan)
+            plan = approved
+        if plan.noop:
+            return Report(plan, resumed=resumed)
+        lease.guard()
+        operation = journal.new_operation(plan.feature)
+        stream = journal.start(operation, plan, lease=lease.name, fence=loop.fence)
+        if on_plan is not None:
+            on_plan(plan, operation)
+        loop.carry_out(stream, plan.actions)
+        return Report(plan, operation, tuple(stream.outcomes().values()), resumed)
 
 
 def resume(
@@ -88,9 +149,188 @@ def resume(
     *,
     clock: Clock,
     wait: bool = False,
+    revalidate: bool = False,
+    independent: bool = True,
     stop: Callable[[], bool] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     background: Background | None = None,
 ) -> Report:
-    """Finish one operation that was left unfinished, by whomever."""
-    raise NotImplementedError
+    """Finish one operation that was left unfinished, by whomever. `lease` is the one under which
+    it ran (`Stream.lease`)."""
+    with _holding(lease, background, wait=wait):
+        loop = _Loop(
+            controller, lease, lease.generation, clock, revalidate, independent, stop, on_outcome
+        )
+        return loop.finish(journal.open(operation))
+
+
+@contextmanager
+def _holding(lease: Lease, background: Background | None, *, wait: bool) -> Iterator[None]:
+    """The lease, acquired, kept and released."""
+    lease.acquire(wait=wait)
+    try:
+        with lease.keep(background):
+            yield
+    finally:
+        lease.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop(Generic[Seen]):
+    """What `run` and `resume` share, once the lease is held."""
+
+    controller: Controller[Seen]
+    lease: Lease
+    fence: int
+    """What is known is recorded although the lease may have lapsed: the number was still free."""
+    clock: Clock
+    revalidate: bool
+    independent: bool
+    stop: Callable[[], bool] | None
+    on_outcome: Callable[[Outcome], None] | None
+
+    def finish(self, stream: Stream) -> Report:
+        """Go on with what another process left."""
+        stream.settle()
+        self._require_own(stream)
+        plan = stream.plan
+        if stream.closed:
+            return Report(plan, stream.operation, tuple(stream.outcomes().values()))
+        self._append(stream, Kind.NOTE, {"text": "resumed"})
+        fresh = propose(self.controller, self.clock)
+        decided = {action.key: action for action in fresh.actions}
+        unknown = {(h.subject, h.region): h.reason for h in fresh.holds if h.unknown}
+        done = {key for key, outcome in stream.outcomes().items() if outcome.ok}
+        left: list[Action] = []
+        for action in plan.actions:
+            reason = unknown.get((action.subject, action.region))
+            if action.key in done:
+                continue
+            if action.key in decided:
+                left.append(decided[action.key])
+            elif reason is not None:
+                self._record(
+                    stream, Outcome(action=action.key, result=Result.UNKNOWN, detail=reason)
+                )
+            else:
+                detail = "no longer decided: done already, or not wanted any more"
+                self._record(
+                    stream, Outcome(action=action.key, result=Result.NOTHING, detail=detail)
+                )
+        self.carry_out(stream, left)
+        rest = fresh.model_copy(update={"actions": tuple(left)})
+        return Report(rest, stream.operation, tuple(stream.outcomes().values()))
+
+    def carry_out(self, stream: Stream, actions: Sequence[Action]) -> None:
+        """Perform `actions`, batch by batch, and close the stream."""
+        failed = False
+        for number, (name, batch) in enumerate(batches(actions).items()):
+            if self.stop is not None and self.stop():
+                raise Interrupted(
+                    f"operation {stream.operation}: interrupted between actions",
+                    hint="what is finished is recorded; run again to go on",
+                )
+            if failed and not self.independent:
+                self._skip(stream, batch)
+                continue
+            if self.revalidate and number:
+                self._revalidate(stream, batch)
+            self.lease.guard()
+            keys = [action.key for action in batch]
+            self._append(stream, Kind.INTENT, {"actions": keys, "batch": name})
+            for outcome in self._act(stream, batch):
+                self._record(stream, outcome)
+                failed |= not outcome.ok
+        self._append(stream, Kind.CLOSED, {"text": "every action has its outcome"})
+
+    def _act(self, stream: Stream, batch: Sequence[Action]) -> Iterator[Outcome]:
+        """One outcome for each action, whatever the controller does."""
+        waiting = {action.key: action for action in batch}
+        detail, error_name, code = "no outcome was given", None, 0
+        try:
+            for outcome in self.controller.act(batch, stream.operation):
+                if waiting.pop(outcome.action, None) is None:
+                    raise LookupError(f"an outcome for {outcome.action}, which was not asked for")
+                yield outcome
+        except _STOPS:
+            raise
+        except MlplatformError as error:
+            detail, error_name, code = str(error), type(error).__name__, error.exit_code
+        for key in waiting:
+            yield Outcome(
+                action=key, result=Result.UNKNOWN, detail=detail, error=error_name, exit_code=code
+            )
+
+    def _revalidate(self, stream: Stream, batch: Sequence[Action]) -> None:
+        fresh = {a.key: a for a in propose(self.controller, self.clock).actions}
+        for action in batch:
+            if not _same(action, fresh.get(action.key)):
+                text = f"{action.kind} {action.subject} in {action.region} is no longer decided"
+                self._append(stream, Kind.CLOSED, {"text": f"stale: {text}"})
+                raise StalePlan(
+                    f"operation {stream.operation}: {text}, so the rest was not begun",
+                    hint="run again: what is still wanted is decided anew",
+                )
+
+    def _skip(self, stream: Stream, batch: Sequence[Action]) -> None:
+        for action in batch:
+            detail = "not begun, because a step before it failed"
+            self._record(
+                stream,
+                Outcome(action=action.key, result=Result.FAILED, detail=detail, exit_code=8),
+            )
+
+    def _record(self, stream: Stream, outcome: Outcome) -> None:
+        if outcome.finished_at is None:
+            outcome = outcome.model_copy(update={"finished_at": self.clock.now()})
+        self._append(stream, Kind.OUTCOME, outcome.model_dump(mode="json"))
+        if self.on_outcome is not None:
+            self.on_outcome(outcome)
+
+    def _append(self, stream: Stream, kind: Kind, payload: JSON) -> None:
+        stream.append(kind, payload, fence=self.fence)
+
+    def _require_own(self, stream: Stream) -> None:
+        if stream.lease != self.lease.name:
+            raise UsageError(
+                f"operation {stream.operation} runs under the lease {stream.lease!r}, "
+                f"not {self.lease.name!r}"
+            )
+
+
+def batches(actions: Iterable[Action]) -> Mapping[str, Sequence[Action]]:
+    """Actions by batch, in the order in which the plan first names each; one without a batch is its
+    own."""
+    found: dict[str, list[Action]] = {}
+    for action in actions:
+        found.setdefault(action.batch or action.key, []).append(action)
+    return found
+
+
+def _same(planned: Action, decided: Action | None) -> bool:
+    return (
+        decided is not None
+        and decided.kind == planned.kind
+        and decided.parameters == planned.parameters
+    )
+
+
+def _require_unchanged(approved: Plan, fresh: Plan) -> None:
+    """`StalePlan`, naming what changed, unless `fresh` rests on what `approved` rested on."""
+    changed = sorted(
+        name
+        for name in approved.basis.keys() | fresh.basis.keys()
+        if approved.basis.get(name) != fresh.basis.get(name)
+    )
+    if not changed:
+        now = {action.key: action for action in fresh.actions}
+        changed = sorted(
+            f"{action.subject} in {action.region}"
+            for action in approved.actions
+            if not _same(action, now.get(action.key))
+        )
+    if changed:
+        raise StalePlan(
+            f"the plan no longer holds: {', '.join(changed)} changed since it was made",
+            hint="make the plan again and look at it before agreeing to it",
+        )
