@@ -42,8 +42,8 @@ def check_path(path: str) -> str:
         problem = "it is empty"
     elif path.startswith("/") or "\\" in path:
         problem = "it is not a relative path with '/' between its segments"
-    elif any(segment in ("", ".", "..") for segment in segments):
-        problem = "it has an empty, '.' or '..' segment"
+    elif any(not segment or segment.endswith(".") for segment in segments):
+        problem = "it has a segment that is empty or ends with a dot, which Azure drops"
     elif any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
         problem = "it has a control character or an invalid one"
     elif len(path.encode()) > 700:

@@ -244,8 +244,12 @@ class ObjectStore(Protocol):
 
 
 def check_key(key: str) -> None:
-    """`UsageError` unless every store can hold `key`: relative, "/"-separated, no empty, "." or
-    ".." segment, no control character, at most 1024 bytes of UTF-8."""
+    """`UsageError` unless every store can hold `key`: relative, "/"-separated, no segment that is
+    empty or ends with ".", no backslash, no control character, at most 1024 bytes of UTF-8.
+
+    Azure silently drops a segment's last dots and takes a backslash for "/": another object would
+    be overwritten.
+    """
     try:
         size_bytes = len(key.encode())
     except UnicodeEncodeError as error:
@@ -254,8 +258,10 @@ def check_key(key: str) -> None:
         raise UsageError(f"key {key!r} has {size_bytes} bytes, not 1 to {KEY_BYTES_MAX}")
     if not key.isprintable() and any(ord(char) < 32 or ord(char) == 127 for char in key):
         raise UsageError(f"key {key!r} holds a control character")
+    if "\\" in key:
+        raise UsageError(f"key {key!r} holds a backslash")
     for segment in key.split("/"):
-        if segment in ("", ".", ".."):
+        if not segment or segment.endswith("."):
             raise UsageError(f"key {key!r} has the segment {segment!r}")
 
 
