@@ -11,12 +11,15 @@ goes. A clause that some server of a scheme breaks and none upholds is printed a
 
 from __future__ import annotations
 
+import json
+import threading
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlplatform.adapters import azure_blob, memory
+from mlplatform.adapters import azure_blob, gcs, memory
 from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.core.digest import Evidence
@@ -61,6 +64,39 @@ def memory_row(server: str, *, breaks: Mapping[str, str] | None = None, **option
         return containers[container]
 
     return Row(server, "memory", reopen, create, breaks=breaks or {})
+
+
+_TURN = threading.Lock()
+
+
+def gcs_row(
+    server: str, breaks: Mapping[str, str], *, serial: bool = False, stall_seconds: int = 30
+) -> Row:
+    """A GCS emulator. Each tells another part of the truth. A serial one serves one request at a
+    time and resets whom it lets wait, so that nobody is sent to wait there."""
+
+    def create(endpoint: Any, container: str) -> None:
+        request = urllib.request.Request(
+            f"{endpoint.url}/storage/v1/b?project=conformance",
+            json.dumps({"name": container}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        urllib.request.urlopen(request).close()
+
+    def reopen(endpoint: Any, container: str) -> ObjectStore:
+        url = f"gs://{container}?endpoint={endpoint.url}&stall_seconds={stall_seconds}"
+        store = gcs.open_store(StoreURL.parse(url))
+        if serial:
+            ask = store._api.open
+
+            def ask_in_turn(*request: Any) -> Any:
+                with _TURN:
+                    return ask(*request)
+
+            store._api.open = ask_in_turn  # type: ignore[assignment]
+        return store
+
+    return Row(server, "gs", reopen, create, server.replace("-", "_"), breaks)
 
 
 def make_folder(root: Path, container: str) -> None:
@@ -120,6 +156,68 @@ ROWS: tuple[Row, ...] = (
         open_folder,
         make_folder,
         breaks={"key_below_a_key": "a file cannot be a folder"},
+    ),
+    gcs_row(
+        "fake-gcs-server",
+        {
+            "stale_tag_refuses_a_delete": "deletes whatever the generation",
+            **dict.fromkeys(
+                (
+                    "create_only_complete",
+                    "stale_tag_refuses_a_complete",
+                    "tag_of_nothing_refuses_a_complete",
+                    "race_to_complete",
+                    "refused_complete_can_be_mended",
+                ),
+                "composes whatever the generation",
+            ),
+        },
+    ),
+    gcs_row(
+        "gcp-storage-emulator",
+        {
+            **dict.fromkeys(
+                (
+                    "create_only",
+                    "create_only_also_for_equal_bytes",
+                    "create_only_empty_object",
+                    "stale_tag_refuses_a_put",
+                    "tag_of_nothing_refuses_a_put",
+                    "tag_of_a_deleted_object_is_stale",
+                    "race_to_create",
+                    "race_to_replace",
+                    "no_update_is_lost",
+                    "stale_tag_refuses_a_delete",
+                    "create_only_complete",
+                    "stale_tag_refuses_a_complete",
+                    "tag_of_nothing_refuses_a_complete",
+                    "race_to_complete",
+                    "refused_complete_can_be_mended",
+                ),
+                "knows no conditions",
+            ),
+            "megabytes": "states no generation on reading, and answers nobody until all is read",
+        },
+        serial=True,
+        stall_seconds=5,
+    ),
+    gcs_row(
+        "gcsemulator",
+        {
+            **dict.fromkeys(
+                (
+                    "wrong_digests_refuse_a_put",
+                    "wrong_digests_change_nothing",
+                    "digests_are_checked_beside_a_condition",
+                    "either_digest_is_enough[crc32c]",
+                    "wrong_digests_refuse_a_part",
+                ),
+                "checks no digest, and states the one that it was told",
+            ),
+            **dict.fromkeys(("span", "span_ends_where_it_should"), "knows no ranges"),
+            "list_more_than_a_page": "a shallow listing repeats a folder on the next page",
+            "missing_container_on_writing": "makes a bucket when it is written to",
+        },
     ),
     azurite_row({"abort": "no Azure API has a verb that drops staged blocks; they expire"}),
 )
