@@ -32,6 +32,7 @@ import builtins
 import contextlib
 import hashlib
 import hmac
+import http.client
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,10 +116,9 @@ and percent-encoded names in listings."""
 _TOKEN_SCOPE = "https://storage.azure.com/.default"  # noqa: S105 - a scope, not a token
 _STALL_SECONDS = 30.0
 _POOL_CONNECTIONS = 64
-_SEND_BYTES = 256 * 1024
+_SEND_BYTES = 1024 * 1024
 """A socket's time-out covers one call of send, so a body goes out in pieces: a slow line is not a
 stalled one."""
-_READ_BYTES = 256 * 1024
 _PAGE_KEYS = 5000
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*|\$root|\$web")
@@ -669,7 +669,11 @@ class AzureBlobStore:
                 store=self.url,
                 key=key,
             )
-        return _AzureBody(self._service, response, self._stated(key, came, size_bytes), expected)
+        stat = self._stated(key, came, size_bytes)
+        if not expected:
+            _read_up(response)
+            return _AzureBody(self._service, None, stat, 0)
+        return _AzureBody(self._service, response, stat, expected)
 
     def stat(self, key: str) -> Stat:
         headers = self._on("HEAD", key, "get").headers
@@ -972,7 +976,7 @@ class _AzureBody:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A connection whose answer was read to its end is in the pool again; another is closed.
+        # Closes the connection, unless all was read and it went back to the pool.
         if self._answer is not None:
             self._answer.close()
         self._left = 0
@@ -984,25 +988,27 @@ class _AzureBody:
     def readinto(self, buffer: memoryview) -> int:
         if self._answer is None:
             return 0
-        read = self._answer.raw.read
-        wanted = min(len(buffer), self._left)
+        # What urllib3 wraps: it fills the buffer from the socket, where urllib3 reads and copies.
+        source: http.client.HTTPResponse = self._answer.raw._original_response
+        wanted = buffer[: min(len(buffer), self._left)]
         filled = 0
         failure: Exception
         try:
-            while filled < wanted:
-                piece = read(min(_READ_BYTES, wanted - filled), decode_content=False)
-                if not piece:
+            while filled < len(wanted):
+                count = source.readinto(wanted[filled:])
+                if not count:
                     raise Unavailable(
                         f"short read: {self._left} bytes did not come",
                         store=self._service.store_url,
                         key=self._stat.key,
                     )
-                buffer[filled : filled + len(piece)] = piece
-                filled += len(piece)
-                self._left -= len(piece)
-        except (HTTPError, OSError) as error:
+                filled += count
+                self._left -= count
+        except (OSError, http.client.HTTPException) as error:
             failure = error
         else:
+            if not self._left:
+                self._answer.raw.release_conn()
             return filled
         raise self._service.lost(failure, self._stat.key)
 
