@@ -47,6 +47,11 @@ class Family:
         with self._lock:
             self._values[self._key(labels)] = value
 
+    def clear(self) -> None:
+        """Forget all values: what is no longer known has no sample."""
+        with self._lock:
+            self._values.clear()
+
     def value(self, **labels: str) -> float:
         """What was counted so far; 0 where nothing was."""
         with self._lock:

@@ -14,7 +14,14 @@ from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
 from mlplatform.core.errors import IntegrityError, NotFound, UsageError
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements
-from mlplatform.core.placement import Grid, ModelVersion, Placement, Rung, parse_reference
+from mlplatform.core.placement import (
+    Grid,
+    Integrity,
+    ModelVersion,
+    Placement,
+    Rung,
+    parse_reference,
+)
 from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.store import ObjectStore
@@ -96,6 +103,15 @@ def request_for(
             hint="name the regions with --to, or add the model to the topology",
         )
     return Request(subject, model.regions, home, source)
+
+
+def requests_of_topology(replicas: Replicas) -> list[Request]:
+    """Everything that the topology wants anywhere."""
+    return [
+        request_for(replicas, ModelVersion(name, model.version))
+        for name, model in replicas.topology.models.items()
+        if model.version is not None
+    ]
 
 
 def plan_replication(replicas: Replicas, request: Request) -> Plan:
@@ -260,6 +276,46 @@ def bring_down(
     )
 
 
+def list_versions(
+    replicas: Replicas, model: str | None = None
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """A row for each version that some region has a folder of, and the regions that could not be
+    read. `regions` are those where it is stored; `unfinished` those where it is not yet."""
+    grid = replicas.grid()
+    rows = []
+    for subject in grid.subjects():
+        if model is not None and subject.model != model:
+            continue
+        row = list(grid.of(subject))
+        known = [cell for cell in row if not isinstance(cell.rung, Unknown)]
+        stored = [cell.region for cell in stored_in(grid, subject)]
+        rows.append(
+            {
+                "model": subject.model,
+                "version": subject.version,
+                "regions": stored,
+                "unfinished": [
+                    cell.region
+                    for cell in known
+                    if cell.region not in stored and cell.integrity is not Integrity.ABSENT
+                ],
+                "wanted": any(cell.wanted for cell in row),
+                "withdrawn": any(cell.withdrawn for cell in row),
+                "digest": next((cell.digest for cell in known if cell.digest), None),
+            }
+        )
+    return rows, dict(grid.unreadable)
+
+
+def stored_in(grid: Grid, subject: ModelVersion) -> list[Placement]:
+    """Where a version is stored and verified, in the topology's order of regions."""
+    return [
+        cell
+        for cell in grid.of(subject)
+        if not isinstance(cell.rung, Unknown) and cell.rung >= Rung.STORED
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A placement that the topology wants and the grid does not have."""
@@ -281,11 +337,7 @@ def pending(grid: Grid, now: datetime) -> list[Pending]:
             continue
         if placement.rung >= Rung.STORED:
             continue
-        stored = [
-            other
-            for other in grid.of(placement.subject)
-            if not isinstance(other.rung, Unknown) and other.rung >= Rung.STORED
-        ]
+        stored = stored_in(grid, placement.subject)
         since = min((other.stored_at for other in stored if other.stored_at), default=None)
         found.append(
             Pending(

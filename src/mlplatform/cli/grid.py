@@ -1,0 +1,94 @@
+"""The product in one picture: model versions by regions, and how far each has climbed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from mlplatform.cli.render import Column, Output, duration
+from mlplatform.cli.session import Session
+from mlplatform.core.placement import Grid, Integrity, Placement, Rung
+from mlplatform.core.seen import Unknown
+from mlplatform.core.topology import Topology
+
+
+def show_grid(
+    session: Session, grid: Grid, topology: Topology, now: datetime, *, clear: bool = False
+) -> int:
+    """A row a version, a column a region; programs get one row a placement. Exit 5 when a region
+    could not be read."""
+    placements = [_row(placement) for placement in grid]
+    if session.output is Output.TABLE:
+        if clear and session.console.colour_out:
+            session.console.data("\x1b[H\x1b[2J")
+        regions = list(topology.regions)
+        rows = []
+        for subject in grid.subjects():
+            row: dict[str, Any] = {"subject": str(subject)}
+            for placement in grid.of(subject):
+                row[placement.region] = cell(placement, now)
+            rows.append(row)
+        columns = [Column("subject", "MODEL")]
+        columns += [Column(region, region, style=_colour) for region in regions]
+        session.show("grid", rows, columns=columns)
+        for placement in grid:
+            if placement.integrity is Integrity.MISMATCH:
+                session.console.warn(
+                    f"{placement.subject} in {placement.region}: {placement.detail}"
+                )
+        if not rows:
+            session.say("no model is published, and the topology names none")
+    else:
+        session.show("placements", placements, columns=[], unreadable=dict(grid.unreadable))
+    for reason in grid.unreadable.values():
+        session.console.warn(reason)
+    return 5 if grid.unreadable else 0
+
+
+def cell(placement: Placement, now: datetime) -> str:
+    """A placement in a few words: rung, what is known of its bytes, since when."""
+    if isinstance(placement.rung, Unknown):
+        return "unknown"
+    words = {
+        Integrity.VERIFIED: placement.rung.name,
+        Integrity.PARTIAL: "partial",
+        Integrity.MISMATCH: "MISMATCH",
+        Integrity.UNKNOWN: "unproven",
+        Integrity.ABSENT: "absent" if placement.wanted else "-",
+    }[placement.integrity]
+    if placement.integrity is Integrity.VERIFIED and placement.verified_at:
+        ago = duration(max(0.0, (now - placement.verified_at).total_seconds()))
+        words += f" verified {ago} ago"
+    if placement.withdrawn:
+        words += ", withdrawn"
+    if not placement.wanted and placement.integrity is not Integrity.ABSENT:
+        words += ", not wanted"
+    return words
+
+
+def _row(placement: Placement) -> dict[str, Any]:
+    unknown = isinstance(placement.rung, Unknown)
+    return {
+        "model": placement.subject.model,
+        "version": placement.subject.version,
+        "region": placement.region,
+        "rung": "UNKNOWN" if isinstance(placement.rung, Unknown) else placement.rung.name,
+        "verified": None if unknown else placement.integrity is Integrity.VERIFIED,
+        "integrity": placement.integrity.value,
+        "digest": placement.digest,
+        "size_bytes": placement.size_bytes,
+        "stored_at": placement.stored_at,
+        "verified_at": placement.verified_at,
+        "wanted": placement.wanted,
+        "withdrawn": placement.withdrawn,
+        "detail": placement.detail,
+    }
+
+
+def _colour(text: object) -> str | None:
+    words = str(text)
+    if words.startswith(tuple(rung.name for rung in Rung if rung > Rung.ABSENT)):
+        return "green"
+    if words.startswith(("MISMATCH", "absent")):
+        return "red"
+    return "yellow" if words.startswith(("unknown", "partial", "unproven")) else None

@@ -1,0 +1,204 @@
+"""Plans, outcomes and the journal, as people and programs read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlplatform.cli.errors import outranking
+from mlplatform.cli.render import Column, Output, duration, size
+from mlplatform.cli.session import Session
+from mlplatform.control.journal import Entry, Journal, Kind
+from mlplatform.control.reconcile import Report
+from mlplatform.core.errors import UsageError
+from mlplatform.core.manifest import Requirements
+from mlplatform.core.plan import Action, Outcome, Plan
+from mlplatform.replication.operations import Said
+
+
+def requirements_of(given: Sequence[str]) -> Requirements:
+    """`--requires NAME=VALUE`, several times."""
+    known = list(Requirements.model_fields)
+    stated: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not value or name not in known:
+            raise UsageError(
+                f"--requires {pair}: not NAME=VALUE with a name that is known",
+                hint=f"names: {', '.join(known)}",
+            )
+        stated[name] = value
+    return Requirements(**stated)
+
+
+def said_by(session: Session) -> Said:
+    """Plans told as they are made, on stderr."""
+
+    def plan(plan: Plan, operation: str) -> None:
+        for action in plan.actions:
+            session.say(
+                f"{action.kind} {action.subject} {_way(action)}: {action.reason}",
+                operation=operation,
+                region=action.region,
+            )
+
+    return Said(plan=plan)
+
+
+def show_plan(session: Session, plan: Plan) -> int:
+    """What would be done, with bytes and reasons. Exit 5 when something could not be read."""
+    rows = [
+        {
+            **action.model_dump(mode="json"),
+            "from": action.parameters.get("source") or action.parameters.get("folder"),
+            "transfer_bytes": transfer_bytes(action),
+        }
+        for action in plan.actions
+    ]
+    session.show(
+        "actions",
+        rows,
+        columns=[
+            Column("kind", "ACTION"),
+            Column("subject", "VERSION"),
+            Column("from"),
+            Column("region", "TO"),
+            Column("transfer_bytes", "BYTES", size, right=True),
+            Column("reason"),
+        ],
+        holds=[hold.model_dump(mode="json") for hold in plan.holds],
+        noop=plan.noop,
+        digest=plan.digest,
+    )
+    for hold in plan.holds:
+        session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
+    if plan.noop and not plan.holds:
+        session.say("nothing to do")
+    elif not plan.noop:
+        total = sum(transfer_bytes(action) or 0 for action in plan.actions)
+        session.say(f"plan: {len(plan.actions)} to do, {size(total)} to send, nothing was changed")
+    return _exit_of_holds(plan)
+
+
+def transfer_bytes(action: Action) -> int | None:
+    """The bytes that an action sends between regions."""
+    found = [int(use.amount) for use in action.consumes if use.resource == "transfer"]
+    return sum(found) if found else None
+
+
+def show_outcomes(session: Session, *reports: Report, **extra: Any) -> int:
+    """What was done in each region. The exit code is the reports' together."""
+    rows = [_outcome_row(report, outcome) for report in reports for outcome in report.outcomes]
+    if rows or session.output is not Output.TABLE:
+        session.show(
+            "outcomes",
+            rows,
+            columns=[
+                Column("subject", "VERSION"),
+                Column("region"),
+                Column("result", style=_colour_of_result),
+                Column("sent_bytes", "SENT", size, right=True),
+                Column("seconds", "TIME", duration, right=True),
+                Column("detail"),
+            ],
+            operations=[report.operation for report in reports if report.operation],
+            holds=[
+                hold.model_dump(mode="json") for report in reports for hold in report.plan.holds
+            ],
+            **extra,
+        )
+    for report in reports:
+        for hold in report.plan.holds:
+            session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
+    if not rows and not any(report.plan.holds for report in reports):
+        session.say("nothing to do")
+    for row in rows:
+        if row["result"] in ("failed", "unknown"):
+            session.say(
+                f"ReplicationStatus: FAILED {row['subject']} in {row['region']}", level="error"
+            )
+    return outranking([report.exit_code for report in reports])
+
+
+def _outcome_row(report: Report, outcome: Outcome) -> dict[str, Any]:
+    action = {action.key: action for action in report.plan.actions}.get(outcome.action)
+    _, subject, region, *_ = [*outcome.action.split("/"), "", "", ""]
+    return {
+        "operation": report.operation,
+        "subject": action.subject if action else subject,
+        "region": action.region if action else region,
+        "result": outcome.result.value,
+        "detail": outcome.detail,
+        "error": outcome.error,
+        "sent_bytes": outcome.measured.get("sent_bytes"),
+        "seconds": outcome.measured.get("seconds"),
+        "measured": outcome.measured,
+    }
+
+
+def show_history(session: Session, journal: Journal, operation: str | None, limit: int) -> int:
+    """One operation's entries, or the newest operations, oldest first."""
+    if operation is not None:
+        names: Sequence[str] = [operation]
+    else:
+        names = list(journal.operations())[-limit:]
+    rows = [_entry_row(entry) for name in names for entry in journal.history(name)]
+    rows.sort(key=lambda row: row["at"])
+    session.show(
+        "entries",
+        rows,
+        columns=[
+            Column("at", show=lambda at: at.strftime("%Y-%m-%d %H:%M:%SZ")),
+            Column("operation"),
+            Column("kind"),
+            Column("text", "WHAT"),
+            Column("writer", "BY"),
+        ],
+    )
+    return 0
+
+
+def _entry_row(entry: Entry) -> dict[str, Any]:
+    return {
+        "at": entry.at,
+        "operation": entry.operation,
+        "number": entry.number,
+        "kind": entry.kind.value,
+        "text": _told(entry),
+        "writer": entry.writer,
+        "fence": entry.fence,
+        "payload": entry.payload,
+    }
+
+
+def _told(entry: Entry) -> str:
+    payload = entry.payload
+    if entry.kind is Kind.PLAN:
+        actions = payload.get("plan", {}).get("actions", [])
+        return "\n".join(
+            f"{action['kind']} {action['subject']} to {action['region']}: {action['reason']}"
+            for action in actions
+        )
+    if entry.kind is Kind.INTENT:
+        return "begins " + ", ".join(_short(key) for key in payload.get("actions", []))
+    if entry.kind is Kind.OUTCOME:
+        return f"{_short(payload['action'])}: {payload['result']}, {payload['detail']}"
+    return str(payload.get("text", ""))
+
+
+def _short(key: str) -> str:
+    kind, subject, region, *_ = [*key.split("/"), "", ""]
+    return f"{kind} {subject} to {region}" if region else key
+
+
+def _way(action: Action) -> str:
+    source = action.parameters.get("source")
+    return f"from {source} to {action.region}" if source else f"in {action.region}"
+
+
+def _exit_of_holds(plan: Plan) -> int:
+    return 5 if any(hold.unknown for hold in plan.holds) else 0
+
+
+def _colour_of_result(result: object) -> str | None:
+    return {"done": "green", "failed": "red", "unknown": "yellow"}.get(str(result))

@@ -1,0 +1,422 @@
+"""The commands of replication: parse, call one operation, render."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlplatform.cli import options
+from mlplatform.cli.errors import outranking
+from mlplatform.cli.frame import command
+from mlplatform.cli.session import Session
+
+if TYPE_CHECKING:
+    from mlplatform.replication.effects import Replicas
+
+Reference = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL[@VERSION]",
+        help="A version; a bare model means the version that the topology wants.",
+    ),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="When somebody else is at work on it, wait for them.")
+]
+
+
+@contextmanager
+def replicas_of(session: Session, *, region_timeout: float = 30.0) -> Iterator[Replicas]:
+    """Replication over the operator's topology, with progress, stopped in good order by Ctrl-C."""
+    from mlplatform.replication.model_replicator import open_replicas
+
+    topology = session.topology()
+    with session.working() as work:
+        yield open_replicas(
+            topology,
+            progress=work.progress,
+            stop=work.stop,
+            region_timeout_seconds=region_timeout,
+        )
+
+
+@command
+def publish(
+    session: Session,
+    path: Annotated[
+        Path | None, typer.Argument(help="The folder or file that is the model.")
+    ] = None,
+    *,
+    model: Annotated[str | None, typer.Option("--model", help="The model's name.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="The version; it never changes afterwards.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Where; else the model's home.")
+    ] = None,
+    adopt: Annotated[
+        str | None,
+        typer.Option(
+            "--adopt",
+            metavar="KEY",
+            help="Publish an object that lies in the region already, where it lies.",
+        ),
+    ] = None,
+    requires: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--requires",
+            metavar="NAME=VALUE",
+            help="What it needs to run: format, runtime, accelerator, compute_capability, cuda.",
+        ),
+    ] = None,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Publish what symlinks point to.")
+    ] = False,
+    plan: options.PlanOnly = False,
+    wait: Wait = False,
+) -> int:
+    """Publish a model version in a region: every byte digested, the manifest last."""
+    from mlplatform.cli.plans import requirements_of, said_by, show_outcomes, show_plan
+    from mlplatform.control.reconcile import propose
+    from mlplatform.core.errors import UsageError
+    from mlplatform.core.placement import ModelVersion
+    from mlplatform.replication import operations
+
+    subject = ModelVersion(model, version) if model and version else None
+    with replicas_of(session) as replicas:
+        if adopt is not None:
+            if region is None:
+                raise UsageError("--adopt needs --region", hint="name the region that holds it")
+            controller = operations.adopter(replicas, adopt, subject, region)
+        elif path is None or subject is None:
+            missing = "PATH" if path is None else "--model" if not model else "--version"
+            raise UsageError(
+                f"{missing} is missing",
+                hint="mlplatform publish PATH --model NAME --version VERSION",
+            )
+        else:
+            controller = operations.publisher(
+                replicas,
+                path,
+                subject,
+                region,
+                requirements=requirements_of(requires or []),
+                follow_symlinks=follow_symlinks,
+            )
+        if plan:
+            return show_plan(session, propose(controller, replicas.clock))
+        report = operations.publish(replicas, controller, wait=wait, said=said_by(session))
+    return show_outcomes(session, report, digest=controller.manifest.digest)
+
+
+@command
+def replicate(
+    session: Session,
+    reference: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL[@VERSION]]",
+            help="A version; without one, everything that the topology wants.",
+        ),
+    ] = None,
+    *,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="REGION", help="Read from there.")
+    ] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to", metavar="REGION", help="Bring it there; else wherever the topology wants it."
+        ),
+    ] = None,
+    plan: options.PlanOnly = False,
+    wait: Wait = False,
+    yes: options.Yes = False,  # noqa: ARG001 - runbooks give it; nothing here asks
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on for ever, and serve /metrics.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", help="Between rounds of --watch.")
+    ] = 60.0,
+    metrics: Annotated[
+        str, typer.Option("--metrics", metavar="HOST:PORT", help="Where --watch serves /metrics.")
+    ] = "127.0.0.1:9464",
+) -> int:
+    """Bring versions to the regions that should hold them, and repair what a check found wrong.
+
+    What is done is done once: run it again and it goes on from there. `--yes` is accepted for
+    runbooks; replication never destroys anything, so it never asks.
+    """
+    from mlplatform.cli.plans import said_by, show_outcomes, show_plan
+    from mlplatform.core.errors import UsageError
+    from mlplatform.replication import operations
+
+    with replicas_of(session) as replicas:
+        if watch:
+            from mlplatform.replication.watch import watch as watch_all
+
+            if reference or to or source or plan:
+                raise UsageError("--watch follows the topology; it takes no version or region")
+            return watch_all(
+                replicas, interval_seconds=interval, serve_at=metrics, said=said_by(session)
+            )
+        if reference is None:
+            if to or source:
+                raise UsageError("name the version: mlplatform replicate MODEL[@VERSION] --to …")
+            requests = operations.requests_of_topology(replicas)
+        else:
+            subject = operations.resolve(replicas, reference)
+            requests = [
+                operations.request_for(replicas, subject, source=source, targets=options.split(to))
+            ]
+        if plan:
+            return outranking(
+                [
+                    show_plan(session, operations.plan_replication(replicas, request))
+                    for request in requests
+                ]
+            )
+        reports = [
+            operations.replicate(replicas, request, wait=wait, said=said_by(session))
+            for request in requests
+        ]
+    return show_outcomes(session, *reports)
+
+
+@command
+def verify(
+    session: Session,
+    reference: Reference,
+    *,
+    regions: options.Regions = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte; else ask the stores.")
+    ] = False,
+) -> int:
+    """Check replicas against the manifest. Exit 3: a mismatch, which demotes the placement until
+    `replicate` repairs it. Exit 5: something could not be read."""
+    from mlplatform.cli.render import Column, size
+    from mlplatform.replication import operations
+    from mlplatform.replication.verify import Depth, exit_code
+
+    with replicas_of(session) as replicas:
+        subject = operations.resolve(replicas, reference)
+        found = operations.check(
+            replicas, subject, options.split(regions), Depth.DEEP if deep else Depth.QUICK
+        )
+    rows = [
+        {
+            "model": subject.model,
+            "version": subject.version,
+            "region": region,
+            "verdict": result.verdict.value,
+            "depth": result.depth.value,
+            "checked_files": result.checked_files,
+            "checked_bytes": result.checked_bytes,
+            "findings": [finding.model_dump(mode="json") for finding in result.findings],
+            "unknown": result.unknown,
+            "detail": "\n".join([*map(str, result.findings), *result.unknown][:20]),
+        }
+        for region, result in found.items()
+    ]
+    session.show(
+        "verifications",
+        rows,
+        columns=[
+            Column("region"),
+            Column("verdict", style=_colour_of_verdict),
+            Column("depth"),
+            Column("checked_files", "FILES", right=True),
+            Column("checked_bytes", "BYTES", size, right=True),
+            Column("detail"),
+        ],
+    )
+    for region, result in found.items():
+        if result.findings:
+            session.say(
+                f"{subject} in {region} is demoted; repair it: "
+                f"mlplatform replicate {subject} --to {region}"
+            )
+    return exit_code(found.values())
+
+
+def _colour_of_verdict(verdict: object) -> str | None:
+    return {"good": "green", "mismatch": "red", "unknown": "yellow", "absent": "red"}.get(
+        str(verdict)
+    )
+
+
+@command
+def status(
+    session: Session,
+    reference: Annotated[
+        str | None, typer.Argument(metavar="[MODEL[@VERSION]]", help="Only this one.")
+    ] = None,
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Draw it again every few seconds.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.5, help="Between drawings.")
+    ] = 5.0,
+    region_timeout: options.RegionTimeout = 10.0,
+) -> int:
+    """The grid: which version is where, how far up the ladder, and how its bytes were proven."""
+    from mlplatform.cli.grid import show_grid
+    from mlplatform.replication import operations
+
+    with replicas_of(session, region_timeout=region_timeout) as replicas:
+        while True:
+            subjects = [operations.resolve(replicas, reference)] if reference else None
+            grid = replicas.grid(subjects)
+            code = show_grid(session, grid, replicas.topology, replicas.clock.now(), clear=watch)
+            if not watch or replicas.stop():
+                return code
+            replicas.clock.sleep(interval)
+
+
+@command
+def versions(
+    session: Session,
+    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+) -> int:
+    """List published versions, and the regions that hold them."""
+    from mlplatform.cli.render import Column
+    from mlplatform.replication import operations
+
+    with replicas_of(session) as replicas:
+        rows, unreadable = operations.list_versions(replicas, model)
+    session.show(
+        "versions",
+        rows,
+        columns=[
+            Column("model"),
+            Column("version"),
+            Column("regions"),
+            Column("wanted"),
+            Column("withdrawn"),
+        ],
+        unreadable=unreadable,
+    )
+    for reason in unreadable.values():
+        session.console.warn(reason)
+    return 5 if unreadable else 0
+
+
+@command
+def pull(
+    session: Session,
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist.")],
+    *,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="REGION", help="Read from there.")
+    ] = None,
+) -> int:
+    """Bring a version to this machine: resumable, every block verified, visible when whole."""
+    from mlplatform.cli.render import Column, size
+    from mlplatform.replication import operations
+    from mlplatform.replication.model_replicator import open_folder
+
+    with replicas_of(session) as replicas:
+        subject = operations.resolve(replicas, reference)
+        pulled = operations.bring_down(replicas, subject, folder, open_folder, source=source)
+    row = {
+        "model": subject.model,
+        "version": subject.version,
+        "folder": str(pulled.folder),
+        "digest": pulled.digest,
+        "received_bytes": pulled.received_bytes,
+        "result": "nothing-to-do" if pulled.already_there else "done",
+    }
+    session.show(
+        "pulled",
+        [row],
+        columns=[
+            Column("folder"),
+            Column("result"),
+            Column("received_bytes", "RECEIVED", size, right=True),
+            Column("digest"),
+        ],
+    )
+    return 0
+
+
+@command
+def withdraw(
+    session: Session,
+    reference: Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="The version.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is shown to who asks for it.")],
+) -> int:
+    """Refuse new placements of a version. Nothing is deleted, and replicas stay where they are."""
+    from mlplatform.cli.render import Column
+    from mlplatform.core.errors import UsageError
+    from mlplatform.core.placement import ModelVersion, parse_reference
+    from mlplatform.core.seen import Unknown
+
+    model, version = parse_reference(reference)
+    if version is None:
+        raise UsageError(f"{reference}: name the version to withdraw", hint=f"{model}@VERSION")
+    subject = ModelVersion(model, version)
+    with replicas_of(session) as replicas:
+        done = replicas.withdraw(subject, reason)
+    rows = [
+        {
+            "region": region,
+            "result": "unknown" if isinstance(answer, Unknown) else "withdrawn",
+            "detail": answer.reason if isinstance(answer, Unknown) else "",
+        }
+        for region, answer in done.items()
+    ]
+    session.show(
+        "withdrawals", rows, columns=[Column("region"), Column("result"), Column("detail")]
+    )
+    session.say(f"{subject} is withdrawn: {reason}")
+    return 5 if any(row["result"] == "unknown" for row in rows) else 0
+
+
+@command
+def history(
+    session: Session,
+    *,
+    operation: Annotated[
+        str | None, typer.Option("--operation", metavar="ID", help="Only this operation, whole.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="At most so many operations, the newest.")
+    ] = 20,
+) -> int:
+    """What was planned, meant and done, by whom and when, from the journal."""
+    from mlplatform.cli.plans import show_history
+    from mlplatform.replication import operations
+
+    with replicas_of(session) as replicas:
+        return show_history(session, operations.journal_of(replicas), operation, limit)
+
+
+@command
+def resume(
+    session: Session,
+    operation: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="The operation; without it, every unfinished one."),
+    ] = None,
+) -> int:
+    """Finish what a crash or an interruption left: finished steps are skipped, the rest is looked
+    at anew and then done."""
+    from mlplatform.cli.plans import said_by, show_outcomes
+    from mlplatform.replication import operations
+
+    with replicas_of(session) as replicas:
+        reports = [
+            report for _, report in operations.resume(replicas, operation, said=said_by(session))
+        ]
+    if not reports:
+        session.say("nothing is unfinished")
+    return show_outcomes(session, *reports)
