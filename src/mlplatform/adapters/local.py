@@ -104,7 +104,7 @@ _IMPOSSIBLE_NAME = {errno.ENAMETOOLONG, errno.EILSEQ}
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE,
     errno.ENFILE, errno.ENOMEM, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNRESET,
-    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH,
 }  # fmt: skip
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -248,13 +248,15 @@ class LocalStore:
     def uploads(self, prefix: str) -> Iterator[Upload]:
         with self._translated("list", prefix):
             self._require_root()
-            found = [
-                upload
-                for folder in _names_in(self._own("uploads"))
-                for upload_id in _names_in(self._own("uploads", folder))
-                if (upload := self._find_upload(self._own("uploads", folder, upload_id)))
-                and upload.key.startswith(prefix)
-            ]
+            found = []
+            for name in _names_in(self._own("uploads")):
+                folder = self._own("uploads", name)
+                for upload_id in _names_in(folder):
+                    upload = self._find_upload(f"{folder}/{upload_id}")
+                    if upload is not None and upload.key.startswith(prefix):
+                        found.append(upload)
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)  # if it is empty
         found.sort(key=lambda upload: upload.id, reverse=True)
         found.sort(key=lambda upload: upload.key)
         return iter(found)
@@ -519,8 +521,7 @@ class LocalStore:
         else:
             raise Unavailable("its folder comes and goes", store=self.url, key=key)
         stat = self._stat_of(key, os.fstat(fd))
-        with contextlib.suppress(FileNotFoundError):  # deleted again already
-            _sync_folder(os.path.dirname(path))
+        _sync_folder(os.path.dirname(path))
         return stat
 
     def _link(self, temp: str, fd: int, key: str, when: Condition) -> None:
@@ -907,7 +908,7 @@ class _LocalUpload:
                 if part.index == index:
                     os.unlink(f"{self._folder}/{part.tag}")
             found = write(fd, index * self._record.part_bytes)
-            os.fdatasync(fd)
+            getattr(os, "fdatasync", os.fsync)(fd)
             name = f"part-{index:06}-{size_bytes}-{found.crc64nvme:016x}-{found.crc32c:08x}"
             with _opened(f"{self._folder}/{name}", os.O_WRONLY | os.O_CREAT):
                 return Part(index, size_bytes, name, found)
@@ -997,9 +998,12 @@ def _opened(path: str, flags: int) -> Iterator[int]:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the names in a folder durable."""
-    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        os.fsync(fd)
+    """Make the names in a folder durable. One that is gone is a name less in that above it."""
+    try:
+        with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            os.fsync(fd)
+    except FileNotFoundError:
+        _sync_folder(os.path.dirname(folder))
 
 
 def _write(fd: int, view: memoryview, start: int) -> None:
@@ -1012,7 +1016,7 @@ def _copy(source_fd: int, span: Span, fd: int, start: int) -> None:
     """Copy inside the kernel, by reference where the file system can, else through a buffer."""
     at, end = span.start, span.stop
     try:
-        while at < end:
+        while at < end and hasattr(os, "copy_file_range"):
             count = os.copy_file_range(source_fd, fd, end - at, at, start + at - span.start)
             if not count:
                 raise OSError(errno.ESTALE, "the source was cut off while it was copied")
