@@ -16,6 +16,8 @@ import pytest
 from tests.real.servers.catalogue import BY_NAME, SERVERS, Server
 from tests.real.servers.launch import Endpoint, ServerMissing, running
 
+pytest_plugins = ("tests.conformance.report",)
+
 _PROPERTY = "real_server"
 _REQUIRED = os.environ.get("MLPLATFORM_REQUIRE_SERVERS") == "1"
 

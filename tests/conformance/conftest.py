@@ -105,6 +105,7 @@ def pytest_runtest_makereport(
         for name, value in sorted(item.callspec.params.items())  # type: ignore[attr-defined]
         if name != "row"
     )
+    variant = variant.encode(errors="backslashreplace").decode()  # it has to reach a summary
     reason = row.breaks.get(variant) or row.breaks.get(clause, "")
     if result.when == "call" and reason:
         _turn_round(result, call, row, variant, reason)
