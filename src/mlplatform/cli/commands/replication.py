@@ -147,7 +147,7 @@ def replicate(
         str, typer.Option("--metrics", metavar="HOST:PORT", help="Where --watch serves /metrics.")
     ] = "127.0.0.1:9464",
 ) -> int:
-    """Bring versions to the regions that should hold them, and repair what a check found wrong.
+    """Bring versions to the regions that should hold them; repair what a check found wrong.
 
     What is done is done once: run it again and it goes on from there. `--yes` is accepted for
     runbooks; replication never destroys anything, so it never asks.
@@ -198,8 +198,11 @@ def verify(
         bool, typer.Option("--deep", help="Read every byte; else ask the stores.")
     ] = False,
 ) -> int:
-    """Check replicas against the manifest. Exit 3: a mismatch, which demotes the placement until
-    `replicate` repairs it. Exit 5: something could not be read."""
+    """Check replicas against the manifest: by asking the stores, or --deep by reading.
+
+    Exit 3: a mismatch, which demotes the placement until `replicate` repairs it. Exit 5: something
+    could not be read.
+    """
     from mlplatform.cli.render import Column, size
     from mlplatform.replication import operations
     from mlplatform.replication.verify import Depth, exit_code
@@ -266,7 +269,7 @@ def status(
     ] = 5.0,
     region_timeout: options.RegionTimeout = 10.0,
 ) -> int:
-    """The grid: which version is where, how far up the ladder, and how its bytes were proven."""
+    """Show the grid: which version is where, and how its bytes were proven."""
     from mlplatform.cli.grid import show_grid
     from mlplatform.replication import operations
 
@@ -318,7 +321,10 @@ def pull(
         str | None, typer.Option("--from", metavar="REGION", help="Read from there.")
     ] = None,
 ) -> int:
-    """Bring a version to this machine: resumable, every block verified, visible when whole."""
+    """Bring a version to this machine: resumable, every block verified.
+
+    The folder appears when it is whole.
+    """
     from mlplatform.cli.render import Column, size
     from mlplatform.replication import operations
     from mlplatform.replication.model_replicator import open_folder
@@ -354,7 +360,10 @@ def withdraw(
     *,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is shown to who asks for it.")],
 ) -> int:
-    """Refuse new placements of a version. Nothing is deleted, and replicas stay where they are."""
+    """Refuse new placements of a version; nothing is deleted.
+
+    Replicas stay where they are, and serve.
+    """
     from mlplatform.cli.render import Column
     from mlplatform.core.errors import UsageError
     from mlplatform.core.placement import ModelVersion, parse_reference
@@ -392,7 +401,7 @@ def history(
         int, typer.Option("--limit", min=1, help="At most so many operations, the newest.")
     ] = 20,
 ) -> int:
-    """What was planned, meant and done, by whom and when, from the journal."""
+    """Tell what was planned, meant and done, by whom and when."""
     from mlplatform.cli.plans import show_history
     from mlplatform.replication import operations
 
@@ -408,8 +417,10 @@ def resume(
         typer.Argument(metavar="[ID]", help="The operation; without it, every unfinished one."),
     ] = None,
 ) -> int:
-    """Finish what a crash or an interruption left: finished steps are skipped, the rest is looked
-    at anew and then done."""
+    """Finish what a crash or an interruption left.
+
+    Finished steps are skipped; the rest is looked at anew, and then done.
+    """
     from mlplatform.cli.plans import said_by, show_outcomes
     from mlplatform.replication import operations
 
