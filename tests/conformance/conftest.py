@@ -108,26 +108,25 @@ def pytest_runtest_makereport(
     variant = variant.encode(errors="backslashreplace").decode()  # it has to reach a summary
     reason = row.breaks.get(variant) or row.breaks.get(clause, "")
     if result.when == "call" and reason:
-        _turn_round(result, call, row, variant, reason)
+        turn_round(result, call, row, variant, reason)
     if result.when == "call" or result.skipped:
         result.user_properties.append((report.PROPERTY, [row.scheme, row.server, variant, reason]))
 
 
-def _turn_round(
+def turn_round(
     result: pytest.TestReport, call: pytest.CallInfo[None], row: Row, clause: str, reason: str
 ) -> None:
     """Judge a clause that the server is said to break: it has to be broken still, and by an answer
     of the server, not by a mistake in the test."""
-    if result.passed:
+    if not result.failed:
+        what = "now upholds" if result.passed else "does not declare"
         result.outcome = "failed"
         result.longrepr = (
-            f"{row.server} now upholds {clause}: remove it from the table in "
+            f"{row.server} {what} {clause}: remove it from the table in "
             f"tests/conformance/matrix.py (it says: {reason})"
         )
-    elif (
-        result.failed
-        and call.excinfo is not None
-        and call.excinfo.errisinstance((AssertionError, pytest.fail.Exception, MlplatformError))
+    elif call.excinfo is not None and call.excinfo.errisinstance(
+        (AssertionError, pytest.fail.Exception, MlplatformError)
     ):
         result.outcome = "skipped"
         result.wasxfail = reason
