@@ -324,7 +324,7 @@ _NO_ROLE = _Meaning(
 _NO_TRUST = _Meaning(
     Denied,
     "Access Denied: the credentials were refused (to {right})",
-    "is the key, SAS or token that of this account, still valid, and this machine's clock right?",
+    "has the SAS or token expired, is the key another account's, or this machine's clock off?",
 )
 _NO_ENTRY = _Meaning(
     Denied,
@@ -511,7 +511,7 @@ class _Service:
         else:
             if response.status_code >= 300:
                 raise self._refusal(response, right=right, key=key)
-            if "x-ms-request-id" not in response.headers:
+            if not response.headers.get("x-ms-request-id"):
                 raise Unavailable("something else answered", store=self.store_url, key=key)
             return response
         # Outside of `except`: the SDK's error may hold the URL, and with it a SAS.
