@@ -107,6 +107,7 @@ _PASSING = {
     errno.EHOSTDOWN, errno.EHOSTUNREACH,
 }  # fmt: skip
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -295,7 +296,6 @@ class LocalStore:
             raise Denied(
                 f"{os.path.relpath(path, self._root)!r} is a symbolic link that leads out of the "
                 f"store's folder, to {real}; it is not followed",
-                right="get",
                 store=self.url,
                 hint="put the files themselves into the folder, or give the store a URL that "
                 "holds both",
@@ -455,7 +455,6 @@ class LocalStore:
             raise Denied(
                 f"{os.path.relpath(path, self._root)!r} is a symbolic link to a folder above it; "
                 "it is not followed",
-                right="list",
                 store=self.url,
                 hint="remove the link",
             )
@@ -581,6 +580,15 @@ class LocalStore:
                         key=key,
                         hint=f"look for a stopped process with files open in {self._own()}",
                     ) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                raise Unsupported(
+                    "this file system has no locks, which a store needs",
+                    store=self.url,
+                    key=key,
+                    hint="mount it with locking, or keep the store elsewhere",
+                ) from error
             time.sleep(pause)
             pause = min(pause * 1.5, 0.02)
 
@@ -609,14 +617,19 @@ class LocalStore:
                 break
             except FileNotFoundError:
                 continue  # the end of the key's last upload has just removed it
-        with _opened(f"{folder}/data", os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
-            os.ftruncate(fd, size_bytes)
         record = _Record(key, size_bytes, part_bytes, datetime.fromtimestamp(started / 1e9, UTC))
-        with _opened(f"{folder}/upload.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
-            _write(fd, memoryview(record.written()), 0)
-            os.fsync(fd)
-        # Without its record it is no upload yet.
-        os.rename(f"{folder}/upload.new", f"{folder}/upload.json")
+        try:
+            with _opened(f"{folder}/data", os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
+                os.ftruncate(fd, size_bytes)
+            with _opened(f"{folder}/upload.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+                _write(fd, memoryview(record.written()), 0)
+                os.fsync(fd)
+            # Without its record it is no upload yet.
+            os.rename(f"{folder}/upload.new", f"{folder}/upload.json")
+        except OSError:
+            with contextlib.suppress(OSError):
+                _remove_upload(folder)
+            raise
         _sync_folder(folder)
         _sync_folder(os.path.dirname(folder))
         return _LocalUpload(self, folder, record)
@@ -647,6 +660,9 @@ class LocalStore:
         """The one place where the system's errors become ours."""
         try:
             yield
+        except Denied as error:
+            error.right = error.right or right
+            raise
         except OSError as error:
             raise self._translate(error, right, key) from error
 
@@ -666,6 +682,8 @@ class LocalStore:
                 store=self.url,
                 key=key,
             )
+        if code == errno.ENOENT and right == "put":
+            return Unavailable("a file vanished while it was written", **where)
         if code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             return NotFound("no such object", **where)
         if code in _DENIED:
@@ -861,9 +879,9 @@ class _LocalUpload:
 
     def abort(self) -> None:
         store = self._store
-        with contextlib.suppress(NotFound), store._translated("put", self.key):
+        with store._translated("put", self.key):
             store._require_root()
-            with self._data(fcntl.LOCK_EX):
+            with contextlib.suppress(NotFound), self._data(fcntl.LOCK_EX):
                 _remove_upload(self._folder)
 
     def _require_size(self, index: int, size_bytes: int) -> None:
@@ -904,9 +922,9 @@ class _LocalUpload:
     ) -> Part:
         """Let `write` fill the part's place, and mark it finished with the digests it returns."""
         with self._data(fcntl.LOCK_SH) as fd, self._index_lock(index):
-            for part in self._marked():
-                if part.index == index:
-                    os.unlink(f"{self._folder}/{part.tag}")
+            for name in _names_in(self._folder):
+                if name.startswith(f"part-{index:06}-"):
+                    os.unlink(f"{self._folder}/{name}")
             found = write(fd, index * self._record.part_bytes)
             getattr(os, "fdatasync", os.fsync)(fd)
             name = f"part-{index:06}-{size_bytes}-{found.crc64nvme:016x}-{found.crc32c:08x}"

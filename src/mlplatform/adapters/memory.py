@@ -139,10 +139,11 @@ class MemoryStore:
             raise Unsupported("no conditional puts here", store=self._url, key=key)
         found = digest_of(held)
         self._refuse_mismatch(key, found, digests)
+        now = self._clock.now()
         with self._lock:
             self._require_container()
             self._require(key, when)
-            return self._write(key, held, found)
+            return self._write(key, held, found, now)
 
     def get(
         self, key: str, span: Span | None = None, *, when: Condition = ALWAYS
@@ -210,12 +211,11 @@ class MemoryStore:
             raise UsageError(f"{self._url}/{key}: parts over {features.part_bytes_max} bytes")
         if part_bytes < min(features.part_bytes_min, size_bytes):
             raise UsageError(f"{self._url}/{key}: parts under {features.part_bytes_min} bytes")
+        now = self._clock.now()
         with self._lock:
             self._require_container()
             number = next(self._numbers)
-            session = _Session(
-                key, f"upload-{number}", number, size_bytes, part_bytes, self._clock.now()
-            )
+            session = _Session(key, f"upload-{number}", number, size_bytes, part_bytes, now)
             self._sessions[session.id] = session
         return _MemoryUpload(self, session)
 
@@ -289,12 +289,12 @@ class MemoryStore:
         if given.contradicts(found):
             raise DigestMismatch(f"{self._url}/{key}: got {found}, was to be {given}")
 
-    def _write(self, key: str, body: bytes, digests: Digests) -> Stat:
+    def _write(self, key: str, body: bytes, digests: Digests, now: datetime) -> Stat:
         stat = Stat(
             key,
             len(body),
             str(next(self._numbers)),
-            self._clock.now(),
+            now,
             self._stated(digests) if self._states_whole else UNKNOWN_DIGESTS,
             self._features.evidence if self._states_whole else None,
         )
@@ -400,6 +400,7 @@ class _MemoryUpload:
         store, session = self._store, self._session
         if when != ALWAYS and not store.features.conditional_complete:
             raise Unsupported("no conditional completion here", store=store.url, key=self.key)
+        now = store._clock.now()
         with store._lock:
             self._require_open()
             chosen = [session.parts.get(part.index) for part in parts]
@@ -423,7 +424,7 @@ class _MemoryUpload:
                 store._refuse_mismatch(self.key, found, digests)
             store._require(self.key, when)
             del store._sessions[self.id]
-            return store._write(self.key, b"".join(body for body, _, _ in held), found)
+            return store._write(self.key, b"".join(body for body, _, _ in held), found, now)
 
     def abort(self) -> None:
         with self._store._lock:

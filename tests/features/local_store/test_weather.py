@@ -141,6 +141,15 @@ def test_an_upload_that_cannot_fit_is_refused_before_it_begins(
     assert not (tmp_path / ".mlplatform").exists()
 
 
+def test_an_upload_that_cannot_begin_leaves_nothing(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "os", FailingOs("ftruncate", errno.EFBIG))
+    with pytest.raises(StoreFull):
+        store.begin("k", size_bytes=1000, part_bytes=1000)
+    assert list((tmp_path / ".mlplatform/uploads").iterdir()) == []
+
+
 def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     """The kernel's own refusal in the middle of a write, in a process that may write 1 MiB."""
     program = (
@@ -321,10 +330,10 @@ def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
         store.put("models/folder/new", b"1")
     with pytest.raises(Denied, match=message):
         store.delete("models/folder/k")
-    with pytest.raises(Denied, match=message):
-        keys(store)
-    with pytest.raises(Denied, match=message):
-        keys(store, "models/folder/")
+    for prefix in ("", "models/folder/"):
+        with pytest.raises(Denied, match=message) as raised:
+            keys(store, prefix)
+        assert raised.value.right == "list"
     store.put("models/file", b"replaces the link")
     assert (outside / "k").read_bytes() == b"secret"
     assert read_bytes(store, "models/file")[0] == b"replaces the link"
@@ -450,6 +459,18 @@ def test_a_file_system_without_hard_links_is_said(
         store.put("k", b"1", when=ABSENT)
     monkeypatch.setattr(local, "os", FailingOs("replace", errno.EXDEV))
     with pytest.raises(Unsupported, match="more than one file system"):
+        store.put("k", b"1")
+    assert keys(store) == []
+
+
+def test_a_file_system_without_locks_is_said(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(fd: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(Unsupported, match="no locks"):
         store.put("k", b"1")
     assert keys(store) == []
 
