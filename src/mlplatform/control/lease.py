@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -38,6 +38,9 @@ from mlplatform.ports.clock import Clock
 from mlplatform.ports.store import ABSENT, Condition, Matches
 
 log = logging.getLogger(__name__)
+
+Waiting = bool | Literal["silent"]
+"""For how long to wait for a lease: not, for ever, or until its holder proves to be alive."""
 
 TERM_SECONDS = 30.0
 _MARGIN = 0.2
@@ -173,11 +176,16 @@ class Lease:
         self.held()
         return self._generation
 
-    def acquire(self, *, wait: bool = False) -> int:
-        """Take the lease; its generation. `LeaseHeld` names holder and expiry, unless `wait`."""
+    def acquire(self, *, wait: Waiting = False) -> int:
+        """Take the lease; its generation. `LeaseHeld` names holder and expiry: at once, or, when
+        `wait` is "silent", as soon as the holder gives a sign of life, or never, when it is True."""
         tries = 0
+        told = False
+        began: float | None = None
         while True:
             found = self._look()
+            if began is None:
+                began = self._clock.monotonic()
             sightings = {i: self._sightings[i] for i in found}
             free = free_members(sightings, self._clock.monotonic(), self._term_seconds)
             if len(free) >= self._control.majority:
@@ -186,8 +194,11 @@ class Lease:
                 tries += 1
                 if not wait and (self._stuck() or tries >= _TRIES):
                     raise self._control.refusal(f"take the lease {self._name}", self._troubles)
-            elif not wait:
+            elif not wait or (wait == "silent" and _alive(sightings, began)):
                 raise self._refusal(sightings)
+            elif not told:
+                told = True
+                log.warning("%s; waiting for a sign of life", self._refusal(sightings))
             self._pause()
 
     def renew(self) -> None:
@@ -416,6 +427,15 @@ class Lease:
             hint=f"--wait waits for it; a process that died gives way {newest.term_seconds:g} s "
             "after its last sign of life",
         )
+
+
+def _alive(sightings: Mapping[int, Sighting], began: float) -> bool:
+    """Whether some holder has written since `began`."""
+    return any(
+        seen.since > began
+        for seen in sightings.values()
+        if seen.record and not seen.record.released
+    )
 
 
 def _as_it_is(copy: Copy | None) -> Condition:

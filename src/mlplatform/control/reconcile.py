@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from mlplatform.control.journal import Journal, Kind, Stream
-from mlplatform.control.lease import Background, Lease
+from mlplatform.control.lease import Background, Lease, Waiting
 from mlplatform.core.errors import (
     Fenced,
     Interrupted,
@@ -105,7 +105,7 @@ def run(
     lease: Lease,
     *,
     clock: Clock,
-    wait: bool = False,
+    wait: Waiting = False,
     approved: Plan | None = None,
     revalidate: bool = False,
     independent: bool = True,
@@ -148,7 +148,7 @@ def resume(
     lease: Lease,
     *,
     clock: Clock,
-    wait: bool = False,
+    wait: Waiting = False,
     revalidate: bool = False,
     independent: bool = True,
     stop: Callable[[], bool] | None = None,
@@ -165,7 +165,7 @@ def resume(
 
 
 @contextmanager
-def _holding(lease: Lease, background: Background | None, *, wait: bool) -> Iterator[None]:
+def _holding(lease: Lease, background: Background | None, *, wait: Waiting) -> Iterator[None]:
     """The lease, acquired, kept and released."""
     lease.acquire(wait=wait)
     try:

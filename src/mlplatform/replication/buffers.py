@@ -8,13 +8,12 @@ page fault for every 4 KiB.
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 
 POOLED_BYTES_MIN = 1024 * 1024
 
 
 class BufferPool:
-    """Hands out `bytearray`s of at least the size asked for, never more than `budget_bytes` in all.
+    """Hands out `bytearray`s of the size asked for, never more than `budget_bytes` in all.
 
     One buffer is always granted, even if it alone is larger than the budget: a part must fit
     somewhere for the transfer to go on.
@@ -23,35 +22,49 @@ class BufferPool:
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._used_bytes = 0
-        self._free: dict[int, list[bytearray]] = defaultdict(list)
+        self._peak_bytes = 0
+        self._free: dict[int, list[bytearray]] = {}
         self._free_bytes = 0
         self._changed = threading.Condition()
 
-    def acquire(self, size_bytes: int, *, timeout_seconds: float | None) -> bytearray | None:
-        """A buffer, or None when none came free in time. `None` seconds waits for ever."""
+    def acquire(
+        self, size_bytes: int, *, timeout_seconds: float | None, charge_bytes: int | None = None
+    ) -> bytearray | None:
+        """A buffer, or None when none came free in time. `None` seconds waits for ever.
+
+        `charge_bytes` is what it takes of the budget, if that is more than its size.
+        """
+        charge_bytes = charge_bytes or size_bytes
         with self._changed:
             granted = self._changed.wait_for(
-                lambda: self._used_bytes == 0 or self._used_bytes + size_bytes <= self.budget_bytes,
+                lambda: (
+                    self._used_bytes == 0 or self._used_bytes + charge_bytes <= self.budget_bytes
+                ),
                 timeout_seconds,
             )
             if not granted:
                 return None
-            self._used_bytes += size_bytes
-            if self._free[size_bytes]:
+            self._used_bytes += charge_bytes
+            if free := self._free.get(size_bytes):
                 self._free_bytes -= size_bytes
-                return self._free[size_bytes].pop()
+                buffer = free.pop()
+            else:
+                buffer = None
             if self._used_bytes + self._free_bytes > self.budget_bytes:
                 self._free.clear()
                 self._free_bytes = 0
-        return bytearray(size_bytes)
+            self._peak_bytes = max(self._peak_bytes, self._used_bytes + self._free_bytes)
+        return bytearray(size_bytes) if buffer is None else buffer
 
-    def release(self, buffer: bytearray) -> None:
-        """Give a buffer back."""
+    def release(
+        self, buffer: bytearray, *, charge_bytes: int | None = None, reuse: bool = True
+    ) -> None:
+        """Give a buffer back, with the charge it was acquired for."""
         size_bytes = len(buffer)
         with self._changed:
-            self._used_bytes -= size_bytes
-            if size_bytes >= POOLED_BYTES_MIN:
-                self._free[size_bytes].append(buffer)
+            self._used_bytes -= charge_bytes or size_bytes
+            if reuse and size_bytes >= POOLED_BYTES_MIN:
+                self._free.setdefault(size_bytes, []).append(buffer)
                 self._free_bytes += size_bytes
             self._changed.notify_all()
 
@@ -60,13 +73,27 @@ class BufferPool:
         with self._changed:
             return self._used_bytes
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was ever held, lent out or kept for the next."""
+        with self._changed:
+            return self._peak_bytes
+
 
 class SharedBuffer:
     """One part on its way to several targets; released when the last of them is done with it."""
 
-    def __init__(self, pool: BufferPool, buffer: bytearray, size_bytes: int) -> None:
+    def __init__(
+        self,
+        pool: BufferPool,
+        buffer: bytearray,
+        size_bytes: int,
+        *,
+        charge_bytes: int | None = None,
+    ) -> None:
         self._pool = pool
         self._buffer: bytearray | None = buffer
+        self.charge_bytes = charge_bytes or len(buffer)
         self.view = memoryview(buffer)[:size_bytes]
         self._holders = 1
         self._lock = threading.Lock()
@@ -83,5 +110,12 @@ class SharedBuffer:
             if self._holders or self._buffer is None:
                 return
             buffer, self._buffer = self._buffer, None
-        self.view.release()
-        self._pool.release(buffer)
+        try:
+            self.view.release()
+        except BufferError:
+            # Somebody still looks at these bytes, such as a request that was given up: let nothing
+            # else be written over them.
+            reuse = False
+        else:
+            reuse = True
+        self._pool.release(buffer, charge_bytes=self.charge_bytes, reuse=reuse)

@@ -567,7 +567,7 @@ def _bring(
         yield Outcome(
             action=action.key,
             result=Result.DONE,
-            detail=f"stored and verified, {len(result.objects)} files",
+            detail=_told(result),
             measured={
                 "sent_bytes": result.sent_bytes,
                 "already_there_bytes": result.skipped_bytes,
@@ -578,6 +578,15 @@ def _bring(
             },
             finished_at=replicas.clock.now(),
         )
+
+
+def _told(report: TargetReport) -> str:
+    told = f"stored and verified, {len(report.objects)} files"
+    if report.resumed_parts:
+        told += f"; {report.resumed_parts} parts were there already"
+    elif report.sent_bytes == 0:
+        told += "; all bytes were there already"
+    return told
 
 
 def _failed(action: Action, reason: str) -> Outcome:

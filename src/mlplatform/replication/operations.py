@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlplatform.control.journal import Journal, Stream
-from mlplatform.control.lease import Lease
+from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
 from mlplatform.core.errors import IntegrityError, NotFound, UsageError
@@ -40,6 +40,9 @@ from mlplatform.replication.seen import RegionSeen
 from mlplatform.replication.transfer import StoreSource
 from mlplatform.replication.verify import Depth, Verification
 
+LEASE_SECONDS = 15.0
+"""How long a replicator that died keeps others from its version. A live one renews every third."""
+
 OnPlan = Callable[[Plan, str], None]
 OnOutcome = Callable[[Outcome], None]
 
@@ -66,6 +69,7 @@ def lease_of(replicas: Replicas, subject: ModelVersion) -> Lease:
         clock=replicas.clock,
         random=replicas.random,
         stop=replicas.stop,
+        term_seconds=LEASE_SECONDS,
     )
 
 
@@ -121,7 +125,7 @@ def plan_replication(replicas: Replicas, request: Request) -> Plan:
 
 
 def replicate(
-    replicas: Replicas, request: Request, *, wait: bool = False, said: Said | None = None
+    replicas: Replicas, request: Request, *, wait: Waiting = False, said: Said | None = None
 ) -> Report:
     """Bring a version to its regions, under the version's lease, recorded in the journal."""
     said = said or Said()
@@ -165,7 +169,7 @@ def publisher(
 
 
 def publish(
-    replicas: Replicas, controller: Publisher, *, wait: bool = False, said: Said | None = None
+    replicas: Replicas, controller: Publisher, *, wait: Waiting = False, said: Said | None = None
 ) -> Report:
     """Publish what the controller holds, in its home region."""
     said = said or Said()
@@ -351,7 +355,11 @@ def pending(grid: Grid, now: datetime) -> list[Pending]:
 
 
 def resume(
-    replicas: Replicas, operation: str | None, *, said: Said | None = None
+    replicas: Replicas,
+    operation: str | None,
+    *,
+    wait: Waiting = False,
+    said: Said | None = None,
 ) -> Iterable[tuple[str, Report]]:
     """Finish one operation, or every unfinished one of this feature."""
     journal = journal_of(replicas)
@@ -363,10 +371,12 @@ def resume(
     for stream in streams:
         if stream.closed:
             raise UsageError(f"{stream.operation}: is finished; there is nothing to resume")
-        yield stream.operation, _resume(replicas, journal, stream, said)
+        yield stream.operation, _resume(replicas, journal, stream, wait, said)
 
 
-def _resume(replicas: Replicas, journal: Journal, stream: Stream, said: Said) -> Report:
+def _resume(
+    replicas: Replicas, journal: Journal, stream: Stream, wait: Waiting, said: Said
+) -> Report:
     subject = ModelVersion(*stream.plan.actions[0].subject.split("@", 1))
     lease = lease_of(replicas, subject)
     return resume_operation(
@@ -375,6 +385,7 @@ def _resume(replicas: Replicas, journal: Journal, stream: Stream, said: Said) ->
         journal,
         lease,
         clock=replicas.clock,
+        wait=wait,
         stop=replicas.stop,
         on_outcome=said.outcome,
     )

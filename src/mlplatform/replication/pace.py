@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 CONCURRENCY_MAX = 64
 RAISE_AFTER = 32
 """Sends without a complaint after which one more may run at once."""
+HALVE_EVERY_SECONDS = 1.0
+"""Requests that were under way together are turned away together: that is one complaint."""
 
 
 class Pace:
-    """How many sends may run at once: halved on `Throttled`, raised again slowly (AIMD)."""
+    """How many sends may run at once: halved on `Throttled`, raised again slowly (AIMD); and how
+    fast they go. `now` is a monotonic clock."""
 
-    def __init__(self, limit: int = CONCURRENCY_MAX) -> None:
+    def __init__(self, now: Callable[[], float], limit: int = CONCURRENCY_MAX) -> None:
         self.limit = limit
+        self._now = now
         self._running = 0
+        self._running_bytes = 0
         self._calm = 0
+        self._halved_at: float | None = None
         self._sent_bytes = 0
-        self._since: float | None = None
+        self._busy_seconds = 0.0
+        self._busy_since = 0.0
         self._changed = threading.Condition()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn, and hold it."""
+    def turn(self, size_bytes: int = 0) -> Iterator[None]:
+        """Wait for a turn, and hold it for a send of `size_bytes`."""
         with self._changed:
             self._changed.wait_for(lambda: self._running < self.limit)
+            if not self._running:
+                self._busy_since = self._now()
             self._running += 1
+            self._running_bytes += size_bytes
         try:
             yield
         finally:
             with self._changed:
                 self._running -= 1
+                self._running_bytes -= size_bytes
+                if not self._running:
+                    self._busy_seconds += self._now() - self._busy_since
                 self._changed.notify()
 
     def throttled(self) -> None:
         """The store asked to slow down."""
         with self._changed:
-            self.limit = max(1, min(self.limit, max(self._running, 1)) // 2)
+            now = self._now()
             self._calm = 0
+            if self._halved_at is None or now - self._halved_at >= HALVE_EVERY_SECONDS:
+                self._halved_at = now
+                self.limit = max(1, min(self.limit, max(self._running, 1)) // 2)
 
-    def sent(self, size_bytes: int, now: float) -> None:
-        """A send went through, at `now` on the monotonic clock."""
+    def sent(self, size_bytes: int) -> None:
+        """A send went through."""
         with self._changed:
-            if self._since is None:
-                self._since = now
             self._sent_bytes += size_bytes
             self._calm += 1
             if self._calm >= RAISE_AFTER and self.limit < CONCURRENCY_MAX:
@@ -54,21 +68,28 @@ class Pace:
                 self.limit += 1
                 self._changed.notify()
 
-    def rate_bytes_per_second(self, now: float) -> float:
-        """Since the first send; 0 before it."""
+    def rate_bytes_per_second(self) -> float | None:
+        """At most this fast: while it had something to send, counting what is under way as sent.
+
+        None before the first send. Time without work does not count: in a shared read every target
+        gets the same bytes in the same time, and the fast one waits.
+        """
         with self._changed:
-            if self._since is None or now <= self._since:
-                return 0.0
-            return self._sent_bytes / (now - self._since)
+            busy_seconds = self._busy_seconds
+            if self._running:
+                busy_seconds += self._now() - self._busy_since
+            if busy_seconds <= 0:
+                return None
+            return (self._sent_bytes + self._running_bytes) / busy_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """One target of a shared read, when the budget is full."""
+    """One target of a shared read that still wants parts, when the budget is full."""
 
     region: str
     queued_bytes: int
-    rate_bytes_per_second: float
+    rate_bytes_per_second: float | None
 
 
 def laggard(
@@ -86,6 +107,8 @@ def laggard(
                 fast.region != slow.region
                 and slow.queued_bytes > share * budget_bytes
                 and fast.queued_bytes < 0.1 * budget_bytes
+                and slow.rate_bytes_per_second is not None
+                and fast.rate_bytes_per_second is not None
                 and slow.rate_bytes_per_second < ratio * fast.rate_bytes_per_second
             ):
                 return slow.region

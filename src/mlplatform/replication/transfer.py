@@ -16,33 +16,45 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from mlplatform.control.retry import Retry, RetryingStore
-from mlplatform.core.digest import Digests, Evidence, digest_blocks, digest_of, extend
+from mlplatform.core.digest import (
+    Digests,
+    Evidence,
+    combine,
+    digest_blocks,
+    digest_of,
+    extend,
+)
 from mlplatform.core.errors import (
     ConditionFailed,
+    ContainerMissing,
     DigestMismatch,
     Interrupted,
     MlplatformError,
     NotFound,
     Throttled,
+    Unavailable,
+    Unsupported,
 )
 from mlplatform.core.manifest import FileEntry, Manifest, ObjectReceipt
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.progress import Progress
 from mlplatform.ports.store import (
     ABSENT,
+    ALWAYS,
     Condition,
     Matches,
     ObjectStore,
     Part,
     Span,
     Stat,
+    StoreFeatures,
     Upload,
     read_into,
 )
@@ -54,6 +66,11 @@ log = logging.getLogger(__name__)
 
 BUDGET_BYTES = 96 * 1024 * 1024
 _BUFFER_WAIT_SECONDS = 0.25
+_PARTS_IN_FLIGHT_MAX = 4096
+"""Parts are charged at least this share of the budget, so that tiny files are bounded in number."""
+_REFUSALS_PER_FILE_MAX = 4
+"""How often the writes of one file may be refused, because others write it too, before it fails."""
+_READ_BYTES = 1024 * 1024
 
 
 class Source(Protocol):
@@ -138,40 +155,55 @@ class TargetRequest:
 class _FileUpload:
     """One large file being assembled in one target, by several senders."""
 
-    def __init__(self, upload: Upload, expected: int) -> None:
-        self.upload = upload
-        self.expected = expected
-        self.parts: dict[int, Part] = {}
-        self.lock = threading.Lock()
+    def __init__(self, upload: Upload | None, held: Mapping[int, Part], expected: int) -> None:
+        self._upload = upload
+        self._expected = expected
+        self._parts = dict(held)
+        self._lock = threading.Lock()
 
-    def finished(self, part: Part) -> bool:
-        """Note a part; True for the one caller that brought the last."""
-        with self.lock:
-            fresh = part.index not in self.parts
-            self.parts[part.index] = part
-            return fresh and len(self.parts) == self.expected
+    def open(self, begin: Callable[[], Upload]) -> Upload:
+        """The upload; the first sender to ask begins it, and the file's others wait for that."""
+        with self._lock:
+            if self._upload is None:
+                self._upload = begin()
+            return self._upload
+
+    def note(self, part: Part) -> bool:
+        """The store holds `part`. True for the one caller that brought the last."""
+        with self._lock:
+            fresh = part.index not in self._parts
+            self._parts[part.index] = part
+            return fresh and len(self._parts) == self._expected
+
+    def parts(self) -> list[Part]:
+        """All that is held, by index."""
+        with self._lock:
+            return [self._parts[index] for index in sorted(self._parts)]
 
 
 class _Target:
     """The state of one target during a transfer. Its truth is in the store, this is a view."""
 
-    def __init__(self, request: TargetRequest, part_bytes: Callable[[FileEntry], int]) -> None:
+    def __init__(self, request: TargetRequest, clock: Clock) -> None:
         self.region = request.region
-        self.pace = Pace()
+        self.pace = Pace(clock.monotonic)
+        self.retry = request.retry
         self.store = (
             request.store
             if request.retry is None
             else RetryingStore(request.store, request.retry.listening(self._heard))
         )
         self.known = request.receipts
-        self.part_bytes = part_bytes
         self.report = TargetReport(request.region)
         self.missing: dict[str, set[int]] = {}
         self.conditions: dict[str, Condition] = {}
         self.uploads: dict[str, _FileUpload] = {}
+        self.begun: dict[str, int] = {}
         self.detached = False
-        self.surveyed = False
         self.announced = False
+        self.unsurveyed = 1
+        """Looks at the store that are still to come; the listing is the first."""
+        self.total_bytes = 0
         self.queued_bytes = 0
         self.lock = threading.Lock()
 
@@ -200,10 +232,22 @@ class _Target:
             self.missing.pop(entry.path, None)
             self.uploads.pop(entry.path, None)
 
+    def expect(self, entry: FileEntry, upload: _FileUpload | None, missing: set[int]) -> None:
+        """These parts of the file are to be sent."""
+        with self.lock:
+            self.missing[entry.path] = missing
+            if upload is not None:
+                self.uploads[entry.path] = upload
+
+    def surveyed(self, more: int = 0) -> None:
+        """One look at the store is done, and led to `more`."""
+        with self.lock:
+            self.unsurveyed += more - 1
+
     def complete_now(self) -> bool:
         """True once, for the caller that finds everything proven."""
         with self.lock:
-            if self.announced or self.missing or not self.surveyed or self.report.error:
+            if self.announced or self.missing or self.unsurveyed or self.report.error:
                 return False
             self.announced = True
             return True
@@ -234,22 +278,38 @@ class Transfer:
         self._on_stored = on_stored
         self._manifest = manifest
         self._source = source
-        self._clock = clock
         self._progress = progress
         self._stop = stop
         self._settings = settings or Settings()
         self._read_attempts = read_attempts
-        features = [request.store.features for request in targets]
-        sizes = {
+        self._targets = [_Target(request, clock) for request in targets]
+        features = self._able(targets)
+        self._part_bytes = {
             entry.path: part_bytes_for(entry.size_bytes, manifest.block_bytes, features)
             for entry in manifest.files
         }
-        self._part_bytes = sizes
-        self._targets = [_Target(request, lambda entry: sizes[entry.path]) for request in targets]
+        self._plans = {
+            entry.path: tuple(parts_of(manifest, entry, self._part_bytes[entry.path]))
+            for entry in manifest.files
+        }
         self._pool = BufferPool(self._settings.budget_bytes)
         self._report = TransferReport({t.region: t.report for t in self._targets})
         self._lock = threading.Lock()
         self._senders: dict[str, Executor] = {}
+
+    def _able(self, requests: Sequence[TargetRequest]) -> list[StoreFeatures]:
+        """The features of the stores that can hold the largest file; the others fail, alone."""
+        largest = max(entry.size_bytes for entry in self._manifest.files)
+        able = []
+        for target, request in zip(self._targets, requests, strict=True):
+            features = request.store.features
+            try:
+                part_bytes_for(largest, self._manifest.block_bytes, [features])
+            except Unsupported as error:
+                target.fail(error)
+            else:
+                able.append(features)
+        return able
 
     def run(self) -> TransferReport:
         """Do it all. Per-target failures are in the report; only the operator's stop is raised."""
@@ -285,52 +345,94 @@ class Transfer:
     def _survey_all(self) -> None:
         latch = _Latch()
         for target in self._targets:
-            latch.add()
-            self._senders[target.region].submit(self._guarded, target, latch, self._survey, target)
+            if not target.failed:
+                self._start(target, latch, self._survey, target, latch)
         latch.wait()
-        entries = {entry.path: entry for entry in self._manifest.files}
-        needed: dict[tuple[str, int], int] = {}
+        needed: dict[str, set[int]] = {}
         for target in self._targets:
-            missing_bytes = 0
-            for path, indexes in target.missing.items():
-                for part in self._parts(entries[path]):
-                    if part.index in indexes:
-                        missing_bytes += part.span.size_bytes
-                        needed[path, part.index] = part.span.size_bytes
-            target.report.skipped_bytes = self._manifest.size_bytes - missing_bytes
-            self._progress.total(target.region, missing_bytes)
-        self._report.needed_bytes = sum(needed.values())
-
-    def _survey(self, target: _Target) -> None:
-        present = {stat.key: stat for stat in target.store.list(self._manifest.subject.prefix)}
-        for entry in self._manifest.files:
-            if self._stop():
-                return
-            key = self._manifest.key_of(entry)
-            stat = present.get(key)
-            if stat is None and entry.key is not None:
-                stat = _stat_or_none(target.store, key)
-            if stat is not None and self._accept(target, entry, stat):
+            if target.unsurveyed or target.failed:
                 continue
-            target.conditions[entry.path] = ABSENT if stat is None else Matches(stat.tag)
-            parts = list(self._parts(entry))
-            held = {} if parts[0].whole else self._take_up(target, entry, parts)
-            missing = {part.index for part in parts} - held.keys()
-            target.report.resumed_parts += len(held)
-            target.missing[entry.path] = missing
-            if not missing:
-                self._complete(target, entry)
-        target.surveyed = True
+            for path, indexes in target.missing.items():
+                target.total_bytes += self._bytes_of(path, indexes)
+                needed.setdefault(path, set()).update(indexes)
+            target.report.skipped_bytes = self._manifest.size_bytes - target.total_bytes
+            self._progress.total(target.region, target.total_bytes)
+        self._report.needed_bytes = sum(
+            self._bytes_of(path, indexes) for path, indexes in needed.items()
+        )
 
-    def _accept(self, target: _Target, entry: FileEntry, stat: Stat) -> bool:
-        """Whether the object that is there already is the file, proven."""
+    def _bytes_of(self, path: str, indexes: set[int]) -> int:
+        plan = self._plans[path]
+        return sum(plan[index].span.size_bytes for index in indexes)
+
+    def _survey(self, target: _Target, latch: _Latch) -> None:
+        """What one listing tells. What needs requests of its own is asked by many at once."""
+        prefix = self._manifest.subject.prefix
+        try:
+            present = {stat.key: stat for stat in target.store.list(prefix)}
+        except ContainerMissing:
+            # A folder is made by the first write; a bucket that is missing refuses that.
+            present = {}
+        unclear = []
+        for entry in self._manifest.files:
+            first = self._plans[entry.path][0]
+            stat = present.get(first.key)
+            if stat is None and entry.key is None and first.whole:
+                self._prepare(target, entry, None)
+            elif stat is None or not self._accept_stated(target, entry, stat):
+                unclear.append((entry, stat))
+        target.surveyed(more=len(unclear))
+        for entry, stat in unclear:
+            self._start(target, latch, self._survey_file, target, entry, stat)
+
+    def _survey_file(self, target: _Target, entry: FileEntry, stat: Stat | None) -> None:
+        if self._stop() or target.failed:
+            return
+        if (entry.key is not None) if stat is None else (stat.size_bytes == entry.size_bytes):
+            # A listing covers the version's own folder, and may leave digests out.
+            stat = _stat_or_none(target.store, self._plans[entry.path][0].key)
+        if stat is None or not self._accept(target, entry, stat):
+            held = self._prepare(target, entry, stat)
+            with target.lock:
+                target.report.resumed_parts += held
+        target.surveyed()
+
+    def _prepare(self, target: _Target, entry: FileEntry, stat: Stat | None) -> int:
+        """Note what is to be sent, from which state on; the number of parts that are held."""
+        plan = self._plans[entry.path]
+        features = target.store.features
+        if features.conditional_put if plan[0].whole else features.conditional_complete:
+            target.conditions[entry.path] = ABSENT if stat is None else Matches(stat.tag)
+        else:
+            # Then the lease alone keeps writers apart; what is written is proven all the same.
+            target.conditions[entry.path] = ALWAYS
+        if plan[0].whole:
+            target.expect(entry, None, {0})
+            return 0
+        upload, held = self._take_up(target, plan)
+        missing = set(range(len(plan))) - held.keys()
+        session = _FileUpload(upload, held, len(plan))
+        target.expect(entry, session, missing)
+        if not missing:
+            self._complete(target, entry, session)
+        return len(held)
+
+    def _accept_stated(self, target: _Target, entry: FileEntry, stat: Stat) -> bool:
+        """Whether the object is known to be the file without another request."""
         known = target.known.get(entry.path)
         if known is not None and known.tag == stat.tag:
             target.finished(entry, stat, known.evidence)
             return True
-        if stat.size_bytes != entry.size_bytes:
+        if stat.evidence is None or not _states(entry, stat):
             return False
-        proven = self._prove(target, entry, target.store.stat(stat.key))
+        target.finished(entry, stat, stat.evidence)
+        return True
+
+    def _accept(self, target: _Target, entry: FileEntry, stat: Stat) -> bool:
+        """Whether the object that is there already is the file, proven."""
+        if self._accept_stated(target, entry, stat):
+            return True
+        proven = self._prove(target, entry, stat)
         if proven is None:
             return False
         target.finished(entry, *proven)
@@ -340,70 +442,79 @@ class Transfer:
         """By what the object is known to be the file: the store's word, else by reading it."""
         if stat.size_bytes != entry.size_bytes or entry.digests.contradicts(stat.digests):
             return None
-        if stat.evidence is not None and entry.digests.confirms(stat.digests):
+        if stat.evidence is not None and _states(entry, stat):
             return stat, stat.evidence
-        if read_digests(target.store, stat, self._manifest.block_bytes) == entry.digests:
-            return stat, Evidence.READ_BACK
-        return None
+        found = read_digests(target.store, stat, self._manifest.block_bytes, retry=target.retry)
+        return (stat, Evidence.READ_BACK) if found == entry.digests else None
 
     def _take_up(
-        self, target: _Target, entry: FileEntry, parts: Sequence[PartPlan]
-    ) -> Mapping[int, Part]:
-        """The newest unfinished upload of the file, with those parts that prove right."""
-        key = self._manifest.key_of(entry)
-        for upload in target.store.uploads(key):
-            if upload.key != key:
-                continue
+        self, target: _Target, plan: Sequence[PartPlan]
+    ) -> tuple[Upload | None, Mapping[int, Part]]:
+        """The unfinished upload of the file that holds most proven parts, and those parts.
+
+        One that was cut otherwise cannot be gone on with, and one that proves nothing is not worth
+        it; both are dropped once the object is there.
+        """
+        best: tuple[Upload | None, dict[int, Part]] = (None, {})
+        key = plan[0].key
+        try:
+            uploads = [upload for upload in target.store.uploads(key) if upload.key == key]
+        except ContainerMissing:
+            return best
+        for upload in uploads:
             try:
-                held = {part.index: part for part in upload.parts()}
+                found = upload.parts()
             except NotFound:
                 continue
-            session = _FileUpload(upload, len(parts))
-            for part in parts:
-                found = held.get(part.index)
-                if (
-                    found is not None
-                    and found.size_bytes == part.span.size_bytes
-                    and part.digests.confirms(found.digests)
-                ):
-                    session.parts[part.index] = found
-            target.uploads[entry.path] = session
-            return session.parts
-        return {}
-
-    def _parts(self, entry: FileEntry) -> Iterable[PartPlan]:
-        return parts_of(self._manifest, entry, self._part_bytes[entry.path])
+            if any(
+                part.index >= len(plan) or part.size_bytes != plan[part.index].span.size_bytes
+                for part in found
+            ):
+                continue
+            held = {p.index: p for p in found if plan[p.index].digests.confirms(p.digests)}
+            if len(held) > len(best[1]):
+                best = (upload, held)
+        return best
 
     # --- the shared read ---------------------------------------------------------------------
 
     def _pass(self, targets: Sequence[_Target], readers: Executor) -> None:
         latch = _Latch()
         for entry in self._manifest.files:
-            for part in self._parts(entry):
+            if not any(entry.path in target.missing for target in targets):
+                continue
+            for part in self._plans[entry.path]:
                 wanting = [t for t in targets if not (t.failed or t.detached) and t.wants(part)]
                 if not wanting:
                     continue
-                if self._stop():
+                shared = self._buffer(part, targets)
+                if shared is None:
                     latch.wait()
                     return
-                shared = self._buffer(part, targets)
-                latch.add()
-                readers.submit(self._read_and_send, part, shared, wanting, latch)
+                self._submit(
+                    readers,
+                    latch,
+                    partial(self._read_and_send, part, shared, wanting, latch),
+                    partial(self._unread, shared, wanting),
+                )
         latch.wait()
 
-    def _buffer(self, part: PartPlan, targets: Sequence[_Target]) -> SharedBuffer:
+    def _buffer(self, part: PartPlan, targets: Sequence[_Target]) -> SharedBuffer | None:
+        """Room for the part, as soon as there is some; None when the operator stops."""
         size_bytes = part.span.size_bytes
         capacity = size_bytes if part.whole else self._part_bytes[part.entry.path]
-        while True:
-            buffer = self._pool.acquire(capacity, timeout_seconds=_BUFFER_WAIT_SECONDS)
+        charge = max(capacity, self._settings.budget_bytes // _PARTS_IN_FLIGHT_MAX)
+        while not self._stop():
+            buffer = self._pool.acquire(
+                capacity, charge_bytes=charge, timeout_seconds=_BUFFER_WAIT_SECONDS
+            )
             if buffer is not None:
-                return SharedBuffer(self._pool, buffer, size_bytes)
-            now = self._clock.monotonic()
+                return SharedBuffer(self._pool, buffer, size_bytes, charge_bytes=charge)
             behind = laggard(
                 [
-                    Pacing(t.region, t.queued_bytes, t.pace.rate_bytes_per_second(now))
+                    Pacing(t.region, t.queued_bytes, t.pace.rate_bytes_per_second())
                     for t in targets
-                    if not (t.failed or t.detached)
+                    if t.missing and not (t.failed or t.detached)
                 ],
                 budget_bytes=self._settings.budget_bytes,
             )
@@ -414,26 +525,37 @@ class Transfer:
                     self._progress.note(
                         target.region, "far slower than the others: goes on by reads of its own"
                     )
+        return None
+
+    def _unread(self, shared: SharedBuffer, targets: Sequence[_Target], error: Exception) -> None:
+        for target in targets:
+            target.fail(_ours(error))
+        shared.drop()
 
     def _read_and_send(
         self, part: PartPlan, shared: SharedBuffer, targets: Sequence[_Target], latch: _Latch
     ) -> None:
         try:
+            if self._stop() or all(target.failed or target.detached for target in targets):
+                return
             self._read(part, shared.view)
+            for target in targets:
+                shared.hold()
+                target.queue(shared.charge_bytes)
+                self._start(
+                    target,
+                    latch,
+                    self._send,
+                    target,
+                    part,
+                    shared,
+                    always=partial(self._unqueue, target, shared),
+                )
         except Exception as error:
             for target in targets:
                 target.fail(_ours(error))
-        else:
-            for target in targets:
-                shared.hold()
-                latch.add()
-                target.queue(part.span.size_bytes)
-                self._senders[target.region].submit(
-                    self._guarded, target, latch, self._send, target, part, shared
-                )
         finally:
             shared.drop()
-            latch.done()
 
     def _read(self, part: PartPlan, view: memoryview) -> None:
         for attempt in range(1, self._read_attempts + 1):
@@ -455,72 +577,119 @@ class Transfer:
         )
 
     def _send(self, target: _Target, part: PartPlan, shared: SharedBuffer) -> None:
-        try:
-            if target.failed or target.detached or self._stop():
+        with target.pace.turn(part.span.size_bytes):
+            # Asked here, since the turn may have been long in coming.
+            if target.failed or target.detached or self._stop() or not target.wants(part):
                 return
-            with target.pace.turn():
-                self._send_part(target, part, shared.view)
-            size_bytes = part.span.size_bytes
-            target.pace.sent(size_bytes, self._clock.monotonic())
-            target.report.sent_bytes += size_bytes
-            self._progress.add(target.region, size_bytes)
-        finally:
-            target.queue(-part.span.size_bytes)
-            shared.drop()
+            if not self._send_part(target, part, shared.view):
+                return
+            target.pace.sent(part.span.size_bytes)
+        with target.lock:
+            target.report.sent_bytes += part.span.size_bytes
+        self._progress.add(target.region, part.span.size_bytes)
 
-    def _send_part(self, target: _Target, part: PartPlan, view: memoryview) -> None:
+    def _unqueue(self, target: _Target, shared: SharedBuffer) -> None:
+        target.queue(-shared.charge_bytes)
+        shared.drop()
+
+    def _send_part(self, target: _Target, part: PartPlan, view: memoryview) -> bool:
+        """Whether the store took it; if not, it is no longer wanted, or still missing."""
         entry = part.entry
         if part.whole:
-            self._put_whole(target, entry, view)
-            return
-        session = self._session(target, entry, part)
-        sent = session.upload.part(part.index, view, digests=part.digests)
+            return self._put_whole(target, part, view)
+        session = target.uploads.get(entry.path)
+        if session is None:
+            return False
+        upload = session.open(partial(self._begin, target, part))
+        try:
+            sent = upload.part(part.index, view, digests=part.digests)
+        except ContainerMissing:
+            raise
+        except NotFound as error:
+            # Another replicator completed the file, or somebody dropped the upload.
+            self._look_again(target, entry, session, error)
+            return False
         if part.digests.contradicts(sent.digests):
             raise DigestMismatch(
                 f"Checksum mismatch: {target.region}: {entry.path} part {part.index}: "
                 f"the store holds {sent.digests}, sent was {part.digests}"
             )
         with target.lock:
+            if target.uploads.get(entry.path) is not session:
+                return False  # the file was begun anew meanwhile
             target.missing[entry.path].discard(part.index)
-        if session.finished(sent):
-            self._complete(target, entry)
+        if session.note(sent):
+            self._complete(target, entry, session)
+        return True
 
-    def _put_whole(self, target: _Target, entry: FileEntry, view: memoryview) -> None:
-        key = self._manifest.key_of(entry)
+    def _begin(self, target: _Target, part: PartPlan) -> Upload:
+        if target.report.error is not None:
+            raise target.report.error  # the file's senders come here one after the other
+        return target.store.begin(
+            part.key,
+            size_bytes=part.entry.size_bytes,
+            part_bytes=self._part_bytes[part.entry.path],
+        )
+
+    def _put_whole(self, target: _Target, part: PartPlan, view: memoryview) -> bool:
+        entry = part.entry
         try:
             stat = target.store.put(
-                key, view, digests=entry.digests, when=target.conditions[entry.path]
+                part.key, view, digests=part.digests, when=target.conditions[entry.path]
             )
-        except ConditionFailed:
-            self._settle(target, entry)
-            return
+        except ConditionFailed as error:
+            self._look_again(target, entry, None, error)
+            return False
         self._finish(target, entry, stat)
+        return True
 
-    def _session(self, target: _Target, entry: FileEntry, part: PartPlan) -> _FileUpload:
-        with target.lock:
-            session = target.uploads.get(entry.path)
-            if session is None:
-                part_bytes = self._part_bytes[entry.path]
-                upload = target.store.begin(
-                    part.key, size_bytes=entry.size_bytes, part_bytes=part_bytes
-                )
-                session = _FileUpload(upload, len(list(self._parts(entry))))
-                target.uploads[entry.path] = session
-            return session
-
-    def _complete(self, target: _Target, entry: FileEntry) -> None:
-        session = target.uploads[entry.path]
-        parts = [session.parts[index] for index in sorted(session.parts)]
+    def _complete(self, target: _Target, entry: FileEntry, session: _FileUpload) -> None:
+        upload = session.open(partial(self._begin, target, self._plans[entry.path][0]))
         try:
-            stat = session.upload.complete(
-                parts, digests=entry.digests, when=target.conditions[entry.path]
+            stat = upload.complete(
+                session.parts(), digests=entry.digests, when=target.conditions[entry.path]
             )
-        except (ConditionFailed, NotFound):
-            # Another replicator completed it first, or our own lost answer had worked.
-            self._settle(target, entry)
+        except ContainerMissing:
+            raise
+        except (ConditionFailed, NotFound, DigestMismatch) as error:
+            # Another replicator completed it first, or sent a part of it again.
+            self._look_again(target, entry, session, error)
         else:
             self._finish(target, entry, stat)
-        self._clear_uploads(target, self._manifest.key_of(entry))
+        if entry.path in target.report.objects:
+            self._clear_uploads(target, self._plans[entry.path][0].key)
+
+    def _look_again(
+        self,
+        target: _Target,
+        entry: FileEntry,
+        session: _FileUpload | None,
+        error: MlplatformError,
+    ) -> None:
+        """A write was refused: the object or the upload is not what it was. What is there now is
+        the file, or it is somebody else's bytes, or the file is gone on with from what is held."""
+        with target.lock:
+            if target.uploads.get(entry.path) is not session:
+                return  # another sender saw to it
+            target.uploads.pop(entry.path, None)
+            target.begun[entry.path] = begun = target.begun.get(entry.path, 0) + 1
+        if begun > _REFUSALS_PER_FILE_MAX:
+            raise error
+        log.info("looking again", extra={"region": target.region, "error": str(error)})
+        stat = _stat_or_none(target.store, self._plans[entry.path][0].key)
+        if stat is not None and self._accept(target, entry, stat):
+            return
+        if stat is not None and target.conditions[entry.path] not in (ALWAYS, Matches(stat.tag)):
+            raise ConditionFailed(
+                "the object was written by something else, with other bytes",
+                store=target.store.url,
+                key=stat.key,
+                hint="versions are immutable; find out who writes there, then run again",
+            ) from error
+        self._prepare(target, entry, stat)
+        with target.lock:
+            target.total_bytes += self._bytes_of(entry.path, target.missing.get(entry.path, set()))
+        self._progress.total(target.region, target.total_bytes)
 
     def _clear_uploads(self, target: _Target, key: str) -> None:
         """The object is there and proven: what others left unfinished for it is waste."""
@@ -530,19 +699,6 @@ class Transfer:
                     upload.abort()
         except MlplatformError as error:
             log.warning("left an upload", extra={"region": target.region, "error": str(error)})
-
-    def _settle(self, target: _Target, entry: FileEntry) -> None:
-        """A refused create: what is there now is the file, or it is somebody else's bytes."""
-        stat = target.store.stat(self._manifest.key_of(entry))
-        proven = self._prove(target, entry, stat)
-        if proven is None:
-            raise ConditionFailed(
-                "the object was written by something else, with other bytes",
-                store=target.store.url,
-                key=stat.key,
-                hint="versions are immutable; find out who writes there, then run again",
-            )
-        target.finished(entry, *proven)
 
     def _finish(self, target: _Target, entry: FileEntry, stat: Stat) -> None:
         proven = self._proven_by_write(target, entry, stat)
@@ -558,21 +714,73 @@ class Transfer:
         self, target: _Target, entry: FileEntry, stat: Stat
     ) -> tuple[Stat, Evidence] | None:
         evidence = target.store.features.evidence
-        if evidence is Evidence.STORE_PARTS and not entry.digests.contradicts(stat.digests):
+        if (
+            evidence is Evidence.STORE_PARTS
+            and stat.size_bytes == entry.size_bytes
+            and not entry.digests.contradicts(stat.digests)
+        ):
             return stat, evidence
         return self._prove(target, entry, stat)
 
+    # --- threads -----------------------------------------------------------------------------
+
+    def _start(
+        self,
+        target: _Target,
+        latch: _Latch,
+        work: Callable[..., None],
+        *args: Any,
+        always: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run `work` in one of the target's threads; its error is the target's. `always` is called
+        when it is over, and when it could not be started."""
+
+        def lost(error: Exception) -> None:
+            target.fail(_ours(error))
+            always()
+
+        guarded = partial(self._guarded, target, partial(work, *args), always)
+        self._submit(self._senders[target.region], latch, guarded, lost)
+
     def _guarded(
-        self, target: _Target, latch: _Latch, work: Callable[..., None], *args: Any
+        self, target: _Target, work: Callable[[], None], always: Callable[[], None]
     ) -> None:
         try:
-            work(*args)
+            work()
             if target.complete_now():
                 self._on_stored(target.report)
         except Exception as error:
             target.fail(_ours(error))
         finally:
-            latch.done()
+            always()
+
+    def _submit(
+        self,
+        executor: Executor,
+        latch: _Latch,
+        work: Callable[[], None],
+        lost: Callable[[Exception], None],
+    ) -> None:
+        """Hand work over. A pool that cannot start a thread raises, but keeps the work and may yet
+        run it: whoever claims it first, the pool or `lost`, is the only one."""
+        claim = threading.Lock()
+
+        def run() -> None:
+            if claim.acquire(blocking=False):
+                try:
+                    work()
+                finally:
+                    latch.done()
+
+        latch.add()
+        try:
+            executor.submit(run)
+        except Exception as error:
+            if claim.acquire(blocking=False):
+                try:
+                    lost(error)
+                finally:
+                    latch.done()
 
 
 class _Latch:
@@ -597,17 +805,38 @@ class _Latch:
             self._changed.wait_for(lambda: self._count == 0)
 
 
-def read_digests(store: ObjectStore, stat: Stat, chunk_bytes: int) -> Digests:
-    """The CRCs of an object's bytes, by reading them, the version that `stat` names."""
-    digests = Digests(0, 0)
-    buffer = memoryview(bytearray(min(chunk_bytes, 4 * 1024 * 1024, max(stat.size_bytes, 1))))
-    start = 0
-    while start < stat.size_bytes:
-        span = Span(start, min(start + len(buffer), stat.size_bytes))
-        read_into(store, stat.key, span, buffer, when=Matches(stat.tag))
-        digests = extend(digests, buffer[: span.size_bytes])
-        start = span.stop
-    return digests
+def read_digests(
+    store: ObjectStore, stat: Stat, chunk_bytes: int, *, retry: Retry | None = None
+) -> Digests:
+    """The CRCs of an object's bytes, by reading them, the version that `stat` names. A chunk whose
+    read breaks off is read again."""
+    buffer = memoryview(bytearray(min(chunk_bytes, _READ_BYTES, max(stat.size_bytes, 1))))
+
+    def read(span: Span) -> Digests:
+        digests, left = Digests(0, 0), span.size_bytes
+        with store.get(stat.key, span, when=Matches(stat.tag)) as body:
+            while left:
+                count = body.readinto(buffer[:left])
+                if not count:
+                    raise Unavailable(
+                        f"short read: {left} bytes are missing", store=store.url, key=stat.key
+                    )
+                digests = extend(digests, buffer[:count])
+                left -= count
+        return digests
+
+    found = []
+    for start in range(0, stat.size_bytes, chunk_bytes):
+        span = Span(start, min(start + chunk_bytes, stat.size_bytes))
+        what = f"read {store.url}/{stat.key}"
+        once = partial(read, span)
+        found.append((retry.call(once, what=what) if retry else once(), span.size_bytes))
+    return combine(found)
+
+
+def _states(entry: FileEntry, stat: Stat) -> bool:
+    """Whether the store's own words name exactly the file's bytes."""
+    return stat.size_bytes == entry.size_bytes and entry.digests.confirms(stat.digests)
 
 
 def bad_ranges(manifest: Manifest, part: PartPlan, view: memoryview) -> list[str]:

@@ -25,7 +25,10 @@ Reference = Annotated[
     ),
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="When somebody else is at work on it, wait for them.")
+    bool,
+    typer.Option(
+        "--wait", help="Wait for whoever is at work on it; a holder that died is waited for anyway."
+    ),
 ]
 
 
@@ -110,7 +113,9 @@ def publish(
             )
         if plan:
             return show_plan(session, propose(controller, replicas.clock))
-        report = operations.publish(replicas, controller, wait=wait, said=said_by(session))
+        report = operations.publish(
+            replicas, controller, wait=wait or "silent", said=said_by(session)
+        )
     return show_outcomes(session, report, digest=controller.manifest.digest)
 
 
@@ -182,7 +187,7 @@ def replicate(
                 ]
             )
         reports = [
-            operations.replicate(replicas, request, wait=wait, said=said_by(session))
+            operations.replicate(replicas, request, wait=wait or "silent", said=said_by(session))
             for request in requests
         ]
     return show_outcomes(session, *reports)
@@ -416,6 +421,8 @@ def resume(
         str | None,
         typer.Argument(metavar="[ID]", help="The operation; without it, every unfinished one."),
     ] = None,
+    *,
+    wait: Wait = False,
 ) -> int:
     """Finish what a crash or an interruption left.
 
@@ -426,7 +433,10 @@ def resume(
 
     with replicas_of(session) as replicas:
         reports = [
-            report for _, report in operations.resume(replicas, operation, said=said_by(session))
+            report
+            for _, report in operations.resume(
+                replicas, operation, wait=wait or "silent", said=said_by(session)
+            )
         ]
     if not reports:
         session.say("nothing is unfinished")
