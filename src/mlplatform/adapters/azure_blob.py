@@ -130,8 +130,14 @@ _BLOCKS_META = "mlplatform_blocks"
 
 
 def open_store(url: StoreURL, *, environ: Mapping[str, str] = os.environ) -> AzureBlobStore:
-    """The container that `url` names. No request is made; credentials come from the environment
-    (`_key_or_sas`), else from `DefaultAzureCredential`."""
+    """The container that `url` names. No request is made.
+
+    Options: `endpoint` (of the account's blob service), `insecure`, `stall_seconds`; `checksum`
+    (crc64, or md5 for services without it); `storage_class` (the access tier), `tags`
+    (name=value&…, percent-encoded) and `encryption_scope`, given to every blob; `client_id` and
+    `tenant_id`, which select an identity. A key, SAS or connection string in the environment comes
+    before identities (`_key_or_sas`).
+    """
     url.reject_unknown(_OPTIONS)
     account = url.authority
     container, _, prefix = url.path.strip("/").partition("/")
@@ -634,6 +640,10 @@ class AzureBlobStore:
     ) -> Stat:
         name = self._name(key)
         view = memoryview(body).cast("B")
+        if len(view) > FEATURES.put_bytes_max:
+            raise UsageError(
+                f"{self.url}/{key}: a put takes at most {FEATURES.put_bytes_max} bytes"
+            )
         crc64, checked = self._checked(key, view, digests)
         headers = {
             "x-ms-blob-type": "BlockBlob",
