@@ -16,6 +16,7 @@ from random import Random
 from typing import TypeVar
 
 from mlplatform.control.executors import DaemonThreads
+from mlplatform.control.lease import Background
 from mlplatform.control.quorum import ControlStore
 from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.core.errors import (
@@ -137,6 +138,8 @@ class Replicas:
     settings: Settings = field(default_factory=Settings)
     executor: Executor = field(default_factory=DaemonThreads)
     region_timeout_seconds: float | None = 30.0
+    background: Background | None = None
+    """Where leases are renewed; by default in a thread."""
 
     # --- observe -----------------------------------------------------------------------------
 
@@ -380,7 +383,6 @@ class Replicas:
                 )
                 if isinstance(state, RegionSeen):
                     self._record_check(subject, state, result)
-                self.progress.done(region, result.verdict.value)
         finally:
             workers.shutdown(wait=True, cancel_futures=True)
         return results

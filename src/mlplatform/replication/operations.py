@@ -137,6 +137,7 @@ def replicate(
         clock=replicas.clock,
         wait=wait,
         stop=replicas.stop,
+        background=replicas.background,
         on_plan=said.plan,
         on_outcome=said.outcome,
     )
@@ -182,6 +183,7 @@ def publish(
         clock=replicas.clock,
         wait=wait,
         stop=replicas.stop,
+        background=replicas.background,
         on_plan=said.plan,
         on_outcome=said.outcome,
     )
@@ -387,6 +389,7 @@ def _resume(
         clock=replicas.clock,
         wait=wait,
         stop=replicas.stop,
+        background=replicas.background,
         on_outcome=said.outcome,
     )
 
