@@ -185,6 +185,20 @@ def test_a_store_that_stops_answering_is_not_asked_again() -> None:
     assert Dying.calls == 1
 
 
+class Strange(MemoryStore):
+    @property
+    def features(self) -> StoreFeatures:
+        raise Unavailable("who are you?", store=self.url)
+
+
+def test_a_store_that_does_not_say_what_it_can_do() -> None:
+    report = Probe(Strange(), "n").run()
+    assert set(verdicts(report).values()) == {"unknown"}
+    assert report.features is None
+    assert report.exit_codes == {5}
+    assert not list(MemoryStore.list(Strange(), ""))
+
+
 class Busy(MemoryStore):
     def list(self, *_: Any, **__: Any) -> Iterator[Stat]:
         raise Throttled("slow down", store=self.url)

@@ -125,6 +125,8 @@ class Probe:
     store: ObjectStore
     nonce: str
     findings: dict[Check, Finding] = field(default_factory=dict)
+    declared: StoreFeatures | None = None
+    """Asked for once, in `run`: a store may have to be called for it, and may not answer."""
     written: bool = False
     """Whether the scratch object may be there."""
     tag: str = ""
@@ -140,37 +142,45 @@ class Probe:
         """What is known so far."""
         return StoreReport(
             {check: self.findings.get(check, _UNTRIED) for check in Check},
-            declared=self.store.features,
+            declared=self.declared,
             leftover=self.key if self.written or self._is_unsure() else None,
         )
 
     def run(self) -> StoreReport:
         """Try everything, unless the store is not there or stops answering."""
-        for check, attempt in self._attempts():
+        try:
+            self.declared = self.store.features
+        except MlplatformError as error:
+            self._leave_off(error)
+            return self.report()
+        for check, attempt in self._attempts(self.declared):
             try:
                 self.findings[check] = attempt() or Finding(Verdict.OK)
             except Denied as error:
                 self.findings[check] = Finding(Verdict.DENIED, str(error), error.exit_code)
+            except (ContainerMissing, Unavailable) as error:
+                self._leave_off(error)
+                break
             except MlplatformError as error:
-                found = _unknown(error)
-                if isinstance(error, ContainerMissing | Unavailable):
-                    # The other checks could only tell the same, each after another time-out.
-                    rest = {each: found for each in Check if each not in self.findings}
-                    self.findings.update(rest)
-                    break
-                self.findings[check] = found
+                self.findings[check] = _unknown(error)
         return self.report()
+
+    def _leave_off(self, error: MlplatformError) -> None:
+        """The other checks could only tell the same, each after another time-out."""
+        found = _unknown(error)
+        self.findings.update({each: found for each in Check if each not in self.findings})
 
     def _is_unsure(self) -> bool:
         """Whether a put may have worked although its answer was lost."""
         put = self.findings.get(Check.PUT)
         return put is not None and put.verdict is Verdict.UNKNOWN and put.exit_code == _UNREAD
 
-    def _attempts(self) -> Iterator[tuple[Check, Callable[[], Finding | None]]]:
+    def _attempts(
+        self, features: StoreFeatures
+    ) -> Iterator[tuple[Check, Callable[[], Finding | None]]]:
         yield Check.PUT, self._put
         yield Check.LIST, self._list
         yield Check.GET, self._get
-        features = self.store.features
         for check, declared, attempt in (
             (Check.CONDITIONAL_PUT, features.conditional_put, self._conditional_put),
             (Check.CONDITIONAL_COMPLETE, features.conditional_complete, self._conditional_complete),
@@ -217,7 +227,8 @@ class Probe:
 
     def _conditional_complete(self) -> Finding | None:
         body = self._body(b"x")
-        part_bytes = max(self.store.features.part_bytes_min, len(body))
+        least = self.declared.part_bytes_min if self.declared else 1
+        part_bytes = max(least, len(body))
         upload = self.store.begin(self.key, size_bytes=len(body), part_bytes=part_bytes)
         try:
             digests = digest_of(body)
