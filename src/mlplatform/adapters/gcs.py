@@ -46,11 +46,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from http.client import HTTPException, IncompleteRead
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from json import JSONDecodeError
 from types import TracebackType
-from typing import Any, Self, cast
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any, Self, TypeGuard
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import certifi
 import google.auth
@@ -87,6 +88,7 @@ from mlplatform.core.store_url import StoreURL, is_loopback
 from mlplatform.ports.store import (
     ABSENT,
     ALWAYS,
+    KEY_BYTES_MAX,
     Absent,
     Always,
     Body,
@@ -170,16 +172,17 @@ def open_store(url: StoreURL) -> GCSStore:
 
 
 def _tags(url: StoreURL) -> dict[str, str]:
-    """`tags=team=vision,tier=2` as the objects' own metadata."""
-    tags: dict[str, str] = {}
-    for pair in filter(None, url.options.get("tags", "").split(",")):
-        name, equals, value = pair.partition("=")
-        if not (name and equals):
-            raise UsageError(
-                f"store URL {url}: tag {pair!r} is not name=value",
-                hint="write tags=team=vision,tier=2",
-            )
-        tags[name] = value
+    """`tags=team%3Dvision%26tier%3D2` as the objects' own metadata."""
+    text = url.options.get("tags")
+    try:
+        tags = dict(parse_qsl(text, keep_blank_values=True, strict_parsing=True)) if text else {}
+    except ValueError:
+        tags = {"": ""}
+    if "" in tags:
+        raise UsageError(
+            f"store URL {url}: tags={text!r} is not name=value&name=value",
+            hint="percent-encode it in the URL: tags=team%3Dvision%26tier%3D2",
+        )
     return tags
 
 
@@ -331,12 +334,9 @@ class GCSStore:
             params["startOffset"] = self._prefix + after
         if shallow:
             params["delimiter"] = "/"
-        for page in self._pages(self._prefix + prefix, params):
-            found = [Stat(str(name)[base:], 0, "") for name in page.get("prefixes", ())]
-            found += (
-                self._stat_of(item.name[base:], item)
-                for item in map(_Item.of, page.get("items", ()))
-            )
+        for items, folders in self._pages(self._prefix + prefix, params):
+            found = [self._stat_of(item.name[base:], item) for item in items]
+            found += (Stat(folder[base:], 0, "") for folder in folders)
             # Code points sort as UTF-8 does. startOffset lets `after` itself through.
             for stat in sorted(found, key=lambda stat: stat.key):
                 if stat.key > after and self._is_visible(stat.key, shallow=shallow):
@@ -347,7 +347,7 @@ class GCSStore:
         try:
             self._delete(key, name, self._require(key, when))
         except ConditionFailed:
-            with suppress(NotFound):
+            with _absence_is_fine():
                 self.stat(key)
                 raise
 
@@ -375,13 +375,13 @@ class GCSStore:
     def uploads(self, prefix: str) -> Iterator[Upload]:
         found: list[_GCSUpload] = []
         root = self._prefix + _UPLOADS
-        for page in self._pages(root, {"delimiter": "/", "fields": "prefixes,nextPageToken"}):
-            for folder in page.get("prefixes", ()):
+        for _, folders in self._pages(root, {"delimiter": "/", "fields": "prefixes,nextPageToken"}):
+            for folder in folders:
                 # ".key" comes before the parts; where it is gone, any other names the upload too.
                 params = {"maxResults": "1", "fields": f"items({_OBJECT_FIELDS},metadata)"}
-                first = next(self._pages(str(folder), params)).get("items", ())
-                upload = first and self._upload_of(str(folder), _Item.of(first[0]))
-                if upload and upload.key.startswith(prefix):
+                first, _ = next(self._pages(folder, params))
+                upload = self._upload_of(folder, first[0]) if first else None
+                if upload is not None and upload.key.startswith(prefix):
                     found.append(upload)
         return iter(sorted(found, key=_newest_first))
 
@@ -391,7 +391,12 @@ class GCSStore:
         check_key(key)
         if key.startswith(_UPLOADS):
             raise UsageError(f"{self._url}/{key}: {_UPLOADS} holds unfinished uploads alone")
-        return self._prefix + key
+        name = self._prefix + key
+        if len(name.encode()) > KEY_BYTES_MAX:
+            raise UsageError(
+                f"{self._url}/{key}: with its prefix, the key has over {KEY_BYTES_MAX} bytes"
+            )
+        return name
 
     def _computed(self, key: str, body: memoryview, given: Digests) -> Digests:
         """Both digests of `body`, which are those that were given."""
@@ -448,16 +453,16 @@ class GCSStore:
 
     def _read_headers(self, key: str, headers: Mapping[str, str]) -> tuple[Stat, int, int]:
         """What a media answer says of the object, and which of its bytes it carries."""
-        length = int(headers.get("Content-Length", -1))
-        size_bytes = int(headers.get("X-Goog-Stored-Content-Length", length))
-        start, stop = 0, length
+        length = headers.get("Content-Length")
+        size_bytes = int(headers.get("X-Goog-Stored-Content-Length", length or -1))
+        start, stop = 0, int(length) if length else size_bytes
         if ranged := re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", "")):
             start, stop, size_bytes = int(ranged[1]), int(ranged[2]) + 1, int(ranged[3])
         stated = re.search(r"crc32c=([\w+/]+=*)", headers.get("X-Goog-Hash", ""))
         tag = headers.get("X-Goog-Generation")
         if tag is None or size_bytes < 0:  # the service always says; an emulator does not
             stat = self.stat(key)
-            return stat, start, stop if stop >= 0 else stat.size_bytes
+            return stat, start, stat.size_bytes if stop < 0 else stop
         modified = headers.get("Last-Modified")
         item = _Item(
             name="",
@@ -494,7 +499,7 @@ class GCSStore:
             body=_related(boundary, self._resource | resource, body),
             headers={"Content-Type": f"multipart/related; boundary={boundary}"},
         )
-        return self._confirmed(key, _Item.of(answer), body.nbytes, digests)
+        return self._confirmed(key, self._described(key, answer), body.nbytes, digests)
 
     def _compose(
         self,
@@ -524,7 +529,7 @@ class GCSStore:
             headers={"Content-Type": "application/json"},
         )
         size_bytes = sum(source.size_bytes for source in sources)
-        return self._confirmed(key, _Item.of(answer), size_bytes, whole)
+        return self._confirmed(key, self._described(key, answer), size_bytes, whole)
 
     def _confirmed(self, key: str, item: _Item, size_bytes: int, digests: Digests) -> _Item:
         """`item`, unless the service states other bytes than were meant: then it goes again."""
@@ -536,28 +541,42 @@ class GCSStore:
             f"be {size_bytes} bytes, {digests}"
         )
 
-    def _item(self, key: str, name: str, right: str = "get") -> _Item:
+    def _item(self, key: str, name: str) -> _Item:
         params = {"fields": _OBJECT_FIELDS, "prettyPrint": "false"}
-        return _Item.of(self._json("GET", self._object(name, params), key, right))
+        return self._described(key, self._json("GET", self._object(name, params), key, "get"))
 
     def _delete(self, key: str, name: str, params: Mapping[str, str]) -> None:
-        try:
+        with _absence_is_fine():
             self._json("DELETE", self._object(name, params), key, "delete")
-        except NotFound as error:
-            if isinstance(error, ContainerMissing):
-                raise
 
-    def _pages(self, prefix: str, params: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """The pages of a listing below the full `prefix`."""
+    def _pages(
+        self, prefix: str, params: Mapping[str, str]
+    ) -> Iterator[tuple[Sequence[_Item], Sequence[str]]]:
+        """The pages of a listing below the full `prefix`: objects, and folders."""
+        key = prefix.removeprefix(self._prefix)
         query = {"prefix": prefix, "maxResults": str(_PAGE), "prettyPrint": "false"}
         query |= {**params, **self._shared}
         while True:
             path = f"/storage/v1/b/{self._bucket}/o?{urlencode(query)}"
-            page = self._json("GET", path, prefix.removeprefix(self._prefix), "list")
-            yield page
+            page = self._json("GET", path, key, "list")
+            items = [self._described(key, item) for item in page.get("items", ())]
+            yield items, [str(folder) for folder in page.get("prefixes", ())]
             if not (token := page.get("nextPageToken")):
                 return
             query["pageToken"] = str(token)
+
+    def _below(self, prefix: str) -> Sequence[_Item]:
+        """All objects below the full `prefix`."""
+        params = {"fields": f"items({_OBJECT_FIELDS}),nextPageToken"}
+        return [item for items, _ in self._pages(prefix, params) for item in items]
+
+    def _described(self, key: str, answer: Any) -> _Item:
+        try:
+            return _Item.of(answer)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise Unavailable(
+                f"the answer describes no object: {_clean(str(answer))}", store=self._url, key=key
+            ) from error
 
     def _object(self, name: str, params: Mapping[str, str]) -> str:
         query = urlencode({**params, **self._shared})
@@ -616,6 +635,16 @@ class GCSStore:
             raise Unavailable(_transport_text(error), store=self._url, key=key) from error
 
 
+@contextmanager
+def _absence_is_fine() -> Iterator[None]:
+    """The object's, that is; a missing bucket is no answer to anything."""
+    try:
+        yield
+    except NotFound as error:
+        if isinstance(error, ContainerMissing):
+            raise
+
+
 class _Body:
     """An object, or a span of it, on its way here."""
 
@@ -656,10 +685,10 @@ class _Body:
     def readinto(self, buffer: memoryview) -> int:
         if self._response is None or not self._left:
             return 0
-        # urllib3 copies once on the way: in slices of this size the copy stays in the cache.
-        target = buffer.cast("B")[: min(self._left, _SLICE_BYTES)]
+        # What urllib3 wraps fills the buffer from the socket, where urllib3 reads and then copies.
+        source: HTTPResponse = self._response._original_response  # type: ignore[attr-defined]
         with self._translated():
-            count = self._response.readinto(target)
+            count = source.readinto(buffer.cast("B")[: self._left])
             if not count:
                 raise IncompleteRead(b"", self._left)
         self._left -= count
@@ -768,14 +797,9 @@ class _GCSUpload:
     def abort(self) -> None:
         self._clear()
 
-    def _held(self) -> list[_Item]:
+    def _held(self) -> Sequence[_Item]:
         """What lies in the folder; `NotFound` if the upload is gone."""
-        params = {"fields": f"items({_OBJECT_FIELDS}),nextPageToken"}
-        held = [
-            _Item.of(item)
-            for page in self._store._pages(self.folder, params)
-            for item in page.get("items", ())
-        ]
+        held = self._store._below(self.folder)
         if not any(item.name == self.folder + _MARKER for item in held):
             raise self._gone()
         return held
@@ -801,12 +825,7 @@ class _GCSUpload:
     def _found_again(self, index: int, name: str, body: memoryview, digests: Digests) -> _Item:
         """The part of that name, which is there already, as the last that came for its index."""
         store = self._store
-        params = {"fields": f"items({_OBJECT_FIELDS}),nextPageToken"}
-        held = [
-            _Item.of(item)
-            for page in store._pages(f"{self.folder}{index:05d}-", params)
-            for item in page.get("items", ())
-        ]
+        held = store._below(f"{self.folder}{index:05d}-")
         last = max(held, key=lambda item: int(item.generation), default=None)
         if last is not None and last.name == name and last.is_whole(body.nbytes, digests):
             return last
@@ -851,11 +870,7 @@ class _GCSUpload:
         """Remove the marker, then all that is listed after that: who wrote later sees it gone."""
         store = self._store
         store._delete(self._key, self.folder + _MARKER, {})
-        names = [
-            str(item["name"])
-            for page in store._pages(self.folder, {"fields": "items(name),nextPageToken"})
-            for item in page.get("items", ())
-        ]
+        names = [item.name for item in store._below(self.folder)]
         with ThreadPoolExecutor(_HANDS) as hands:
             list(hands.map(lambda name: store._delete(self._key, name, {}), names))
 
@@ -944,7 +959,7 @@ class _Login:
             impersonate=options.get("impersonate"),
         )
 
-    def load(self) -> google.auth.credentials.Credentials:
+    def load(self) -> Any:
         """By Google's own chain, or as the URL says. May ask the metadata server."""
         if self.anonymous:
             return google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
@@ -962,7 +977,7 @@ class _Login:
             found = google.auth.impersonated_credentials.Credentials(  # type: ignore[no-untyped-call]
                 found, self.impersonate, [SCOPE], quota_project_id=self.project
             )
-        return cast(google.auth.credentials.Credentials, found)
+        return found
 
 
 class _Api:
@@ -973,20 +988,37 @@ class _Api:
         # Until the answer is awaited, urllib3 lets the connect time-out stand: for sending too.
         self._timeout = urllib3.Timeout(connect=stall_seconds, read=stall_seconds)
         self._lock = threading.Lock()
-        self._http: google.auth.transport.urllib3.AuthorizedHttp | None = None
+        self._session: _Session | None = None
 
     def open(
         self, method: str, path: str, body: bytes | _Related | None, headers: Mapping[str, str]
     ) -> urllib3.BaseHTTPResponse:
-        """One request, once; the answer's body is unread. A token that the service finds expired
-        is refreshed, and the request then sent with the new one."""
-        http = self._http or self._connect()
+        """The answer to one request, its body unread. A request that was refused because its token
+        had expired is sent again with a new one: it has done nothing yet."""
+        session = self._session or self._connect()
+        response = self._send(session, method, path, body, headers)
+        if response.status == HTTPStatus.UNAUTHORIZED and not self._login.anonymous:
+            response.drain_conn()
+            session.credentials.refresh(session.token_request)
+            response = self._send(session, method, path, body, headers)
+        return response
+
+    def _send(
+        self,
+        session: _Session,
+        method: str,
+        path: str,
+        body: bytes | _Related | None,
+        headers: Mapping[str, str],
+    ) -> urllib3.BaseHTTPResponse:
+        url = self._login.endpoint + path
         sent = {"Accept-Encoding": "identity", "User-Agent": "mlplatform", **headers}
         if body is not None:
             sent["Content-Length"] = str(len(body))
-        answer: urllib3.BaseHTTPResponse = http.urlopen(  # type: ignore[no-untyped-call]
+        session.credentials.before_request(session.token_request, method, url, sent)
+        return session.pool.urlopen(
             method,
-            self._login.endpoint + path,
+            url,
             body=body,
             headers=sent,
             timeout=self._timeout,
@@ -995,25 +1027,34 @@ class _Api:
             preload_content=False,
             decode_content=False,
         )
-        return answer
 
-    def _connect(self) -> google.auth.transport.urllib3.AuthorizedHttp:
+    def _connect(self) -> _Session:
         with self._lock:
-            if self._http is None:
-                self._http = google.auth.transport.urllib3.AuthorizedHttp(  # type: ignore[no-untyped-call]
-                    self._login.load(), http=_pool(self._login.endpoint, self._timeout)
-                )
-            return self._http
+            if self._session is None:
+                pool = _pool(self._login, self._timeout)
+                token_request = google.auth.transport.urllib3.Request(pool)  # type: ignore[no-untyped-call]
+                self._session = _Session(self._login.load(), pool, token_request)
+            return self._session
 
 
-def _pool(endpoint: str, timeout: urllib3.Timeout) -> urllib3.PoolManager:
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What requests are made with."""
+
+    credentials: Any
+    pool: urllib3.PoolManager
+    token_request: google.auth.transport.urllib3.Request
+
+
+def _pool(login: _Login, timeout: urllib3.Timeout) -> urllib3.PoolManager:
     """Connections, through the proxy that this machine is set up with, if any."""
-    parts = urlsplit(endpoint)
+    parts = urlsplit(login.endpoint)
     host = parts.hostname or ""
     options: dict[str, Any] = {"maxsize": _POOL_SIZE, "timeout": timeout}
-    options["ssl_context"] = ssl.create_default_context(cafile=certifi.where())
-    # What the machine's owner added: a proxy that opens TLS signs with a root of its own.
-    options["ssl_context"].load_default_certs()
+    if parts.scheme == "https" or not login.anonymous:
+        options["ssl_context"] = ssl.create_default_context(cafile=certifi.where())
+        # What the machine's owner added: a proxy that opens TLS signs with a root of its own.
+        options["ssl_context"].load_default_certs()
     proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or is_loopback(host) or urllib.request.proxy_bypass(host):
         return urllib3.PoolManager(**options)
@@ -1158,6 +1199,7 @@ _TABLE: tuple[
         partial(_denied, hint="a retention policy or a hold protects the object"),
     ),
     ((403,), "", partial(_denied, hint=_GRANT)),
+    ((404,), "No such object", _missing),
     (
         (404,),
         r"bucket (\S+ )?(does not exist|not found)|no such bucket",
@@ -1190,11 +1232,15 @@ def _credentials_error(
 
 def _transport_text(error: BaseException) -> str:
     """The innermost reason, which names neither URL nor header."""
-    while (inner := error.__cause__ or error.__context__) is not None:
+    while inner := next(filter(_is_error, (error.__cause__, *reversed(error.args))), None):
         error = inner
     if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
         return "timed out: the connection stalled"
     return _clean(f"{type(error).__name__}: {error}")
+
+
+def _is_error(value: object) -> TypeGuard[BaseException]:
+    return isinstance(value, BaseException)
 
 
 def _clean(text: str) -> str:
