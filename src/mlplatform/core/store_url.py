@@ -46,7 +46,7 @@ class StoreURL:
             )
         options: dict[str, str] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
-            if any(word in name.lower() for word in _SECRET_WORDS):
+            if name != "kms_key_id" and any(word in name.lower() for word in _SECRET_WORDS):
                 raise UsageError(
                     f"store URL {parts.scheme}://{parts.netloc}{parts.path}: option {name!r} "
                     "looks like a secret",
