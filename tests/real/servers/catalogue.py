@@ -163,11 +163,13 @@ def _minio(room: Room) -> Command:
 
 
 def _versitygw(room: Room) -> Command:
-    for folder in ("meta", "store"):
-        (room.data / folder).mkdir()
+    # What it knows of an object lies in the file's extended attributes. With --sidecar it lies in
+    # files of its own, and who reads during a write gets the old bytes with the new tag: in 38 of
+    # 40 rounds a counter raised by compare-and-set lost updates; like this, in none of 75.
+    (room.data / "store").mkdir()
     return Command(
         (room.program, "--quiet", "--port", room.address, "--health", "/ready")
-        + ("posix", "--sidecar", room.data / "meta", room.data / "store"),
+        + ("posix", room.data / "store"),
         env={"ROOT_ACCESS_KEY": room.user, "ROOT_SECRET_KEY": room.secret},
         ready="/ready",
     )
