@@ -9,7 +9,7 @@ from mlplatform.cli.errors import outranking
 from mlplatform.cli.render import Column, Output, duration, size
 from mlplatform.cli.session import Session
 from mlplatform.control.journal import Entry, Journal, Kind
-from mlplatform.control.reconcile import Report
+from mlplatform.control.reconcile import Report, exit_code
 from mlplatform.core.errors import UsageError
 from mlplatform.core.manifest import Requirements
 from mlplatform.core.plan import Action, Outcome, Plan
@@ -46,7 +46,7 @@ def said_by(session: Session) -> Said:
 
 
 def show_plan(session: Session, plan: Plan) -> int:
-    """What would be done, with bytes and reasons. Exit 5 when something could not be read."""
+    """What would be done, with bytes and reasons. The exit code is that of what is held."""
     rows = [
         {
             **action.model_dump(mode="json"),
@@ -77,7 +77,7 @@ def show_plan(session: Session, plan: Plan) -> int:
     elif not plan.noop:
         total = sum(transfer_bytes(action) or 0 for action in plan.actions)
         session.say(f"plan: {len(plan.actions)} to do, {size(total)} to send, nothing was changed")
-    return _exit_of_holds(plan)
+    return exit_code((), plan.holds)
 
 
 def transfer_bytes(action: Action) -> int | None:
@@ -196,8 +196,6 @@ def _way(action: Action) -> str:
     return f"from {source} to {action.region}" if source else f"in {action.region}"
 
 
-def _exit_of_holds(plan: Plan) -> int:
-    return 5 if any(hold.unknown for hold in plan.holds) else 0
 
 
 def _colour_of_result(result: object) -> str | None:

@@ -37,12 +37,12 @@ class Session:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     cwd: Path = field(default_factory=Path.cwd)
 
-    def topology(self) -> Topology:
-        """The topology that the operator means, its doubts told on stderr."""
+    def topology(self, *, doubts: bool = False) -> Topology:
+        """The topology that the operator means. `doubts`: what may be a mistake in it is told."""
         from mlplatform.core.topology import Topology, find_topology
 
         topology = Topology.load(find_topology(self.topology_file, self.environ, self.cwd))
-        for warning in topology.warnings:
+        for warning in topology.warnings if doubts else ():
             self.console.warn(warning)
         return topology
 

@@ -82,14 +82,17 @@ class Report:
 
 
 def exit_code(outcomes: Iterable[Outcome], holds: Iterable[Hold] = ()) -> int:
-    """0 all done · 8 some done, some failed · the failures' own code if nothing was done ·
-    5 if something is unknown, and nothing worse."""
+    """0 all done · 8 some done, some failed · the failures' own code if nothing was done · 3 if
+    something asked for is held · 5 if something is unknown, and nothing worse."""
+    holds = tuple(holds)
     outcomes = tuple(outcomes)
     failed = {outcome.exit_code or 1 for outcome in outcomes if outcome.result is Result.FAILED}
     if failed and any(outcome.ok for outcome in outcomes):
         return 8
     if failed:
         return next((code for code in _GRAVEST_FIRST if code in failed), max(failed))
+    if any(not hold.unknown for hold in holds):
+        return 3
     unknown = any(outcome.result is Result.UNKNOWN for outcome in outcomes)
     return 5 if unknown or any(hold.unknown for hold in holds) else 0
 

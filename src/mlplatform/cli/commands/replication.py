@@ -12,6 +12,7 @@ import typer
 from mlplatform.cli import options
 from mlplatform.cli.errors import outranking
 from mlplatform.cli.frame import command
+from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
@@ -438,6 +439,7 @@ def resume(
                 replicas, operation, wait=wait or "silent", said=said_by(session)
             )
         ]
-    if not reports:
+    if not reports and session.output is Output.TABLE:
         session.say("nothing is unfinished")
+        return 0
     return show_outcomes(session, *reports)

@@ -34,7 +34,7 @@ def validate(
     In each store a scratch object is written, read, replaced and deleted again. The table shows
     which of the rights list, get, put and delete is missing, and whether conditional writes hold.
     """
-    topology = session.topology()
+    topology = session.topology(doubts=True)
     places = _places(topology)
     _require_schemes(places)
     if offline:

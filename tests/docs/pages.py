@@ -1,0 +1,183 @@
+"""Pages that are executed: every ```console block of README.md and docs/*.md is typed and compared.
+
+    ```console
+    $ mlplatform verify minilm --deep
+    REGION     VERDICT   …
+    [exit 3]
+    ```
+
+Lines after a command are what it must print (stdout and stderr together). A line that is only `…`
+stands for any lines, `…` within a line for any text. Numbers differ from run to run, so each stands
+for any number. A page runs from its top in one folder, which holds three regions on `file://`, a
+topology and two small models (`stage`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-1")
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_UNIT = re.compile(r"N (?:ms|s|m|h|B|KiB|MiB|GiB)\b")
+_DIGEST = re.compile(r"blake3:[0-9a-f]+")
+_OPERATION = re.compile(r"\d{8}T\d{6}Z-([a-z]+)-[0-9a-f]{6}")
+_WHO = re.compile(r"[\w.-]+@[\w.-]+:\d+")
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(slots=True)
+class Step:
+    """One command of a page, and what it must print."""
+
+    line: int
+    command: str
+    expected: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+
+def steps_of(text: str) -> Iterator[Step]:
+    """The commands of a page, in order."""
+    inside = False
+    step: Step | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("```"):
+            if step is not None:
+                yield step
+                step = None
+            inside = line.strip() == "```console"
+        elif not inside:
+            continue
+        elif line.startswith("$ "):
+            if step is not None:
+                yield step
+            step = Step(number, line[2:])
+        elif step is not None and step.command.endswith("\\") and not step.expected:
+            step.command = step.command[:-1] + line.lstrip("> ")
+        elif step is not None and (exit_code := re.fullmatch(r"\[exit (\d+)\]", line)):
+            step.exit_code = int(exit_code[1])
+        elif step is not None:
+            step.expected.append(line)
+
+
+def stage(folder: Path) -> dict[str, str]:
+    """Prepare the folder that pages assume, and the environment of their commands."""
+    for name in ("control", *REGIONS):
+        (folder / name).mkdir()
+    stores = "".join(f'  {name}: {{store: "file://{folder}/{name}"}}\n' for name in REGIONS)
+    (folder / "topology.yaml").write_text(
+        f"control: file://{folder}/control\nregions:\n{stores}models:\n"
+        "  resnet50: {version: v1.2.0, home: us-east-1, "
+        "replicate_to: [eu-west-1, ap-southeast-1]}\n"
+    )
+    model = folder / "resnet50"
+    model.mkdir()
+    (model / "model.onnx").write_bytes(bytes(range(256)) * 8192)
+    (model / "labels.json").write_text('["cat", "dog"]\n')
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MLPLATFORM_")
+    }
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["NO_COLOR"] = "1"
+    return environment
+
+
+def run(step: Step, folder: Path, environment: dict[str, str]) -> str | None:
+    """Type a command; what is wrong with what it did, if anything."""
+    ran = subprocess.run(
+        ["bash", "-c", step.command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if ran.returncode != step.exit_code:
+        return f"exit code {ran.returncode}, the page says {step.exit_code}:\n{ran.stdout}"
+    shown = [line for line in ran.stdout.splitlines() if line.strip()]
+    wanted = [line for line in step.expected if line.strip()]
+    if wanted and not matches(wanted, shown):
+        return "printed:\n" + "\n".join(shown) + "\n\nthe page says:\n" + "\n".join(wanted)
+    return None
+
+
+def matches(wanted: list[str], shown: list[str]) -> bool:
+    """Whether the lines are what the page says, with `…` and numbers read generously."""
+    if not wanted:
+        return not shown
+    first, rest = wanted[0], wanted[1:]
+    if first.strip() == "…":
+        return any(matches(rest, shown[skipped:]) for skipped in range(len(shown) + 1))
+    return bool(shown) and _line_matches(first, shown[0]) and matches(rest, shown[1:])
+
+
+def _line_matches(wanted: str, shown: str) -> bool:
+    pattern = ".*".join(re.escape(part) for part in _plain(wanted).split("…"))
+    return re.fullmatch(pattern, _plain(shown)) is not None
+
+
+def _plain(line: str) -> str:
+    line = _WHO.sub("WHO", _OPERATION.sub(r"OPERATION-\1", _DIGEST.sub("DIGEST", line)))
+    line = _UNIT.sub("N UNIT", _NUMBER.sub("N", line))
+    return _SPACES.sub(" ", line).strip()
+
+
+def record(page: Path) -> None:
+    """Write into the page what its commands print now; lines with `…` are kept as they are."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = stage(folder)
+        lines = page.read_text().splitlines()
+        steps = list(steps_of("\n".join(lines)))
+        told: list[str] = []
+        for step in steps:
+            ran = subprocess.run(
+                ["bash", "-c", step.command],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            shown = ran.stdout.replace(str(folder), "/srv").rstrip("\n").splitlines()
+            told.append(
+                "\n".join(
+                    [
+                        f"$ {step.command}",
+                        *(step.expected if any("…" in line for line in step.expected) else shown),
+                        *([f"[exit {ran.returncode}]"] if ran.returncode else []),
+                    ]
+                )
+            )
+    blocks = iter(told)
+    written: list[str] = []
+    inside = False
+    for line in lines:
+        if line.startswith("```"):
+            inside = line.strip() == "```console"
+            written.append(line)
+        elif not inside:
+            written.append(line)
+        elif line.startswith("$ "):
+            written.append(next(blocks))
+    page.write_text("\n".join(written) + "\n")
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        record(Path(argument))
