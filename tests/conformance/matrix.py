@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlplatform.adapters import azure_blob, gcs, memory
+from botocore.session import Session
+
+from mlplatform.adapters import azure_blob, gcs, memory, s3
 from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.core.digest import Evidence
@@ -97,6 +99,26 @@ def gcs_row(
         return store
 
     return Row(server, "gs", reopen, create, server.replace("-", "_"), breaks)
+
+
+def s3_row(server: str, breaks: Mapping[str, str]) -> Row:
+    """An S3 server, reached with its own credentials whatever this machine's are."""
+
+    def session(endpoint: Any) -> Session:
+        session = Session()
+        session.set_credentials(endpoint.user, endpoint.secret)
+        return session
+
+    def create(endpoint: Any, container: str) -> None:
+        session(endpoint).create_client(
+            "s3", region_name="us-east-1", endpoint_url=endpoint.url
+        ).create_bucket(Bucket=container)
+
+    def reopen(endpoint: Any, container: str) -> ObjectStore:
+        url = f"s3://{container}?endpoint={endpoint.url}"
+        return s3.open_store(StoreURL.parse(url), session=session(endpoint))
+
+    return Row(server, "s3", reopen, create, server, breaks)
 
 
 def make_folder(root: Path, container: str) -> None:
@@ -220,4 +242,17 @@ ROWS: tuple[Row, ...] = (
         },
     ),
     azurite_row({"abort": "no Azure API has a verb that drops staged blocks; they expire"}),
+    s3_row("minio", {"key_below_a_key": "takes it, gives it back, and lists the upper one only"}),
+    s3_row("versitygw", {"key_below_a_key": "a file cannot be a folder"}),
+    s3_row(
+        "moto",
+        {
+            **dict.fromkeys(
+                ("stale_tag_refuses_a_complete", "tag_of_nothing_refuses_a_complete"),
+                "heeds create-only on completion, but no tag",
+            ),
+            "pinned_range_copy": "copies whatever the tag",
+            "complete_refuses_wrong_digests": "knows no digests",
+        },
+    ),
 )

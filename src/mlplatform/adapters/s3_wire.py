@@ -1,0 +1,213 @@
+"""HTTP/1.1 to one host, for requests whose number or size makes an SDK's client too dear.
+
+A body leaves from the caller's memory and arrives in it: nothing is copied on the way, and a
+request costs a quarter of the CPU that it costs through the SDK. Connections are kept and shared
+by threads; there are as many as there are requests at once. No redirects, no retries, and nothing
+about S3: what goes wrong is raised as the standard library has it.
+"""
+
+from __future__ import annotations
+
+import base64
+import select
+import socket
+import ssl
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from types import TracebackType
+from typing import Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+CONNECT_SECONDS = 10.0
+_SEND_BYTES = 1024 * 1024
+"""A socket's time-out covers one whole `sendall`. Sent in pieces, a body may take its time as long
+as a piece gets through: a slow line is not a stalled one."""
+_KEEPALIVE = (
+    # A peer that vanished while a large answer was being prepared is noticed within a minute.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+)
+
+
+class Wire:
+    """The connections to one `http(s)://host[:port]`.
+
+    Socket buffers are left to the kernel: fixed sizes would switch off its own tuning, which on
+    long lines gives far larger ones.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        *,
+        stall_seconds: float,
+        context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        parts = urlsplit(origin)
+        self._secure = parts.scheme == "https"
+        self._name = parts.hostname or ""
+        self._port = parts.port or (443 if self._secure else 80)
+        self.host = parts.netloc
+        """What the Host header says, and a signature covers."""
+        self._stall_seconds = stall_seconds
+        self._context = context
+        self._proxy = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+        self._login = _proxy_login(self._proxy) if self._proxy else {}
+        self._idle: deque[HTTPConnection] = deque()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: memoryview | None = None,
+    ) -> Answer:
+        """One request. `body` is bytes, one after the other; `target` is percent-encoded."""
+        if self._proxy and not self._secure:
+            # HTTPS goes through a tunnel; of plain HTTP a proxy wants to see the whole URL.
+            target = f"http://{self.host}{target}"
+            headers = {**headers, **self._login}
+        connection = self._take()
+        try:
+            whole = _pour(connection, method, target, headers, body)
+            response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        return Answer(self._idle, connection, response, reusable=whole)
+
+    def _take(self) -> HTTPConnection:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._connect()
+            if _quiet(connection.sock):
+                return connection
+            connection.close()
+
+    def _connect(self) -> HTTPConnection:
+        near = (self._name, self._port)
+        if self._proxy:
+            near = (self._proxy.hostname or "", self._proxy.port or 80)
+        connection = (
+            HTTPSConnection(*near, timeout=CONNECT_SECONDS, context=self._context)
+            if self._secure
+            else HTTPConnection(*near, timeout=CONNECT_SECONDS)
+        )
+        if self._proxy and self._secure:
+            connection.set_tunnel(self._name, self._port, self._login)
+        try:
+            connection.connect()
+            for option in _KEEPALIVE:
+                connection.sock.setsockopt(*option)
+        except BaseException:
+            connection.close()
+            raise
+        connection.sock.settimeout(self._stall_seconds)
+        return connection
+
+
+class Answer:
+    """A response whose body is still to come. Leaving the `with` block gives the connection back
+    if the body was read to its end, and closes it if not."""
+
+    def __init__(
+        self,
+        idle: deque[HTTPConnection],
+        connection: HTTPConnection,
+        response: HTTPResponse,
+        *,
+        reusable: bool,
+    ) -> None:
+        self._idle = idle
+        self._connection = connection
+        self._response = response
+        self._reusable = reusable
+        self._closed = False
+        self.status = response.status
+        self.headers = response.headers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` straight from the socket, as far as the body goes."""
+        return self._response.readinto(buffer)
+
+    def read(self, limit_bytes: int) -> bytes:
+        """The body's start."""
+        return self._response.read(limit_bytes)
+
+    def close(self) -> None:
+        """Be done with it; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        response = self._response
+        if response.length == 0:
+            response.read()  # nothing comes, but the response wants to be asked
+        if self._reusable and response.isclosed() and not response.will_close:
+            self._idle.append(self._connection)
+        else:
+            response.close()
+            self._connection.close()
+
+
+def _pour(
+    connection: HTTPConnection,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: memoryview | None,
+) -> bool:
+    """Send a request. False when the server stopped listening: it may have answered already."""
+    connection.putrequest(method, target, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    if body is not None:
+        connection.putheader("Content-Length", str(body.nbytes))
+    try:
+        connection.endheaders()
+        if body is not None:
+            for start in range(0, body.nbytes, _SEND_BYTES):
+                connection.send(body[start : start + _SEND_BYTES])
+    except (BrokenPipeError, ConnectionResetError):
+        # Refusals (no such bucket, slow down) come before the body is through, and close.
+        return False
+    return True
+
+
+def _quiet(sock: socket.socket) -> bool:
+    """Whether an idle connection is still good: neither data nor an end came unasked for."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLPRI)
+    return not poll.poll(0)
+
+
+def _proxy_login(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _close_all(idle: deque[HTTPConnection]) -> None:
+    while idle:
+        idle.pop().close()
