@@ -97,28 +97,40 @@ class Sighting:
 
 
 def free_members(
-    sightings: Mapping[int, Sighting], now: float, term_seconds: float
+    sightings: Mapping[int, Sighting], now: float, *, term_seconds: float, majority: int
 ) -> frozenset[int]:
     """The members on which a contender may write, given what it has seen of those it could read.
 
-    Where every record is released, or there is none: all. Otherwise those that have not changed
-    for a term, empty ones among them: the term of the record, or the longest that is in play.
+    Where nobody can be holding the lease: all. Otherwise those that have not changed for a term,
+    empty ones among them: the term of the record, or the longest that is in play.
     """
-    released = {s.record.claim for s in sightings.values() if s.record and s.record.released}
-    living = [
-        sighting
-        for sighting in sightings.values()
-        if sighting.body is not None
-        and (sighting.record is None or sighting.record.claim not in released)
-    ]
+    living = [seen for seen in sightings.values() if _may_be_held(seen, sightings, majority)]
     if not living:
         return frozenset(sightings)
-    longest = max([term_seconds, *(s.record.term_seconds for s in living if s.record)])
+    longest = max([term_seconds, *(seen.record.term_seconds for seen in living if seen.record)])
     return frozenset(
         member
         for member, seen in sightings.items()
         if now - seen.since >= (seen.record.term_seconds if seen.record else longest)
     )
+
+
+def _may_be_held(seen: Sighting, sightings: Mapping[int, Sighting], majority: int) -> bool:
+    """Whether what one member shows may be a lease in force.
+
+    Nobody else writes where a holder's last renewal lies while its term lasts, and it lies on a
+    majority. So what a majority has since written over, or never took, is over: it lies where it
+    could not be written over, on a member that cannot be written to.
+    """
+    records = [other.record for other in sightings.values() if other.record]
+    if seen.body is None:
+        return False
+    if seen.record is None:  # damaged: whose it was is not known
+        return len(records) < majority
+    claim, generation = seen.record.claim, seen.record.generation
+    if any(record.claim == claim and record.released for record in records):
+        return False
+    return sum(record.generation > generation for record in records) < majority
 
 
 class Lease:
@@ -178,7 +190,7 @@ class Lease:
 
     def acquire(self, *, wait: Waiting = False) -> int:
         """Take the lease; its generation. `LeaseHeld` names holder and expiry: at once, or, when
-        `wait` is "silent", as soon as the holder gives a sign of life, or never, when it is True."""
+        `wait` is "silent", as soon as the holder gives a sign of life; never when it is True."""
         tries = 0
         told = False
         began: float | None = None
@@ -187,7 +199,7 @@ class Lease:
             if began is None:
                 began = self._clock.monotonic()
             sightings = {i: self._sightings[i] for i in found}
-            free = free_members(sightings, self._clock.monotonic(), self._term_seconds)
+            free = self._free(sightings)
             if len(free) >= self._control.majority:
                 if self._take(found, free):
                     return self._generation
@@ -284,6 +296,7 @@ class Lease:
 
     def _renew(self) -> None:
         for _ in range(2):  # the second time with what the first found to have changed
+            self.held()
             conditions = self._own_conditions()
             began = self._clock.monotonic()
             self.held()
@@ -314,7 +327,9 @@ class Lease:
             )
             return True
         # What was written on a minority would look alive to the others for a whole term.
+        troubles = self._troubles
         self.release()
+        self._troubles = troubles
         return False
 
     def _give_back(self) -> None:
@@ -337,8 +352,7 @@ class Lease:
         conditions: dict[int, Condition] = {i: Matches(tag) for i, tag in self._tags.items()}
         newer = 0
         sightings = {i: self._sightings[i] for i in found}
-        now = self._clock.monotonic()
-        free = free_members(sightings, now, self._term_seconds)
+        free = self._free(sightings)
         for i, copy in found.items():
             record = sightings[i].record
             if record is not None and record.generation > self._generation:
@@ -390,6 +404,14 @@ class Lease:
                 self._sightings[i] = Sighting(body, _parse(body), now)
         return found
 
+    def _free(self, sightings: Mapping[int, Sighting]) -> frozenset[int]:
+        return free_members(
+            sightings,
+            self._clock.monotonic(),
+            term_seconds=self._term_seconds,
+            majority=self._control.majority,
+        )
+
     def _is_ours(self, member: int) -> bool:
         record = self._sightings[member].record
         return record is not None and record.claim == self._claim
@@ -414,7 +436,12 @@ class Lease:
         self._clock.sleep(self._term_seconds / 10 * self._random.uniform(0.5, 1.0))
 
     def _refusal(self, sightings: Mapping[int, Sighting]) -> LeaseHeld:
-        records = [s.record for s in sightings.values() if s.record and not s.record.released]
+        majority = self._control.majority
+        records = [
+            seen.record
+            for seen in sightings.values()
+            if seen.record and _may_be_held(seen, sightings, majority)
+        ]
         if not records:
             return LeaseHeld(
                 f"the lease {self._name} may be held: a control store holds a damaged record",

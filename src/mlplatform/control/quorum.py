@@ -275,12 +275,13 @@ class ControlStore:
         """What to raise when no majority came about; `errors` are those of the members."""
         if len(self._members) == 1 and errors:
             return errors[0]  # it says best itself what is wrong with it
+        if not errors:
+            return NoMajority(f"could not {what}: other writers came between", hint="run again")
         good = len(self._members) - len(errors)
-        why = "; ".join(str(error) for error in errors) or "other writers came between"
         return NoMajority(
-            f"could not {what}: {good} of {len(self._members)} control stores agreed, "
-            f"{self.majority} are needed: {why}",
-            hint="see to these stores, then run again" if errors else "run again",
+            f"could not {what}: {good} of {len(self._members)} control stores answered, "
+            f"{self.majority} are needed: {'; '.join(str(error) for error in errors)}",
+            hint="see to these stores, then run again",
         )
 
     # Asking the members.

@@ -85,7 +85,8 @@ def answer_lost() -> Fault:
 
 class FaultyStore:
     """Any store in bad weather: `faults[verb]` holds what happens to its next calls, None for
-    nothing; `down` and `read_only` hold until they are lifted; `before` is called first."""
+    nothing; `down` and `read_only` hold until they are lifted; `before` is called first, `after`
+    when the work was done and its answer is on its way."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
@@ -95,6 +96,7 @@ class FaultyStore:
         self.stalled: threading.Event | None = None
         """While it is there and not set, calls wait for it."""
         self.before: Callable[[str], None] = lambda verb: None
+        self.after: Callable[[str], None] = lambda verb: None
         self.calls: list[str] = []
 
     @property
@@ -156,6 +158,7 @@ class FaultyStore:
         if fault is not None and not fault.after:
             raise fault.error
         result = work()
+        self.after(verb)
         if fault is not None:
             raise fault.error
         return result
