@@ -290,6 +290,7 @@ class Replicas:
                 and seen.receipt.manifest_digest == manifest.digest
                 and not seen.demoted
                 else {},
+                suspects=frozenset(finding.path for finding in seen.findings),
             )
             for region, seen in targets.items()
         ]

@@ -150,6 +150,9 @@ class TargetRequest:
     None: the store is used as it is."""
     receipts: Mapping[str, ObjectReceipt] = field(default_factory=dict)
     """Objects by path that an earlier run verified and no check has found wrong since."""
+    suspects: frozenset[str] = frozenset()
+    """Paths that a check found wrong. What the store states of these is not believed, since bytes
+    can rot below a store that goes on stating their old digest: they are read."""
 
 
 class _FileUpload:
@@ -194,6 +197,7 @@ class _Target:
             else RetryingStore(request.store, request.retry.listening(self._heard))
         )
         self.known = request.receipts
+        self.suspects = request.suspects
         self.report = TargetReport(request.region)
         self.missing: dict[str, set[int]] = {}
         self.conditions: dict[str, Condition] = {}
@@ -419,6 +423,8 @@ class Transfer:
 
     def _accept_stated(self, target: _Target, entry: FileEntry, stat: Stat) -> bool:
         """Whether the object is known to be the file without another request."""
+        if entry.path in target.suspects:
+            return False
         known = target.known.get(entry.path)
         if known is not None and known.tag == stat.tag:
             target.finished(entry, stat, known.evidence)
@@ -432,17 +438,19 @@ class Transfer:
         """Whether the object that is there already is the file, proven."""
         if self._accept_stated(target, entry, stat):
             return True
-        proven = self._prove(target, entry, stat)
+        proven = self._prove(target, entry, stat, by_reading=entry.path in target.suspects)
         if proven is None:
             return False
         target.finished(entry, *proven)
         return True
 
-    def _prove(self, target: _Target, entry: FileEntry, stat: Stat) -> tuple[Stat, Evidence] | None:
+    def _prove(
+        self, target: _Target, entry: FileEntry, stat: Stat, *, by_reading: bool = False
+    ) -> tuple[Stat, Evidence] | None:
         """By what the object is known to be the file: the store's word, else by reading it."""
         if stat.size_bytes != entry.size_bytes or entry.digests.contradicts(stat.digests):
             return None
-        if stat.evidence is not None and _states(entry, stat):
+        if stat.evidence is not None and _states(entry, stat) and not by_reading:
             return stat, stat.evidence
         found = read_digests(target.store, stat, self._manifest.block_bytes, retry=target.retry)
         return (stat, Evidence.READ_BACK) if found == entry.digests else None
