@@ -31,6 +31,9 @@ from mlplatform.core.plan import Record, canonical
 MANIFEST_SCHEMA: Literal["mlplatform/manifest/1"] = "mlplatform/manifest/1"
 RECEIPT_SCHEMA: Literal["mlplatform/receipt/1"] = "mlplatform/receipt/1"
 MANIFEST_BYTES_MAX = 256 * 1024 * 1024
+SIZE_BYTES_MAX = 2**60
+"""Of one file: an exbibyte, which keeps every sum within 64 bits."""
+BLOCK_BYTES_MAX = 1024**3
 RESERVED_PATHS = frozenset({"manifest.json"})
 
 
@@ -44,7 +47,9 @@ def check_path(path: str) -> str:
         problem = "it is not a relative path with '/' between its segments"
     elif any(not segment or segment.endswith(".") for segment in segments):
         problem = "it has a segment that is empty or ends with a dot, which Azure drops"
-    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+    elif not path.isprintable() and any(
+        unicodedata.category(character) in ("Cc", "Cs") for character in path
+    ):
         problem = "it has a control character or an invalid one"
     elif len(path.encode()) > 700:
         problem = "it is longer than 700 bytes, and stores limit a key to 1,024"
@@ -66,9 +71,9 @@ class Tensor(Record):
     name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
+    start: int = Field(ge=0)
     stop: int
-    blake3: str
+    blake3: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class FileEntry(Record):
@@ -77,7 +82,7 @@ class FileEntry(Record):
     path: str
     key: str | None = None
     """The object's own key, for objects adopted in place; else the version's prefix and path."""
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=SIZE_BYTES_MAX)
     blake3: str = Field(pattern="^[0-9a-f]{64}$")
     crc64nvme: str = Field(pattern="^[0-9a-f]{16}$")
     crc32c: str = Field(pattern="^[0-9a-f]{8}$")
@@ -85,7 +90,7 @@ class FileEntry(Record):
     """Twelve bytes a block, base64 (`BlockDigests.packed`); empty when one block holds it all."""
     tensors: tuple[Tensor, ...] = ()
 
-    @property
+    @cached_property
     def digests(self) -> Digests:
         """Of the whole file."""
         return Digests(int(self.crc64nvme, 16), int(self.crc32c, 16))
@@ -93,11 +98,11 @@ class FileEntry(Record):
     def block_digests(self, block_bytes: int) -> BlockDigests:
         """Of each block."""
         if block_count(self.size_bytes, block_bytes) <= 1:
+            if self.blocks:
+                raise ValueError("one block needs no list of block digests")
             blocks = (self.digests,) if self.size_bytes else ()
             return BlockDigests(block_bytes, self.size_bytes, blocks)
-        return BlockDigests.unpack(
-            self.blocks, block_bytes=block_bytes, size_bytes=self.size_bytes
-        )
+        return BlockDigests.unpack(self.blocks, block_bytes=block_bytes, size_bytes=self.size_bytes)
 
 
 class Requirements(Record):
@@ -115,12 +120,10 @@ class Requirements(Record):
 class Manifest(Record):
     """What a model version is."""
 
-    schema_: Literal["mlplatform/manifest/1"] = Field(
-        default=MANIFEST_SCHEMA, alias="schema"
-    )
+    schema_: Literal["mlplatform/manifest/1"] = Field(default=MANIFEST_SCHEMA, alias="schema")
     model: str
     version: str
-    block_bytes: int = Field(default=BLOCK_BYTES, ge=1)
+    block_bytes: int = Field(default=BLOCK_BYTES, ge=1, le=BLOCK_BYTES_MAX)
     requirements: Requirements = Requirements()
     golden: str | None = None
     """Path of the golden requests, one of `files`."""
@@ -128,36 +131,43 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        ModelVersion(self.model, self.version)
+        prefix = ModelVersion(self.model, self.version).prefix
         paths = [entry.path for entry in self.files]
         if paths != sorted(set(paths)):
             raise ValueError("files are not sorted by path, or a path stands twice")
         if self.golden is not None and self.golden not in paths:
             raise ValueError(f"golden requests {self.golden!r} are not among the files")
+        folders = set()
         for entry in self.files:
             try:
                 check_path(entry.path)
+                if entry.key is not None:
+                    _check_own_key(entry.key)
             except UsageError as error:
                 raise ValueError(error.message) from error
-            if entry.block_digests(self.block_bytes).whole() != entry.digests:
-                raise ValueError(
-                    f"{entry.path}: block digests do not combine to the file's"
-                )
+            _check_bytes(entry, self.block_bytes)
+            folder = entry.path.rpartition("/")[0]
+            while folder and folder not in folders:
+                folders.add(folder)
+                folder = folder.rpartition("/")[0]
+        if both := folders.intersection(paths):
+            raise ValueError(f"{min(both)!r} is both a file and a folder")
+        keys = [entry.key or f"{prefix}{entry.path}" for entry in self.files]
+        if len(set(keys)) < len(keys) or f"{prefix}manifest.json" in keys:
+            raise ValueError("two files have the same key")
         return self
 
     @cached_property
     def encoded(self) -> bytes:
         """The one byte form, the same in every region."""
-        return canonical(
-            self.model_dump(mode="json", by_alias=True, exclude_defaults=False)
-        )
+        return canonical(self.model_dump(mode="json", by_alias=True, exclude_defaults=False))
 
     @cached_property
     def digest(self) -> str:
         """The version's digest, `blake3:<hex>`."""
         return blake3_hex(self.encoded)
 
-    @property
+    @cached_property
     def subject(self) -> ModelVersion:
         return ModelVersion(self.model, self.version)
 
@@ -192,9 +202,7 @@ class Manifest(Record):
         )
 
     @classmethod
-    def parse(
-        cls, body: bytes, *, where: str, subject: ModelVersion | None = None
-    ) -> Manifest:
+    def parse(cls, body: bytes, *, where: str, subject: ModelVersion | None = None) -> Manifest:
         """Read a manifest found at `where`. `IntegrityError` if it is truncated, of another
         form, inconsistent with itself, not in its one byte form, or of another version."""
         try:
@@ -207,9 +215,7 @@ class Manifest(Record):
         if subject is not None and manifest.subject != subject:
             raise IntegrityError(f"{where}: this is the manifest of {manifest.subject}")
         if manifest.encoded != body:
-            raise IntegrityError(
-                f"{where}: the manifest was rewritten by something else"
-            )
+            raise IntegrityError(f"{where}: the manifest was rewritten by something else")
         return manifest
 
 
@@ -224,9 +230,7 @@ class ObjectReceipt(Record):
 class Receipt(Record):
     """What one region holds of a version. Written before the manifest, and again by a repair."""
 
-    schema_: Literal["mlplatform/receipt/1"] = Field(
-        default=RECEIPT_SCHEMA, alias="schema"
-    )
+    schema_: Literal["mlplatform/receipt/1"] = Field(default=RECEIPT_SCHEMA, alias="schema")
     model: str
     version: str
     region: str
@@ -250,11 +254,29 @@ class Receipt(Record):
         """`IntegrityError` if it is not a receipt."""
         try:
             return cls.model_validate(json.loads(body))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise IntegrityError(
                 f"{where}: not a receipt: {_first_line(error)}",
                 hint="`mlplatform verify --deep` reads the bytes and writes a new one",
             ) from error
+
+
+def _check_own_key(key: str) -> None:
+    """An object adopted in place keeps its key, which must not be one of the platform's own."""
+    check_path(key)
+    if key.startswith("models/") and key.endswith("/manifest.json"):
+        raise UsageError(f"key {key!r} is a manifest's own")
+
+
+def _check_bytes(entry: FileEntry, block_bytes: int) -> None:
+    """What is stated of a file's bytes must not contradict itself."""
+    if entry.block_digests(block_bytes).whole() != entry.digests:
+        raise ValueError(f"{entry.path}: block digests do not combine to the file's")
+    at = 0
+    for tensor in entry.tensors:
+        if not at <= tensor.start <= tensor.stop <= entry.size_bytes:
+            raise ValueError(f"{entry.path}: tensor {tensor.name!r} lies outside its place")
+        at = tensor.stop
 
 
 def _first_line(error: Exception) -> str:

@@ -8,13 +8,16 @@ so a file that changes in between is noticed, not published.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -29,6 +32,13 @@ from mlplatform.replication.parts import PartPlan
 IGNORE_FILE = ".mlplatformignore"
 GOLDEN_FILE = "golden.ndjson"
 _SAFETENSORS_HEADER_BYTES_MAX = 100 * 1024 * 1024
+
+_DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
+    "F6_E2M3": 6, "F6_E3M2": 6, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+"""Those that the format has today; one that is not here is taken at its word."""
 
 FORMATS = {
     ".safetensors": "safetensors",
@@ -62,14 +72,18 @@ def find_files(root: Path, *, follow_symlinks: bool = False) -> list[LocalFile]:
     `UsageError` for what is missing, empty or unreadable, for a symlink (unless followed), a
     device or socket, and for a name that no store takes.
     """
-    if not root.exists():
-        raise UsageError(f"{root}: no such file or folder")
-    if root.is_file():
-        return [_local_file(root.name, root)]
+    try:
+        mode = root.stat().st_mode
+    except FileNotFoundError as error:
+        raise UsageError(f"{root}: no such file or folder") from error
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISDIR(mode):
+        return [_local_file(root.absolute().name, root)]
     ignored = _ignore_rules(root)
     files = [
         _local_file(path, location)
-        for path, location in _walk(root, "", ignored, follow_symlinks=follow_symlinks)
+        for path, location in _walk(root, ignored, follow_symlinks=follow_symlinks)
     ]
     if not files:
         raise UsageError(
@@ -80,38 +94,76 @@ def find_files(root: Path, *, follow_symlinks: bool = False) -> list[LocalFile]:
 
 
 def _walk(
-    folder: Path, prefix: str, ignored: Callable[[str], bool], *, follow_symlinks: bool
+    root: Path, ignored: Callable[[str], bool], *, follow_symlinks: bool
 ) -> Iterator[tuple[str, Path]]:
+    """Files by path. A stack, not recursion: a folder may be nested deeper than Python calls."""
+    folders: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    while folders:
+        folder, prefix, above = folders.pop()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be read: {error.strerror}") from error
+        within = above | {(status.st_dev, status.st_ino)}
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            kind = _kind(entry, follow_symlinks=follow_symlinks)
+            if path == IGNORE_FILE or ignored(f"{path}/" if kind is _Kind.FOLDER else path):
+                continue
+            if kind is _Kind.FOLDER:
+                target = entry.stat()
+                if (target.st_dev, target.st_ino) in within:
+                    raise UsageError(f"{entry.path}: is a symlink to a folder that holds it")
+                folders.append((Path(entry.path), f"{path}/", within))
+            elif kind is _Kind.FILE:
+                yield path, Path(entry.path)
+            elif kind is _Kind.SYMLINK:
+                raise UsageError(
+                    f"{entry.path}: is a symlink"
+                    + (" that leads nowhere" if follow_symlinks else ""),
+                    hint="publish what it points to, leave it out with .mlplatformignore, "
+                    "or give --follow-symlinks",
+                )
+            else:
+                raise UsageError(f"{entry.path}: is neither a file nor a folder")
+
+
+class _Kind(Enum):
+    FILE = auto()
+    FOLDER = auto()
+    SYMLINK = auto()
+    OTHER = auto()
+
+
+def _kind(entry: os.DirEntry[str], *, follow_symlinks: bool) -> _Kind:
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.is_symlink() and not (follow_symlinks and Path(entry.path).exists()):
+            return _Kind.SYMLINK
+        if entry.is_dir():
+            return _Kind.FOLDER
+        return _Kind.FILE if entry.is_file() else _Kind.OTHER
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be read: {error.strerror}") from error
-    for entry in entries:
-        path = f"{prefix}{entry.name}"
-        is_folder = entry.is_dir(follow_symlinks=follow_symlinks)
-        if path == IGNORE_FILE or ignored(path + "/" if is_folder else path):
-            continue
-        if entry.is_symlink() and not follow_symlinks:
-            raise UsageError(
-                f"{entry.path}: is a symlink",
-                hint="publish what it points to, leave it out with .mlplatformignore, "
-                "or give --follow-symlinks",
-            )
-        if is_folder:
-            yield from _walk(Path(entry.path), f"{path}/", ignored, follow_symlinks=follow_symlinks)
-        elif entry.is_file(follow_symlinks=follow_symlinks):
-            yield path, Path(entry.path)
-        else:
-            raise UsageError(f"{entry.path}: is neither a file nor a folder")
+        raise UsageError(f"{entry.path}: cannot be read: {error.strerror}") from error
 
 
 def _ignore_rules(root: Path) -> Callable[[str], bool]:
     rules = root / IGNORE_FILE
-    if not rules.is_file():
+    try:
+        lines = rules.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
         return lambda path: False
+    except OSError as error:
+        raise UsageError(f"{rules}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{rules}: is not UTF-8 text") from error
     from pathspec import GitIgnoreSpec
 
-    spec = GitIgnoreSpec.from_lines(rules.read_text(encoding="utf-8").splitlines())
+    try:
+        spec = GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise UsageError(f"{rules}: {error}", hint="the form is that of .gitignore") from error
     return spec.match_file
 
 
@@ -139,7 +191,7 @@ def digest_file(
     buffer = memoryview(bytearray(min(block_bytes, max(file.size_bytes, 1))))
     offset = 0
     try:
-        with open(file.location, "rb", buffering=0) as stream:
+        with open(file.location, "rb", buffering=0, opener=_open_at_once) as stream:
             if file.path.endswith(".safetensors"):
                 tensors = _TensorDigester(read_tensor_table(stream.fileno(), file))
             while offset < file.size_bytes:
@@ -173,6 +225,11 @@ def digest_file(
         blocks=digests.packed() if len(blocks) > 1 else "",
         tensors=tensors.table(),
     )
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for the other end, should a pipe have taken the file's place."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def changed(location: Path) -> SourceChanged:
@@ -217,16 +274,11 @@ def read_tensor_table(descriptor: int, file: LocalFile) -> tuple[TensorRange, ..
             raise ValueError(f"its header claims {length} bytes")
         header = json.loads(os.pread(descriptor, length, 8))
         base = 8 + length
-        ranges = []
-        for name, tensor in header.items():
-            if name == "__metadata__":
-                continue
-            start, stop = tensor["data_offsets"]
-            ranges.append(
-                TensorRange(
-                    name, tensor["dtype"], tuple(tensor["shape"]), base + start, base + stop
-                )
-            )
+        ranges = [
+            _tensor_range(name, tensor, base)
+            for name, tensor in header.items()
+            if name != "__metadata__"
+        ]
         ranges.sort(key=lambda tensor: (tensor.start, tensor.stop))
         at = base
         for tensor in ranges:
@@ -235,12 +287,29 @@ def read_tensor_table(descriptor: int, file: LocalFile) -> tuple[TensorRange, ..
             at = tensor.stop
         if at != file.size_bytes:
             raise ValueError(f"its tensors end at byte {at} of {file.size_bytes}")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error,
+    ) as error:  # fmt: skip
         raise UsageError(
             f"{file.location}: is not a whole safetensors file: {error}",
             hint="the download or the save that made it may have been cut short",
         ) from error
     return tuple(ranges)
+
+
+def _tensor_range(name: str, tensor: Mapping[str, Any], base: int) -> TensorRange:
+    """`ValueError` unless the header's entry is of the right form and its shape fits its bytes."""
+    name.encode()  # a name may hold half a surrogate pair, which no manifest can
+    start, stop = tensor["data_offsets"]
+    dtype, shape = tensor["dtype"], tensor["shape"]
+    numbers = [start, stop, *shape]
+    if not isinstance(dtype, str) or any(type(number) is not int for number in numbers):
+        raise ValueError(f"tensor {name!r} is not described as the format says")
+    if min(numbers) < 0:
+        raise ValueError(f"tensor {name!r} has a negative size or offset")
+    if (bits := _DTYPE_BITS.get(dtype)) and math.prod(shape) * bits != (stop - start) * 8:
+        raise ValueError(f"tensor {name!r}, {dtype} {shape}, does not fit its {stop - start} bytes")
+    return TensorRange(name, dtype, tuple(shape), base + start, base + stop)
 
 
 class _TensorDigester:
@@ -351,9 +420,13 @@ class FolderSource:
         """`SourceChanged` when the file is no longer what was digested."""
         file = self.files[part.entry.path]
         try:
-            with open(file.location, "rb", buffering=0) as stream:
+            with open(file.location, "rb", buffering=0, opener=_open_at_once) as stream:
                 status = os.fstat(stream.fileno())
-                if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+                if (status.st_size, status.st_mtime_ns, status.st_ino) != (
+                    file.size_bytes,
+                    file.mtime_ns,
+                    file.inode,
+                ):
                     raise changed(file.location)
                 count = _fill(
                     stream.fileno(), buffer, part.span.start, part.span.start + len(buffer)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from mlplatform.core.errors import (
     ConditionFailed,
+    ContainerMissing,
     IntegrityError,
     MlplatformError,
     NotFound,
@@ -25,7 +27,15 @@ from mlplatform.core.manifest import MANIFEST_BYTES_MAX, Manifest, ObjectReceipt
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import canonical
 from mlplatform.core.seen import Unknown
-from mlplatform.ports.store import ABSENT, Matches, ObjectStore, Stat, read_bytes
+from mlplatform.ports.store import (
+    ABSENT,
+    ALWAYS,
+    Condition,
+    Matches,
+    ObjectStore,
+    Stat,
+    read_bytes,
+)
 from mlplatform.replication.seen import Check, RegionSeen, Withdrawal
 
 T = TypeVar("T")
@@ -59,11 +69,13 @@ def read_region(
         damaged = error.message
     present_bytes = 0
     if manifest is None and measure_partial:
-        present_bytes = sum(
-            found.size_bytes
-            for found in store.list(subject.prefix)
-            if found.key != subject.manifest_key
-        )
+        # A folder that is not there is made by the first write; so nothing is in it.
+        with suppress(ContainerMissing):
+            present_bytes = sum(
+                found.size_bytes
+                for found in store.list(subject.prefix)
+                if found.key != subject.manifest_key
+            )
     receipt = _read_receipt(store, region, subject)
     nonce = receipt.nonce if receipt else None
     return RegionSeen(
@@ -101,7 +113,7 @@ def parse_withdrawal(body: bytes, subject: ModelVersion) -> Withdrawal:
     """A withdrawal that cannot be read is still one: the careful reading."""
     try:
         return Withdrawal.model_validate(json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         return Withdrawal(
             model=subject.model,
             version=subject.version,
@@ -169,10 +181,11 @@ def make_visible(
     writer: str,
     nonce: str,
 ) -> Receipt:
-    """Write the receipt, then the manifest, last. Every object must have been proven.
+    """Write the receipt, then the manifest, last. Every object must have been proven, and still be
+    the one that was: proving may have taken hours.
 
     `replaces_tag` is the tag of a damaged manifest, which only a repair may replace.
-    `VersionConflict` when another manifest is there.
+    `VersionConflict` when another manifest is there, `ConditionFailed` when an object changed.
     """
     unproven = [entry.path for entry in manifest.files if entry.path not in objects]
     if unproven:
@@ -180,6 +193,12 @@ def make_visible(
             f"{region}: {manifest.subject}: {len(unproven)} files are not verified, "
             f"the first is {unproven[0]}; the version stays invisible"
         )
+    key = manifest.subject.manifest_key
+    # Asked first: the loser of two publishers must leave the winner's receipt alone.
+    there = _manifest_there(store, key)
+    if there is not None and there[1].tag != replaces_tag and there[0] != manifest.encoded:
+        raise _other_manifest(region, manifest)
+    _require_unchanged(store, region, manifest, objects)
     receipt = Receipt(
         schema="mlplatform/receipt/1",
         model=manifest.model,
@@ -192,17 +211,49 @@ def make_visible(
         nonce=nonce,
     )
     write_receipt(store, manifest.subject, receipt)
-    key = manifest.subject.manifest_key
+    if there is not None and there[0] == manifest.encoded:
+        return receipt
+    when: Condition = Matches(replaces_tag) if replaces_tag else ABSENT
+    if not store.features.conditional_put:
+        when = ALWAYS  # then the lease alone keeps publishers apart
     try:
-        store.put(key, manifest.encoded, when=Matches(replaces_tag) if replaces_tag else ABSENT)
+        store.put(key, manifest.encoded, when=when)
     except ConditionFailed as refused:
-        body, _ = read_bytes(store, key, limit_bytes=MANIFEST_BYTES_MAX)
-        if body != manifest.encoded:
-            raise VersionConflict(
-                f"{region}: {manifest.subject}: another manifest is there",
-                hint="two publishers chose one version; publish under a new one",
-            ) from refused
+        there = _manifest_there(store, key)
+        if there is None or there[0] != manifest.encoded:
+            raise _other_manifest(region, manifest) from refused
     return receipt
+
+
+def _manifest_there(store: ObjectStore, key: str) -> tuple[bytes, Stat] | None:
+    try:
+        return read_bytes(store, key, limit_bytes=MANIFEST_BYTES_MAX)
+    except NotFound:
+        return None
+
+
+def _other_manifest(region: str, manifest: Manifest) -> VersionConflict:
+    return VersionConflict(
+        f"{region}: {manifest.subject}: another manifest is there",
+        hint="two publishers chose one version; publish under a new one",
+    )
+
+
+def _require_unchanged(
+    store: ObjectStore, region: str, manifest: Manifest, objects: Mapping[str, ObjectReceipt]
+) -> None:
+    tags = {found.key: found.tag for found in store.list(manifest.subject.prefix)}
+    for entry in manifest.files:
+        key = manifest.key_of(entry)
+        if entry.key is not None:
+            tags[key] = store.stat(key).tag
+        if tags.get(key) != objects[entry.path].tag:
+            raise ConditionFailed(
+                "changed after it was verified; the version stays invisible",
+                store=store.url,
+                key=key,
+                hint=f"find out who else writes {manifest.subject} in {region}, then run again",
+            )
 
 
 def write_receipt(store: ObjectStore, subject: ModelVersion, receipt: Receipt) -> None:

@@ -70,12 +70,12 @@ def decide(seen: Seen) -> Plan:
     actions: list[Action] = []
     holds_: list[Hold] = []
     for region in request.targets:
-        state = seen.regions[region]
+        state = seen.regions.get(region) or Unknown(f"{region}: was not looked at")
         if isinstance(state, Unknown):
             holds_.append(Hold(subject=subject, region=region, reason=state.reason, unknown=True))
             continue
         if isinstance(source, Hold):
-            if not state.stored:
+            if not state.stored or _is_disputed(seen, state):
                 holds_.append(source.model_copy(update={"region": region}))
             continue
         manifest = source.manifest
@@ -102,7 +102,8 @@ def decide(seen: Seen) -> Plan:
 def choose_source(seen: Seen) -> RegionSeen | Hold:
     """The region to read from: the one named, else home, else any that holds the recorded bytes.
 
-    A Hold says why there is none. Never a region that a check found wrong.
+    A Hold says why there is none. Never a region that a check found wrong, nor one whose bytes are
+    not those on record.
     """
     request = seen.request
     subject = str(request.subject)
@@ -127,13 +128,20 @@ def choose_source(seen: Seen) -> RegionSeen | Hold:
                 region=request.source,
                 reason=f"the source {request.source} {why}",
             )
+        if _is_disputed(seen, state) and seen.recorded_digest is not None:
+            return Hold(
+                subject=subject,
+                region=request.source,
+                reason=f"the source {request.source} holds other bytes than were published "
+                f"(recorded is {seen.recorded_digest})",
+            )
         return state
     digests = {state.manifest.digest for state in candidates if state.manifest}
-    agreed = seen.recorded_digest if seen.recorded_digest in digests else None
+    agreed = seen.recorded_digest
+    listed = ", ".join(
+        f"{state.region} has {state.manifest.digest}" for state in candidates if state.manifest
+    )
     if agreed is None and len(digests) > 1:
-        listed = ", ".join(
-            f"{state.region} has {state.manifest.digest}" for state in candidates if state.manifest
-        )
         return Hold(
             subject=subject,
             region="",
@@ -156,6 +164,13 @@ def choose_source(seen: Seen) -> RegionSeen | Hold:
             region="",
             reason=f"no readable region holds it verified; unreadable: {', '.join(unreadable)}",
             unknown=True,
+        )
+    if candidates:
+        return Hold(
+            subject=subject,
+            region="",
+            reason=f"no region holds the bytes that were published (recorded is {agreed}; "
+            f"{listed})",
         )
     return Hold(
         subject=subject,
@@ -240,6 +255,22 @@ def _action(request: Request, source: str | None, manifest: Manifest, state: Reg
                 resource="storage", amount=manifest.size_bytes, unit="bytes", region=state.region
             ),
         ),
+    )
+
+
+def _is_disputed(seen: Seen, state: RegionSeen) -> bool:
+    """Whether the record, or without one another verified region, names other bytes than `state`
+    holds."""
+    if state.manifest is None:
+        return False
+    if seen.recorded_digest is not None:
+        return state.manifest.digest != seen.recorded_digest
+    return any(
+        isinstance(other, RegionSeen)
+        and other.stored
+        and other.manifest is not None
+        and other.manifest.digest != state.manifest.digest
+        for other in seen.regions.values()
     )
 
 

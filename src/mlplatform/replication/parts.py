@@ -48,6 +48,11 @@ def part_bytes_for(size_bytes: int, block_bytes: int, stores: Iterable[StoreFeat
                 f"an object of {size_bytes} bytes needs parts of {part_bytes}, "
                 f"and the store takes {features.part_bytes_max} at most"
             )
+        if size_bytes <= part_bytes and size_bytes > features.put_bytes_max:
+            raise Unsupported(
+                f"an object of {size_bytes} bytes would be put as a whole, "
+                f"and the store takes {features.put_bytes_max} at most"
+            )
     return part_bytes
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mlplatform.core.errors import IntegrityError, UsageError
+from mlplatform.core.errors import IntegrityError, NotFound, UsageError
 from mlplatform.core.manifest import Manifest
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.progress import Progress
@@ -47,10 +47,14 @@ def pull(
     one rename makes the folder appear. `UsageError` when something else is there.
     """
     folder = folder.absolute()
-    if folder.exists() and _holds(folder, manifest):
-        return Pulled(folder, manifest.digest, 0, already_there=True)
     partial = folder.parent / f".{folder.name}.{manifest.version}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        if (folder.is_symlink() or folder.exists()) and _holds(folder, manifest):
+            shutil.rmtree(partial, ignore_errors=True)
+            return Pulled(folder, manifest.digest, 0, already_there=True)
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot pull there: {error.strerror}") from error
     store = open_folder(partial)
     request = TargetRequest(str(folder), store)
     report = Transfer(
@@ -64,25 +68,48 @@ def pull(
         str(folder),
         manifest,
         target.objects,
-        replaces_tag=None,
+        replaces_tag=_tag_of(store, manifest.subject.manifest_key),
         now=now,
         writer=writer,
         nonce=nonce,
     )
+    try:
+        _appear(partial, folder, manifest)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be made: {error.strerror}",
+            hint=f"the bytes are all in {partial}; put right what is in the way, then pull again",
+        ) from error
+    return Pulled(folder, manifest.digest, target.sent_bytes, already_there=False)
+
+
+def _tag_of(store: ObjectStore, key: str) -> str | None:
+    """Nobody reads this store before the rename: a manifest left by an earlier pull may go."""
+    try:
+        return store.stat(key).tag
+    except NotFound:
+        return None
+
+
+def _appear(partial: Path, folder: Path, manifest: Manifest) -> None:
+    """One rename, of a folder that holds the version's files and nothing else."""
     gathered = partial / manifest.subject.prefix
     for entry in manifest.files:
         if entry.key is not None:
             home = gathered / entry.path
             home.parent.mkdir(parents=True, exist_ok=True)
             (partial / entry.key).rename(home)
+    wanted = {gathered / entry.path for entry in manifest.files} | {gathered / "manifest.json"}
+    for found in list(gathered.rglob("*")):
+        if found not in wanted and (found.is_symlink() or not found.is_dir()):
+            found.unlink()  # left by an earlier pull of other bytes
     gathered.rename(folder)
-    shutil.rmtree(partial)
-    return Pulled(folder, manifest.digest, target.sent_bytes, already_there=False)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _holds(folder: Path, manifest: Manifest) -> bool:
     """Whether the folder is this version already; `UsageError` when it is something else."""
-    if folder.is_dir() and not any(folder.iterdir()):
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
         return False
     stated = folder / "manifest.json"
     if stated.is_file():

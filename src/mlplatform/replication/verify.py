@@ -19,10 +19,11 @@ from mlplatform.control.retry import Retry
 from mlplatform.core.digest import Evidence, digest_of
 from mlplatform.core.errors import (
     ConditionFailed,
+    ContainerMissing,
     Denied,
     Interrupted,
+    MlplatformError,
     NotFound,
-    StoreError,
 )
 from mlplatform.core.manifest import FileEntry, Manifest, ObjectReceipt
 from mlplatform.core.seen import Unknown
@@ -103,7 +104,10 @@ def verify(
                 f"the version's is {expected_digest}",
             )
         )
-    receipts = seen.receipt.by_path if seen.receipt else {}
+    receipt = seen.receipt
+    # A receipt of another manifest speaks of other bytes, whatever its tags are.
+    proven = receipt is not None and receipt.manifest_digest == manifest.digest
+    receipts = receipt.by_path if receipt is not None and proven else {}
     progress.total(region, manifest.size_bytes if depth is Depth.DEEP else 0)
 
     def check(entry: FileEntry) -> tuple[Finding | str | ObjectReceipt, FileEntry]:
@@ -116,13 +120,17 @@ def verify(
             if depth is Depth.DEEP and stat.size_bytes == entry.size_bytes:
                 return _deep(store, manifest, entry, stat, retry, progress, region), entry
             return _quick(entry, stat, receipt), entry
+        except ContainerMissing as error:
+            return f"{entry.path}: {error}", entry
         except NotFound:
             return Finding(path=entry.path, problem="missing", detail="the object is gone"), entry
         except ConditionFailed:
             return f"{entry.path}: it was overwritten while it was read; check again", entry
         except Denied as error:
             return f"{entry.path}: Access Denied: {error}", entry
-        except StoreError as error:
+        except Interrupted:
+            raise
+        except MlplatformError as error:
             return f"{entry.path}: {error}", entry
 
     futures = [executor.submit(check, entry) for entry in manifest.files]
