@@ -220,6 +220,39 @@ def test_conditional_delete_of_what_another_deleted(
         scripted_store.delete("k", when=Matches("6"))
 
 
+def test_conditions_on_what_is_not_there(google: Scripted, scripted_store: ObjectStore) -> None:
+    """However the service puts it: nothing to read is `NotFound`, nothing to replace a refusal."""
+    absent = refusal(404, "No such object: bucket/k")
+    refused = refusal(412, "At least one of the pre-conditions did not hold.")
+    for first in (absent, refused):
+        answers = iter((first, absent))
+        google.script = lambda asked, answers=answers: next(answers)  # type: ignore[misc]
+        with pytest.raises(NotFound):
+            scripted_store.get("k", when=Matches("7"))
+        google.script = lambda asked, first=first: first  # type: ignore[misc]
+        with pytest.raises(ConditionFailed):
+            scripted_store.put("k", b"abc", when=Matches("7"))
+
+
+def test_digests_that_a_listing_leaves_out(google: Scripted, scripted_store: ObjectStore) -> None:
+    """As it does for objects that a customer's own key encrypts: they are asked for."""
+
+    def script(asked: Asked) -> Answer:
+        if asked.method == "POST":
+            return Answer(200, OBJECT | {"size": "0", "crc32c": "AAAAAA=="})
+        if asked.path.endswith("/o"):
+            names = (".key", f"00000-3-{abc.crc32c:08x}-{abc.crc64nvme:016x}")
+            listed = {"generation": "7", "size": "3"}
+            return Answer(200, {"items": [listed | {"name": folder + name} for name in names]})
+        return Answer(200, OBJECT | {"name": asked.path.partition("/o/")[2]})
+
+    google.script = script
+    abc = digest_of(b"abc")
+    upload = scripted_store.begin("k", size_bytes=3, part_bytes=3)
+    folder = f".mlplatform/uploads/{upload.id}/"
+    assert [part.digests for part in upload.parts()] == [Digests(crc32c=abc.crc32c)]
+
+
 def test_a_vague_404_is_cleared_up_by_listing(
     google: Scripted, scripted_store: ObjectStore
 ) -> None:
