@@ -56,17 +56,12 @@ def read_region(
     `measure_partial` also counts the bytes under the version's prefix when no manifest is there,
     which costs a listing.
     """
-    where = f"{region}: {subject.manifest_key}"
-    manifest: Manifest | None = None
-    damaged: str | None = None
-    stat: Stat | None = None
-    try:
-        body, stat = read_bytes(store, subject.manifest_key, limit_bytes=MANIFEST_BYTES_MAX)
-        manifest = Manifest.parse(body, where=where, subject=subject)
-    except NotFound:
-        pass
-    except IntegrityError as error:
-        damaged = error.message
+    manifest, stat, damaged = _read_manifest(store, region, subject)
+    receipt = _read_receipt(store, region, subject)
+    if damaged or (manifest and (not receipt or receipt.manifest_digest != manifest.digest)):
+        # A second read tells records that are wrong from records that were read wrong.
+        manifest, stat, damaged = _read_manifest(store, region, subject)
+        receipt = _read_receipt(store, region, subject)
     present_bytes = 0
     if manifest is None and measure_partial:
         # A folder that is not there is made by the first write; so nothing is in it.
@@ -76,7 +71,6 @@ def read_region(
                 for found in store.list(subject.prefix)
                 if found.key != subject.manifest_key
             )
-    receipt = _read_receipt(store, region, subject)
     nonce = receipt.nonce if receipt else None
     return RegionSeen(
         region=region,
@@ -89,6 +83,21 @@ def read_region(
         withdrawal=_read_withdrawal(store, subject) or withdrawal,
         present_bytes=present_bytes,
     )
+
+
+def _read_manifest(
+    store: ObjectStore, region: str, subject: ModelVersion
+) -> tuple[Manifest | None, Stat | None, str | None]:
+    """The manifest, its stat, and why it cannot be trusted, if it cannot."""
+    stat: Stat | None = None
+    try:
+        body, stat = read_bytes(store, subject.manifest_key, limit_bytes=MANIFEST_BYTES_MAX)
+        where = f"{region}: {subject.manifest_key}"
+        return Manifest.parse(body, where=where, subject=subject), stat, None
+    except NotFound:
+        return None, None, None
+    except IntegrityError as error:
+        return None, stat, error.message
 
 
 def _read_receipt(store: ObjectStore, region: str, subject: ModelVersion) -> Receipt | None:
@@ -180,11 +189,13 @@ def make_visible(
     now: datetime,
     writer: str,
     nonce: str,
+    guard: Callable[[], None] = lambda: None,
 ) -> Receipt:
     """Write the receipt, then the manifest, last. Every object must have been proven, and still be
     the one that was: proving may have taken hours.
 
     `replaces_tag` is the tag of a damaged manifest, which only a repair may replace.
+    `guard` is called before each of the two is written, and raises when nothing may be any more.
     `VersionConflict` when another manifest is there, `ConditionFailed` when an object changed.
     """
     unproven = [entry.path for entry in manifest.files if entry.path not in objects]
@@ -210,12 +221,14 @@ def make_visible(
         writer=writer,
         nonce=nonce,
     )
+    guard()
     write_receipt(store, manifest.subject, receipt)
     if there is not None and there[0] == manifest.encoded:
         return receipt
     when: Condition = Matches(replaces_tag) if replaces_tag else ABSENT
     if not store.features.conditional_put:
         when = ALWAYS  # then the lease alone keeps publishers apart
+    guard()
     try:
         store.put(key, manifest.encoded, when=when)
     except ConditionFailed as refused:

@@ -266,18 +266,20 @@ class Replicas:
     ) -> Brought:
         """Bring a version to targets in one pass, each visible as soon as it is proven.
 
-        `guard` is called before a manifest is written: it raises `Fenced` when the lease is lost.
+        `guard` is called before anything that shows is written: it raises `Fenced` when the lease is lost.
         Raises what must stop everything (`Fenced`, `Interrupted`); else a result per target.
         """
         stopped: list[MlplatformError] = []
 
-        def stored(report: TargetReport) -> None:
+        def guarded() -> None:
             try:
                 guard()
             except MlplatformError as error:
                 stopped.append(error)
                 raise
-            self._show(manifest, report.region, report.objects, targets[report.region])
+
+        def stored(report: TargetReport) -> None:
+            self._show(manifest, report.region, report.objects, targets[report.region], guarded)
             self.progress.done(report.region, "stored and verified")
 
         requests = [
@@ -317,6 +319,7 @@ class Replicas:
         region: str,
         objects: Mapping[str, ObjectReceipt],
         seen: RegionSeen,
+        guard: Callable[[], None],
     ) -> None:
         replaces = seen.manifest_tag if seen.damaged is not None else None
         make_visible(
@@ -328,6 +331,7 @@ class Replicas:
             now=self.clock.now(),
             writer=self.writer,
             nonce=self._nonce(),
+            guard=guard,
         )
 
     def record_published(self, manifest: Manifest, region: str) -> None:
