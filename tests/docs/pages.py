@@ -1,4 +1,5 @@
-"""Pages that are executed: every ```console block of README.md and docs/*.md is typed and compared.
+"""Pages that are executed: every ```console block of README.md and docs/*.md is typed and compared,
+and every ```python block is run.
 
     ```console
     $ mlplatform verify minilm --deep
@@ -46,15 +47,19 @@ class Step:
 
 def steps_of(text: str) -> Iterator[Step]:
     """The commands of a page, in order."""
-    inside = False
+    inside = ""
     step: Step | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith("```"):
             if step is not None:
                 yield step
                 step = None
-            inside = line.strip() == "```console"
-        elif not inside:
+            inside = line.strip("` ")
+            if inside == "python":
+                step = Step(number, "python - <<'END'")
+        elif inside == "python" and step is not None:
+            step.command += f"\n{line}"
+        elif inside != "console":
             continue
         elif line.startswith("$ "):
             if step is not None:
@@ -103,9 +108,10 @@ def run(step: Step, folder: Path, environment: dict[str, str]) -> str | None:
         timeout=120,
         check=False,
     )
+    told = ran.stdout.replace(str(folder), "/srv")
     if ran.returncode != step.exit_code:
-        return f"exit code {ran.returncode}, the page says {step.exit_code}:\n{ran.stdout}"
-    shown = [line for line in ran.stdout.splitlines() if line.strip()]
+        return f"exit code {ran.returncode}, the page says {step.exit_code}:\n{told}"
+    shown = [line for line in told.splitlines() if line.strip()]
     wanted = [line for line in step.expected if line.strip()]
     if wanted and not matches(wanted, shown):
         return "printed:\n" + "\n".join(shown) + "\n\nthe page says:\n" + "\n".join(wanted)
@@ -113,13 +119,26 @@ def run(step: Step, folder: Path, environment: dict[str, str]) -> str | None:
 
 
 def matches(wanted: list[str], shown: list[str]) -> bool:
-    """Whether the lines are what the page says, with `…` and numbers read generously."""
+    """Whether the lines are what the page says, with `…` and numbers read generously. Regions
+    finish in any order, so without a `…` line the order of lines is free."""
+    if "…" in (line.strip() for line in wanted):
+        return _in_order(wanted, shown)
+    left = list(shown)
+    for line in wanted:
+        found = next((each for each in left if _line_matches(line, each)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return not left
+
+
+def _in_order(wanted: list[str], shown: list[str]) -> bool:
     if not wanted:
         return not shown
     first, rest = wanted[0], wanted[1:]
     if first.strip() == "…":
-        return any(matches(rest, shown[skipped:]) for skipped in range(len(shown) + 1))
-    return bool(shown) and _line_matches(first, shown[0]) and matches(rest, shown[1:])
+        return any(_in_order(rest, shown[skipped:]) for skipped in range(len(shown) + 1))
+    return bool(shown) and _line_matches(first, shown[0]) and _in_order(rest, shown[1:])
 
 
 def _line_matches(wanted: str, shown: str) -> bool:
@@ -141,7 +160,7 @@ def record(page: Path) -> None:
         folder = Path(name)
         environment = stage(folder)
         lines = page.read_text().splitlines()
-        steps = list(steps_of("\n".join(lines)))
+        steps = [each for each in steps_of("\n".join(lines)) if "\n" not in each.command]
         told: list[str] = []
         for step in steps:
             ran = subprocess.run(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, matches, run, stage, steps_of
+from tests.docs.pages import PAGES, ROOT, matches, run, stage, steps_of
 
 EXECUTED = [page for page in PAGES if "```console" in page.read_text()]
 
@@ -19,6 +20,20 @@ def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         assert wrong is None, f"{page.name}:{step.line}: $ {step.command}\n{wrong}"
 
 
+def test_the_readme_s_make_lines_are_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if "make " in line]
+    named = {line.split()[1] for line in lines if line.startswith("make ")}
+    assert {"demo", "test"} <= named
+    assert all(f"\n{target}:" in makefile for target in named)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
 @pytest.mark.parametrize(
     ("wanted", "shown", "same"),
     [
@@ -29,6 +44,8 @@ def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         (["sent … in 3 ms"], ["sent 87.4 MiB in 1.2 s"], True),
         (["blake3:00"], ["blake3:ab12cd"], True),
         (["one"], ["one", "two"], False),
+        (["one", "two"], ["two", "one"], True),
+        (["one", "one"], ["one", "two"], False),
     ],
 )
 def test_lines_are_compared_generously_but_not_blindly(

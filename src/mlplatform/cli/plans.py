@@ -196,7 +196,5 @@ def _way(action: Action) -> str:
     return f"from {source} to {action.region}" if source else f"in {action.region}"
 
 
-
-
 def _colour_of_result(result: object) -> str | None:
     return {"done": "green", "failed": "red", "unknown": "yellow"}.get(str(result))

@@ -59,3 +59,9 @@ def open_replicas(
 def open_folder(folder: Path) -> ObjectStore:
     """A local folder as a store, for `pull`."""
     return wiring.open_store(StoreURL.parse(folder.absolute().as_uri()))
+
+
+if __name__ == "__main__":
+    from mlplatform.cli.commands.model_replicator import main
+
+    main()

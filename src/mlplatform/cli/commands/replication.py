@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,9 @@ from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
+    from mlplatform.core.placement import ModelVersion
     from mlplatform.replication.effects import Replicas
+    from mlplatform.replication.verify import Verification
 
 Reference = Annotated[
     str,
@@ -209,15 +211,24 @@ def verify(
     Exit 3: a mismatch, which demotes the placement until `replicate` repairs it. Exit 5: something
     could not be read.
     """
-    from mlplatform.cli.render import Column, size
     from mlplatform.replication import operations
-    from mlplatform.replication.verify import Depth, exit_code
+    from mlplatform.replication.verify import Depth
 
     with replicas_of(session) as replicas:
         subject = operations.resolve(replicas, reference)
         found = operations.check(
             replicas, subject, options.split(regions), Depth.DEEP if deep else Depth.QUICK
         )
+    return show_verifications(session, subject, found)
+
+
+def show_verifications(
+    session: Session, subject: ModelVersion, found: Mapping[str, Verification]
+) -> int:
+    """What was checked, region by region, and what to type where it is wrong."""
+    from mlplatform.cli.render import Column, size
+    from mlplatform.replication.verify import exit_code
+
     rows = [
         {
             "model": subject.model,
@@ -284,7 +295,7 @@ def status(
             subjects = [operations.resolve(replicas, reference)] if reference else None
             grid = replicas.grid(subjects)
             code = show_grid(session, grid, replicas.topology, replicas.clock.now(), clear=watch)
-            if not watch or replicas.stop():
+            if not watch or replicas.stop() or session.console.reader_gone:
                 return code
             replicas.clock.sleep(interval)
 
