@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mlplatform.control.journal import Journal, Kind, Stream
 from mlplatform.control.lease import Background, Lease, Waiting
@@ -29,6 +29,7 @@ from mlplatform.core.errors import (
     NoMajority,
     StalePlan,
     UsageError,
+    VersionConflict,
 )
 from mlplatform.core.plan import JSON, Action, Hold, Outcome, Plan, Result
 from mlplatform.ports.clock import Clock
@@ -116,9 +117,13 @@ def run(
     on_plan: Callable[[Plan, str], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     background: Background | None = None,
+    finisher: Callable[[Plan], Controller[Any] | None] | None = None,
 ) -> Report:
     """Acquire the lease, finish what a crash left, then observe, decide, act and record.
 
+    `finisher` gives the controller that goes on with a plan that was left, None where only another
+    process can: it stays unfinished. Another request's controller would take what it was not asked
+    for as no longer wanted. By default `controller` finishes its own feature's.
     `approved`: the plan that somebody agreed to; `StalePlan` if the world has changed since.
     `revalidate`: before each batch after the first, observe again; `StalePlan` unless the batch
     would still be decided. `independent`: a batch that fails does not stop the next.
@@ -128,7 +133,7 @@ def run(
         loop = _Loop(
             controller, lease, lease.generation, clock, revalidate, independent, stop, on_outcome
         )
-        resumed = tuple(loop.finish(left) for left in journal.unfinished(lease=lease.name))
+        resumed = tuple(loop.finish_left(journal, finisher))
         plan = propose(controller, clock)
         if approved is not None:
             _require_unchanged(approved, plan)
@@ -192,6 +197,20 @@ class _Loop(Generic[Seen]):
     stop: Callable[[], bool] | None
     on_outcome: Callable[[Outcome], None] | None
 
+    def finish_left(
+        self, journal: Journal, finisher: Callable[[Plan], Controller[Any] | None] | None
+    ) -> Iterator[Report]:
+        """Finish what was left under this lease, as far as it can be from here."""
+        for stream in journal.unfinished(lease=self.lease.name):
+            stream.settle()
+            plan = stream.plan
+            if finisher is not None:
+                by = finisher(plan)
+            else:
+                by = self.controller if plan.feature == self.controller.feature else None
+            if by is not None or stream.closed:
+                yield replace(self, controller=by or self.controller).finish(stream)
+
     def finish(self, stream: Stream) -> Report:
         """Go on with what another process left."""
         stream.settle()
@@ -200,29 +219,33 @@ class _Loop(Generic[Seen]):
         if stream.closed:
             return Report(plan, stream.operation, tuple(stream.outcomes().values()))
         self._append(stream, Kind.NOTE, {"text": "resumed"})
-        fresh = propose(self.controller, self.clock)
+        fresh = self._decide_anew(plan)
         decided = {action.key: action for action in fresh.actions}
-        unknown = {(h.subject, h.region): h.reason for h in fresh.holds if h.unknown}
+        held = {(hold.subject, hold.region): hold for hold in fresh.holds}
         done = {key for key, outcome in stream.outcomes().items() if outcome.ok}
         left: list[Action] = []
         for action in plan.actions:
-            reason = unknown.get((action.subject, action.region))
             if action.key in done:
                 continue
             if action.key in decided:
                 left.append(decided[action.key])
-            elif reason is not None:
-                self._record(
-                    stream, Outcome(action=action.key, result=Result.UNKNOWN, detail=reason)
-                )
             else:
-                detail = "no longer decided: done already, or not wanted any more"
-                self._record(
-                    stream, Outcome(action=action.key, result=Result.NOTHING, detail=detail)
-                )
+                hold = held.get((action.subject, action.region))
+                self._record(stream, _undecided(action, hold))
         self.carry_out(stream, left)
         rest = fresh.model_copy(update={"actions": tuple(left)})
         return Report(rest, stream.operation, tuple(stream.outcomes().values()))
+
+    def _decide_anew(self, plan: Plan) -> Plan:
+        """What is decided now of `plan`; what is refused for good is held."""
+        try:
+            return propose(self.controller, self.clock)
+        except VersionConflict as refusal:
+            holds = (
+                Hold(subject=action.subject, region=action.region, reason=str(refusal))
+                for action in plan.actions
+            )
+            return Plan(feature=plan.feature, holds=tuple(holds))
 
     def carry_out(self, stream: Stream, actions: Sequence[Action]) -> None:
         """Perform `actions`, batch by batch, and close the stream."""
@@ -308,6 +331,16 @@ def batches(actions: Iterable[Action]) -> Mapping[str, Sequence[Action]]:
     for action in actions:
         found.setdefault(action.batch or action.key, []).append(action)
     return found
+
+
+def _undecided(action: Action, hold: Hold | None) -> Outcome:
+    """What became of an action that was planned and, on resuming, is not decided any more."""
+    if hold is None:
+        detail = "no longer decided: done already, or not wanted any more"
+        return Outcome(action=action.key, result=Result.NOTHING, detail=detail)
+    if hold.unknown:
+        return Outcome(action=action.key, result=Result.UNKNOWN, detail=hold.reason)
+    return Outcome(action=action.key, result=Result.FAILED, detail=hold.reason, exit_code=3)
 
 
 def _same(planned: Action, decided: Action | None) -> bool:

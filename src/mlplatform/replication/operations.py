@@ -138,6 +138,7 @@ def replicate(
         wait=wait,
         stop=replicas.stop,
         background=replicas.background,
+        finisher=lambda plan: _finisher(replicas, lease, plan, None),
         on_plan=said.plan,
         on_outcome=said.outcome,
     )
@@ -184,6 +185,7 @@ def publish(
         wait=wait,
         stop=replicas.stop,
         background=replicas.background,
+        finisher=lambda plan: _finisher(replicas, lease, plan, controller),
         on_plan=said.plan,
         on_outcome=said.outcome,
     )
@@ -410,12 +412,37 @@ def _controller_of(
             )
         return publisher(replicas, Path(folder), subject, first.region, guard=lease.guard)
     if plan.feature == FEATURE:
-        model = replicas.topology.models.get(subject.model)
-        request = Request(
-            subject,
-            tuple(action.region for action in plan.actions),
-            model.home if model else None,
-            reason=first.reason,
-        )
-        return Replicator(replicas, request, guard=lease.guard)
+        return _replicator_of(replicas, plan, subject, lease)
     raise UsageError(f"{stream.operation}: is an operation of {plan.feature}")
+
+
+def _replicator_of(
+    replicas: Replicas, plan: Plan, subject: ModelVersion, lease: Lease
+) -> Replicator:
+    """For what a recorded plan asked for."""
+    model = replicas.topology.models.get(subject.model)
+    request = Request(
+        subject,
+        tuple(action.region for action in plan.actions),
+        model.home if model else None,
+        reason=plan.actions[0].reason,
+    )
+    return Replicator(replicas, request, guard=lease.guard)
+
+
+def _finisher(
+    replicas: Replicas, lease: Lease, plan: Plan, publisher: Publisher | None
+) -> Controller[Any] | None:
+    """Who goes on with a plan that was left under the lease of a version. A publication can only
+    be finished from the files that it is of, so it waits for these."""
+    first = plan.actions[0]
+    if plan.feature == FEATURE:
+        subject = ModelVersion(*first.subject.split("@", 1))
+        return _replicator_of(replicas, plan, subject, lease)
+    if publisher is None or plan.feature != PUBLISH:
+        return None
+    same = (
+        first.parameters.get("digest") == publisher.manifest.digest
+        and first.region in publisher.request.targets
+    )
+    return publisher if same else None
