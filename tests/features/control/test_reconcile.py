@@ -527,6 +527,52 @@ def test_what_cannot_be_read_on_resuming_is_unknown(world: World) -> None:
     assert report.exit_code == 5
 
 
+def test_what_is_held_for_good_on_resuming_has_failed(world: World) -> None:
+    class Forbidden(Lamplighter):
+        def decide(self, seen: dict[str, bool | Unknown], now: datetime) -> Plan:
+            hold = Hold(subject="c", region="hall", reason="withdrawn")
+            return Plan(feature=self.feature, holds=(hold,))
+
+    operation = interrupted_after(world, 2)
+    report = Process(world).resume(operation, Forbidden(world))
+    assert results(report) == {"a": "done", "b": "done", "c": "failed"}
+    assert report.outcomes[-1].detail == "withdrawn"
+    assert list(Process(world).journal.unfinished()) == []
+
+
+def test_a_run_leaves_what_only_another_can_finish(world: World) -> None:
+    """A controller would take what it was not asked for as no longer wanted."""
+    interrupted_after(world, 2)
+    controller = Lamplighter(world, wanted=("d",), feature="lanterns")
+    process = Process(world)
+    report = process.run(controller)
+    assert (report.resumed, results(report)) == ((), {"d": "done"})
+    (left,) = process.journal.unfinished()
+    assert left.plan.feature == "lamps"
+
+
+def test_a_run_finishes_what_was_left_with_the_controller_for_it(world: World) -> None:
+    operation = interrupted_after(world, 2)
+    asked: list[str] = []
+
+    def finisher(plan: Plan) -> Lamplighter:
+        asked.append(plan.feature)
+        return Lamplighter(world)
+
+    process = Process(world)
+    report = run(
+        Lamplighter(world, wanted=("d",), feature="lanterns"),
+        process.journal,
+        process.lease,
+        clock=world.time,
+        background=kept_by_hand,
+        finisher=finisher,
+    )
+    assert asked == ["lamps"]
+    assert [left.operation for left in report.resumed] == [operation]
+    assert world.effects == ["a", "b", "c", "d"]
+
+
 def test_what_is_newly_wanted_is_no_part_of_the_old_operation(world: World) -> None:
     operation = interrupted_after(world, 2)
     controller = Lamplighter(world, wanted=("a", "b", "c", "d"))
