@@ -1,0 +1,416 @@
+"""The judge: sees all stores as they truly are, after every effect, and knows what must hold.
+
+It is told of effects by the stores, of what was acknowledged by the control store, and of what was
+reported by the processes. Nothing that it knows ever reaches the code that it judges.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from mlplatform.control.journal import Entry, Kind
+from mlplatform.control.lease import _MARGIN
+from mlplatform.core.digest import blake3_hex
+from mlplatform.core.manifest import Receipt
+from mlplatform.core.plan import Outcome, Result
+from tests.simulation.contents import SUBJECT, Contents
+from tests.simulation.schedule import Process, Scheduler
+from tests.simulation.stores import Fate, SimStore, Site
+
+LEASE_KEY = f"leases/replication/{SUBJECT.model}/{SUBJECT.version}.json"
+_RECEIPT_KEY = SUBJECT.receipt_key
+_MANIFEST_KEY = SUBJECT.manifest_key
+
+
+class Violation(BaseException):
+    """An invariant does not hold. No `Exception`: the code under test must not swallow it."""
+
+
+class Judge:
+    """The invariants of DESIGN.md, and what has to be remembered to assert them."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        candidates: list[Contents],
+        regions: dict[str, Site],
+        control: list[Site],
+        *,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.regions = regions
+        self.control = control
+        self.candidates = {c.manifest.encoded: c for c in candidates}
+        self.by_digest = {c.manifest.digest: c for c in candidates}
+        self.winner: Contents | None = candidates[0] if len(candidates) == 1 else None
+        """The one content that this version may ever show, once that is settled."""
+        self.calls = 0
+        self.calls_max = 10**9
+        self.steps: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=60)
+        self._tell = tell
+        self.excused: set[tuple[str, str, str]] = set()
+        """Region, key and tag of what the adversary has flipped, or a bad link has spoilt."""
+        self.rotten_uploads: set[str] = set()
+        self.bodies: dict[tuple[str, str, str], bytes] = {}
+        """Region, key and tag of all objects ever written: the bytes as they were written."""
+        self.last_wrong: dict[str, float] = {}
+        """Region: when it last stopped showing wrong bytes; infinity while it does."""
+        self._wrong_since: dict[str, float] = {}
+        self.lies: Counter[tuple[str, str, Fate]] = Counter()
+        self.withdrawn_at: float | None = None
+        self.withdrawing = False
+        self._entries: dict[str, Entry] = {}
+        """By digest: every journal entry ever written anywhere."""
+        self._acked: dict[str, Entry] = {}
+        """By operation, the last one whose writer was told that it is settled."""
+        self._numbers: dict[tuple[str, int], str] = {}
+        self._generation = 0
+        self._beliefs: dict[str, tuple[Process, str, float, int]] = {}
+        """Process: who believes to hold the lease, by which claim, until when by its own clock."""
+        self._released: set[str] = set()
+        """Claims that were given back."""
+        self._retried: set[tuple[str, str, str]] = set()
+
+    # The story.
+
+    def trace(self, process: Process | None, *what: object, fate: Fate | None = None,
+              error: BaseException | None = None) -> None:
+        """One step."""
+        if fate is not None and fate is not Fate.WORKS:
+            what = (*what, f"[{fate.value}]")
+        if error is not None:
+            what = (*what, f"-> {type(error).__name__}: {error}")
+        step = (self.scheduler.now, process.name if process else "world", what)
+        self.steps.append(step)
+        if self._tell is not None:
+            self._tell(spell(step))
+
+    def fail(self, what: str) -> Violation:
+        self.trace(None, "VIOLATION", what)
+        return Violation(what)
+
+    # What the world does by itself.
+
+    def flipped(self, site: Site, key: str) -> None:
+        """The adversary has flipped a bit of an object."""
+        found = site.object(key)
+        assert found is not None
+        self.excused.add((site.name, key, found[1].tag))
+        self._note_wrong(site)
+
+    def lied(self, store: SimStore, key: str, fate: Fate) -> None:
+        """A reader was told something that is not so."""
+        self.trace(store.process, "is lied to about", store.site, key, fate=fate)
+        self.lies[store.process.name, store.site.name, fate] += 1
+
+    def forget_control(self) -> None:
+        """The only control store was lost and rebuilt: what lay there binds nobody any more."""
+        self._acked.clear()
+        self._numbers.clear()
+        self._beliefs.clear()
+        self._generation = 0
+
+    # Effects.
+
+    def before_put(self, store: SimStore, key: str, body: bytes) -> None:
+        """A put is about to be sent, before anything can go wrong with it."""
+        if key != _MANIFEST_KEY or store.site.is_control:
+            return
+        attempt = (store.process.name, store.site.name, key)
+        if attempt in self._retried:
+            return  # the policy's business; only the first attempt was guarded
+        self._retried.add(attempt)
+        if not self._believes(store.process):
+            raise self.fail(
+                f"{store.process} begins to make the version visible in {store.site} "
+                "without holding the lease"
+            )
+
+    def effect(
+        self,
+        store: SimStore,
+        verb: str,
+        key: str,
+        before: tuple[bytes, Any] | None,
+        *,
+        spoilt: bool = False,
+        upload: str | None = None,
+    ) -> None:
+        """Something was written. `before` is what `key` was."""
+        site = store.site
+        if site.is_control:
+            self._control_effect(store, verb, key, before)
+            return
+        after = site.object(key)
+        written = verb in ("put", "complete")
+        if written and after is not None:
+            self.bodies[site.name, key, after[1].tag] = after[0]
+            was = (site.name, key, before[1].tag) if before else None
+            if (
+                (spoilt and key in (_MANIFEST_KEY, _RECEIPT_KEY))
+                or (upload is not None and upload in self.rotten_uploads)
+                or (was in self.excused and after[0] != self._true_bytes(key))
+            ):
+                self.excused.add((site.name, key, after[1].tag))
+            self._retried.discard((store.process.name, site.name, key))
+        if key.startswith(SUBJECT.prefix):
+            self._data_effect(store, verb, key, before, after)
+            self.visible(site)
+        elif key == _RECEIPT_KEY and written and not spoilt:
+            self._receipt_effect(store, after)
+        if written:
+            self._note_wrong(site)
+
+    def _data_effect(
+        self,
+        store: SimStore,
+        verb: str,
+        key: str,
+        before: tuple[bytes, Any] | None,
+        after: tuple[bytes, Any] | None,
+    ) -> None:
+        site = store.site
+        if verb == "delete" and before is not None:
+            raise self.fail(f"{store.process} deleted {key} in {site}")
+        if verb not in ("put", "complete") or after is None:
+            return
+        if before is None:
+            withdrawn = self.withdrawn_at is not None
+            if withdrawn and key == _MANIFEST_KEY and store.process.started_at > self.withdrawn_at:
+                raise self.fail(f"{store.process} placed a withdrawn version in {site}")
+            return
+        true = self._true_bytes(key)
+        if true is None or before[0] != true:
+            return
+        if after[0] != true:
+            raise self.fail(f"{store.process} overwrote good bytes with others: {key} in {site}")
+        if not self._was_lied_to(store.process, site):
+            raise self.fail(f"{store.process} sent {key} again over good bytes in {site}")
+
+    def visible(self, site: Site) -> None:
+        """A manifest is visible only when all its bytes are right."""
+        found = site.object(_MANIFEST_KEY)
+        if found is None:
+            return
+        body, stat = found
+        contents = self.candidates.get(body)
+        if contents is None:
+            if (site.name, _MANIFEST_KEY, stat.tag) not in self.excused:
+                raise self.fail(f"{site} shows a manifest that nobody published")
+            return
+        if self.winner is None:
+            self.winner = contents
+        elif self.winner is not contents:
+            raise self.fail(
+                f"{site} shows the manifest of {contents.name}, the version is {self.winner.name}"
+            )
+        for key, bytes_ in contents.objects.items():
+            there = site.object(key)
+            if there is None:
+                raise self.fail(f"{site} shows the version, and {key} is not there")
+            if there[0] != bytes_ and (site.name, key, there[1].tag) not in self.excused:
+                raise self.fail(f"{site} shows the version, and {key} has other bytes")
+
+    def _receipt_effect(self, store: SimStore, after: tuple[bytes, Any] | None) -> None:
+        assert after is not None
+        site = store.site
+        receipt = Receipt.model_validate(json.loads(after[0]))
+        contents = self.by_digest.get(receipt.manifest_digest)
+        if contents is None:
+            raise self.fail(f"{store.process} wrote a receipt of unknown bytes in {site}")
+        for entry in receipt.objects:
+            key = f"{SUBJECT.prefix}{entry.path}"
+            written = self.bodies.get((site.name, key, entry.tag))
+            if (site.name, key, entry.tag) in self.excused:
+                continue
+            if written != contents.objects[key]:
+                raise self.fail(
+                    f"{store.process} wrote a receipt in {site} for {key}, tag {entry.tag}, "
+                    f"which is {'not there' if written is None else 'wrong'}"
+                )
+
+    def wrong(self, site: Site) -> list[str]:
+        """Keys of a visible version whose bytes are not right, in truth."""
+        found = site.object(_MANIFEST_KEY)
+        if found is None or self.winner is None:
+            return []
+        wrong = [] if found[0] == self.winner.manifest.encoded else [_MANIFEST_KEY]
+        for key, body in self.winner.objects.items():
+            there = site.object(key)
+            if there is None or there[0] != body:
+                wrong.append(key)
+        return wrong
+
+    def _note_wrong(self, site: Site) -> None:
+        if self.wrong(site):
+            if self.last_wrong.get(site.name) != float("inf"):
+                self._wrong_since[site.name] = self.scheduler.now
+            self.last_wrong[site.name] = float("inf")
+        elif self.last_wrong.get(site.name) == float("inf"):
+            self.last_wrong[site.name] = self.scheduler.now
+
+    def wrong_since(self, region: str) -> float:
+        """Since when it has shown wrong bytes without a break."""
+        return self._wrong_since[region]
+
+    def _true_bytes(self, key: str) -> bytes | None:
+        if self.winner is None:
+            return None
+        if key == _MANIFEST_KEY:
+            return self.winner.manifest.encoded
+        return self.winner.objects.get(key)
+
+    def _was_lied_to(self, process: Process, site: Site) -> bool:
+        return any(
+            self.lies[process.name, site.name, fate] for fate in (Fate.STALE, Fate.CORRUPT)
+        )
+
+    # The control store.
+
+    def _control_effect(
+        self, store: SimStore, verb: str, key: str, before: tuple[bytes, Any] | None
+    ) -> None:
+        after = store.site.object(key)
+        if key.startswith("journal/"):
+            if verb != "put":
+                raise self.fail(f"{store.process}: {verb} of a journal entry, {key}")
+            assert after is not None
+            if before is not None and before[0] != after[0]:
+                raise self.fail(f"{store.process} overwrote the journal entry {key}")
+            digest = blake3_hex(after[0])
+            if digest not in self._entries:
+                try:
+                    self._entries[digest] = Entry.model_validate_json(after[0])
+                except ValidationError:
+                    self.trace(store.process, "spread a record that it had read wrongly")
+        elif key.startswith("leases/") and before is not None and after is not None:
+            was, now = json.loads(before[0]), json.loads(after[0])
+            if was["generation"] > now["generation"]:
+                raise self.fail(
+                    f"{store.process} wrote generation {now['generation']} of {key} over "
+                    f"{was['generation']} in {store.site}"
+                )
+        elif key.startswith("observations/checks/") and after is not None and verb == "put":
+            self._check_effect(store, json.loads(after[0]))
+        elif key.startswith("observations/versions/") and after is not None:
+            digest = json.loads(after[0])["digest"]
+            if self.winner is not None and digest != self.winner.manifest.digest:
+                raise self.fail(f"{store.process} recorded {digest} as the version's digest")
+
+    def _check_effect(self, store: SimStore, check: Any) -> None:
+        if not check["findings"]:
+            return
+        process, region = store.process, check["region"]
+        wrong_since_start = self.last_wrong.get(region, -1.0) >= process.started_at
+        stale = self.lies[process.name, region, Fate.STALE]
+        corrupt = self.lies[process.name, region, Fate.CORRUPT]
+        if not (wrong_since_start or stale or corrupt > 1):
+            raise self.fail(
+                f"{process} demoted {region}, whose bytes are right: {check['findings'][0]}"
+            )
+
+    def acked(self, process: Process, key: str, body: bytes) -> None:
+        """`create` returned: its caller may rely on the record for ever."""
+        if not key.startswith("journal/"):
+            return
+        digest = blake3_hex(body)
+        entry = self._entries[digest]
+        place = (entry.operation, entry.number)
+        if self._numbers.setdefault(place, digest) != digest:
+            raise self.fail(f"two entries are settled as {entry.name}")
+        last = self._acked.get(entry.operation)
+        if last is not None and not self._descends(last, entry):
+            if not self._descends(entry, last):
+                raise self.fail(f"{entry.name} forks off: it does not follow {last.name}")
+            if last.fence > entry.fence:
+                raise self.fail(
+                    f"{process} (generation {entry.fence}) appended {entry.name} after "
+                    f"generation {last.fence} had"
+                )
+        if last is None or entry.number > last.number:
+            self._acked[entry.operation] = entry
+        if entry.kind is Kind.OUTCOME:
+            self._outcome(process, Outcome.model_validate(entry.payload))
+
+    def _descends(self, entry: Entry, ancestor: Entry) -> bool:
+        current: Entry | None = entry
+        while current is not None and current.number >= ancestor.number:
+            if current == ancestor:
+                return True
+            current = self._entries.get(current.previous)
+        return False
+
+    def _outcome(self, process: Process, outcome: Outcome) -> None:
+        """What the journal says was done, is done."""
+        if not outcome.ok or self.withdrawing:
+            return
+        *_, region, digest = outcome.action.split("/")
+        contents = self.by_digest[digest]
+        if outcome.result is Result.NOTHING and self.winner is not contents:
+            return  # another's bytes are the version, so these are not wanted any more
+        if not self.shows(region, contents):
+            raise self.fail(
+                f"{process} recorded {outcome.result.value} for {region} ({outcome.detail}), "
+                "which does not show the version"
+            )
+
+    def shows(self, region: str, contents: Contents | None = None) -> bool:
+        """Whether the manifest is visible there (or was, and the adversary has damaged it)."""
+        site = self.regions[region]
+        found = site.object(_MANIFEST_KEY)
+        wanted = contents or self.winner
+        return found is not None and (
+            (wanted is not None and found[0] == wanted.manifest.encoded)
+            or (region, _MANIFEST_KEY, found[1].tag) in self.excused
+        )
+
+    # The lease.
+
+    def lease_swap(self, process: Process, key: str, body: bytes) -> float:
+        """A record is about to be written. The holder counts its term from now."""
+        record = json.loads(body)
+        if record["released"]:
+            self._beliefs.pop(process.name, None)
+            self._released.add(record["claim"])
+        return process.monotonic()
+
+    def lease_swapped(self, process: Process, key: str, body: bytes, began: float) -> None:
+        """It was taken by a majority."""
+        record = json.loads(body)
+        claim, generation, term = record["claim"], record["generation"], record["term_seconds"]
+        if claim in self._released:
+            return  # also a renewal that was under way when it was released
+        deadline = began + term * (1 - _MARGIN)
+        if process.monotonic() >= deadline:
+            return  # the answer came too late to be of use, and its holder knows that
+        held = self._beliefs.get(process.name)
+        if held is None or held[1] != claim:
+            if generation <= self._generation:
+                raise self.fail(
+                    f"{process} took generation {generation} of the lease, after "
+                    f"{self._generation} had been held"
+                )
+            self._generation = generation
+        self._beliefs[process.name] = (process, claim, deadline, generation)
+        for other, _, until, theirs in self._beliefs.values():
+            if other is not process and not other.dead and other.monotonic() < until:
+                raise self.fail(
+                    f"{process} (generation {generation}) and {other} (generation {theirs}) both "
+                    "hold the lease"
+                )
+
+    def _believes(self, process: Process) -> bool:
+        held = self._beliefs.get(process.name)
+        return held is not None and process.monotonic() < held[2]
+
+
+def spell(step: tuple[float, str, tuple[object, ...]]) -> str:
+    """A step as a line."""
+    at, who, what = step
+    return f"{at:9.3f}  {who:<14} {' '.join(str(word) for word in what)}"
