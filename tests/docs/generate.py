@@ -1,4 +1,5 @@
-"""What is written from the code: `docs/cli.md`, and the example topology beside the README.
+"""What is written from the code: `docs/cli.md`, the example topology beside the README, and the
+manifest's schema, which the model server carries, since it shares no import with us.
 
 python -m tests.docs.generate            write them
 python -m tests.docs.generate --check    exit 1, with the difference, if one is out of date
@@ -7,6 +8,7 @@ python -m tests.docs.generate --check    exit 1, with the difference, if one is 
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import typer
 from mlplatform.cli import app
 from mlplatform.cli.errors import EXIT_CODES
 from mlplatform.cli.options import COMMON
+from mlplatform.core.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,9 +34,17 @@ def example_topology() -> str:
     return (ROOT / "src/mlplatform/cli/topology.example.yaml").read_text(encoding="utf-8")
 
 
+def manifest_schema() -> str:
+    """The JSON schema of `manifest.json`, the contract between control plane and server."""
+    schema = Manifest.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
 FILES: dict[str, Callable[[], str]] = {
     "docs/cli.md": cli_reference,
     "topology.example.yaml": example_topology,
+    "serving/src/mlplatform_serving/manifest.schema.json": manifest_schema,
 }
 
 
