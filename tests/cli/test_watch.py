@@ -1,0 +1,60 @@
+"""`mlplatform replicate --watch`, as an operator runs it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.docs.pages import stage
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_it_converges_serves_metrics_and_ends_well(tmp_path: Path) -> None:
+    environment = stage(tmp_path)
+    line = [sys.executable, "-m", "mlplatform.cli.app"]
+    publish = ["publish", "resnet50", "--model", "resnet50", "--version", "v1.2.0"]
+    subprocess.run(
+        [*line, *publish], cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
+    port = free_port()
+    watching = subprocess.Popen(
+        [*line, "replicate", "--watch", "--interval", "0.2", "--metrics", f"127.0.0.1:{port}"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wanted = (
+        'mlplatform_replication_lag_seconds{model="resnet50",source_region="us-east-1",'
+        'target_region="eu-west-1",version="v1.2.0"} 0.0'
+    )
+    try:
+        told = ""
+        for _ in range(200):
+            time.sleep(0.1)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                    told = answer.read().decode()
+            except OSError:
+                continue
+            if wanted in told:
+                break
+        assert wanted in told
+        assert "mlplatform_replication_last_round_timestamp_seconds" in told
+        assert 'mlplatform_attempts_total{result="ok"' in told
+        assert (tmp_path / "eu-west-1/models/resnet50/v1.2.0/manifest.json").is_file()
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=20)
+    assert watching.returncode in (0, 130), said
+    assert "Traceback" not in said
