@@ -155,6 +155,13 @@ class TargetRequest:
     can rot below a store that goes on stating their old digest: they are read."""
 
 
+class _LeftBehind(MlplatformError):
+    """A send is given up because its target has left the shared read: its part is still missing."""
+
+    def __init__(self) -> None:
+        super().__init__("left the shared read")
+
+
 class _FileUpload:
     """One large file being assembled in one target, by several senders."""
 
@@ -209,11 +216,14 @@ class _Target:
         """Looks at the store that are still to come; the listing is the first."""
         self.total_bytes = 0
         self.queued_bytes = 0
+        self.waiting: set[_Job] = set()
         self.lock = threading.Lock()
 
     def _heard(self, error: MlplatformError) -> None:
         if isinstance(error, Throttled):
             self.pace.throttled()
+        if self.detached or self.failed:
+            raise _LeftBehind from error  # trying on would hold the buffer that others wait for
 
     @property
     def failed(self) -> bool:
@@ -221,9 +231,24 @@ class _Target:
 
     def fail(self, error: MlplatformError) -> None:
         with self.lock:
-            if self.report.error is None:
-                self.report.error = error
-                log.error("target failed", extra={"region": self.region, "error": str(error)})
+            if self.report.error is not None:
+                return
+            self.report.error = error
+        log.error("target failed", extra={"region": self.region, "error": str(error)})
+        self.let_go()
+
+    def detach(self) -> None:
+        """Leave the shared read."""
+        self.detached = True
+        self.report.own_reads = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drop the sends that wait for a thread: all of them may be busy with calls that stall."""
+        with self.lock:
+            waiting, self.waiting = self.waiting, set()
+        for job in waiting:
+            job.drop()
 
     def wants(self, part: PartPlan) -> bool:
         return part.index in self.missing.get(part.entry.path, ())
@@ -243,6 +268,12 @@ class _Target:
             if upload is not None:
                 self.uploads[entry.path] = upload
 
+    def standing(self) -> tuple[object, ...]:
+        """Changes with everything that a pass can achieve."""
+        with self.lock:
+            done = len(self.report.objects), self.report.sent_bytes, sum(self.begun.values())
+            return (*done, self.detached, self.failed)
+
     def surveyed(self, more: int = 0) -> None:
         """One look at the store is done, and led to `more`."""
         with self.lock:
@@ -256,9 +287,19 @@ class _Target:
             self.announced = True
             return True
 
-    def queue(self, size_bytes: int) -> None:
+    def queue(self, job: _Job, size_bytes: int) -> None:
+        """A send waits for a thread, with a buffer."""
         with self.lock:
             self.queued_bytes += size_bytes
+            self.waiting.add(job)
+
+    def begun_with(self, job: _Job) -> None:
+        with self.lock:
+            self.waiting.discard(job)
+
+    def unqueue(self, size_bytes: int) -> None:
+        with self.lock:
+            self.queued_bytes -= size_bytes
 
 
 class Transfer:
@@ -276,10 +317,14 @@ class Transfer:
         settings: Settings | None = None,
         read_attempts: int = 3,
         on_stored: Callable[[TargetReport], None] = lambda report: None,
+        before_overwrite: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_stored` is called once for each target, from one of its threads, as soon as all its
-        files are proven: the others may take hours longer. An error of it fails that target."""
+        files are proven: the others may take hours longer. An error of it fails that target.
+        So does one of `before_overwrite`, which is called before an object that is there is to be
+        replaced by another."""
         self._on_stored = on_stored
+        self._before_overwrite = before_overwrite
         self._manifest = manifest
         self._source = source
         self._progress = progress
@@ -327,9 +372,13 @@ class Transfer:
             self._survey_all()
             remaining = self._remaining()
             while remaining and not self._stop():
+                before = [target.standing() for target in remaining]
                 self._pass(remaining, readers)
+                after = [target.standing() for target in remaining]
                 remaining = self._remaining()
                 for target in remaining:
+                    if before == after and not self._stop():
+                        target.fail(MlplatformError("internal error: a pass changed nothing"))
                     target.detached = False
         finally:
             for executor in (readers, *self._senders.values()):
@@ -403,6 +452,8 @@ class Transfer:
 
     def _prepare(self, target: _Target, entry: FileEntry, stat: Stat | None) -> int:
         """Note what is to be sent, from which state on; the number of parts that are held."""
+        if stat is not None:
+            self._before_overwrite()
         plan = self._plans[entry.path]
         features = target.store.features
         if features.conditional_put if plan[0].whole else features.conditional_complete:
@@ -489,7 +540,14 @@ class Transfer:
     def _pass(self, targets: Sequence[_Target], readers: Executor) -> None:
         latch = _Latch()
         for entry in self._manifest.files:
-            if not any(entry.path in target.missing for target in targets):
+            wanted = False
+            for target in targets:
+                missing = target.missing.get(entry.path)
+                wanted = wanted or bool(missing)
+                if missing is not None and not missing:
+                    # All is sent, but its target left before it could be completed.
+                    self._start(target, latch, self._look, target, entry)
+            if not wanted:
                 continue
             for part in self._plans[entry.path]:
                 wanting = [t for t in targets if not (t.failed or t.detached) and t.wants(part)]
@@ -499,12 +557,11 @@ class Transfer:
                 if shared is None:
                     latch.wait()
                     return
-                self._submit(
-                    readers,
-                    latch,
-                    partial(self._read_and_send, part, shared, wanting, latch),
-                    partial(self._unread, shared, wanting),
-                )
+                read = partial(self._read_and_send, part, shared, wanting, latch)
+                job = _Job(latch, read, shared.drop)
+                if lost := job.hand_to(readers):
+                    for target in wanting:
+                        target.fail(_ours(lost))
         latch.wait()
 
     def _buffer(self, part: PartPlan, targets: Sequence[_Target]) -> SharedBuffer | None:
@@ -528,17 +585,11 @@ class Transfer:
             )
             for target in targets:
                 if target.region == behind:
-                    target.detached = True
-                    target.report.own_reads = True
+                    target.detach()
                     self._progress.note(
                         target.region, "far slower than the others: goes on by reads of its own"
                     )
         return None
-
-    def _unread(self, shared: SharedBuffer, targets: Sequence[_Target], error: Exception) -> None:
-        for target in targets:
-            target.fail(_ours(error))
-        shared.drop()
 
     def _read_and_send(
         self, part: PartPlan, shared: SharedBuffer, targets: Sequence[_Target], latch: _Latch
@@ -548,22 +599,26 @@ class Transfer:
                 return
             self._read(part, shared.view)
             for target in targets:
-                shared.hold()
-                target.queue(shared.charge_bytes)
-                self._start(
-                    target,
-                    latch,
-                    self._send,
-                    target,
-                    part,
-                    shared,
-                    always=partial(self._unqueue, target, shared),
-                )
+                self._queue_send(target, part, shared, latch)
         except Exception as error:
             for target in targets:
                 target.fail(_ours(error))
-        finally:
-            shared.drop()
+
+    def _queue_send(
+        self, target: _Target, part: PartPlan, shared: SharedBuffer, latch: _Latch
+    ) -> None:
+        shared.hold()
+        job = _Job(
+            latch,
+            lambda: self._guarded(target, self._send, job, target, part, shared),
+            partial(self._unqueue, target, shared),
+        )
+        target.queue(job, shared.charge_bytes)
+        if target.failed or target.detached:
+            job.drop()  # it may have let go just before
+            target.begun_with(job)
+        elif lost := job.hand_to(self._senders[target.region]):
+            target.fail(_ours(lost))
 
     def _read(self, part: PartPlan, view: memoryview) -> None:
         for attempt in range(1, self._read_attempts + 1):
@@ -584,12 +639,16 @@ class Transfer:
             "hold good bytes; name one with --from",
         )
 
-    def _send(self, target: _Target, part: PartPlan, shared: SharedBuffer) -> None:
+    def _send(self, job: _Job, target: _Target, part: PartPlan, shared: SharedBuffer) -> None:
+        target.begun_with(job)
         with target.pace.turn(part.span.size_bytes):
             # Asked here, since the turn may have been long in coming.
             if target.failed or target.detached or self._stop() or not target.wants(part):
                 return
-            if not self._send_part(target, part, shared.view):
+            try:
+                if not self._send_part(target, part, shared.view):
+                    return
+            except _LeftBehind:
                 return
             target.pace.sent(part.span.size_bytes)
         with target.lock:
@@ -597,7 +656,7 @@ class Transfer:
         self._progress.add(target.region, part.span.size_bytes)
 
     def _unqueue(self, target: _Target, shared: SharedBuffer) -> None:
-        target.queue(-shared.charge_bytes)
+        target.unqueue(shared.charge_bytes)
         shared.drop()
 
     def _send_part(self, target: _Target, part: PartPlan, view: memoryview) -> bool:
@@ -684,6 +743,9 @@ class Transfer:
         if begun > _REFUSALS_PER_FILE_MAX:
             raise error
         log.info("looking again", extra={"region": target.region, "error": str(error)})
+        self._look(target, entry)
+
+    def _look(self, target: _Target, entry: FileEntry) -> None:
         stat = _stat_or_none(target.store, self._plans[entry.path][0].key)
         if stat is not None and self._accept(target, entry, stat):
             return
@@ -693,7 +755,7 @@ class Transfer:
                 store=target.store.url,
                 key=stat.key,
                 hint="versions are immutable; find out who writes there, then run again",
-            ) from error
+            )
         self._prepare(target, entry, stat)
         with target.lock:
             target.total_bytes += self._bytes_of(entry.path, target.missing.get(entry.path, set()))
@@ -732,63 +794,66 @@ class Transfer:
 
     # --- threads -----------------------------------------------------------------------------
 
-    def _start(
-        self,
-        target: _Target,
-        latch: _Latch,
-        work: Callable[..., None],
-        *args: Any,
-        always: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Run `work` in one of the target's threads; its error is the target's. `always` is called
-        when it is over, and when it could not be started."""
+    def _start(self, target: _Target, latch: _Latch, work: Callable[..., None], *args: Any) -> None:
+        """Run `work` in one of the target's threads; its error is the target's."""
+        job = _Job(latch, partial(self._guarded, target, work, *args))
+        if lost := job.hand_to(self._senders[target.region]):
+            target.fail(_ours(lost))
 
-        def lost(error: Exception) -> None:
-            target.fail(_ours(error))
-            always()
-
-        guarded = partial(self._guarded, target, partial(work, *args), always)
-        self._submit(self._senders[target.region], latch, guarded, lost)
-
-    def _guarded(
-        self, target: _Target, work: Callable[[], None], always: Callable[[], None]
-    ) -> None:
+    def _guarded(self, target: _Target, work: Callable[..., None], *args: Any) -> None:
         try:
-            work()
+            work(*args)
             if target.complete_now():
                 self._on_stored(target.report)
         except Exception as error:
             target.fail(_ours(error))
-        finally:
-            always()
 
-    def _submit(
+
+def _nothing() -> None:
+    return
+
+
+class _Job:
+    """Work for a thread, done by it or dropped, never both; what is held for it is given back."""
+
+    __slots__ = ("_claim", "_latch", "_release", "_work")
+
+    def __init__(
         self,
-        executor: Executor,
         latch: _Latch,
         work: Callable[[], None],
-        lost: Callable[[Exception], None],
+        release: Callable[[], None] = _nothing,
     ) -> None:
-        """Hand work over. A pool that cannot start a thread raises, but keeps the work and may yet
-        run it: whoever claims it first, the pool or `lost`, is the only one."""
-        claim = threading.Lock()
-
-        def run() -> None:
-            if claim.acquire(blocking=False):
-                try:
-                    work()
-                finally:
-                    latch.done()
-
+        self._latch = latch
+        self._work = work
+        self._release = release
+        self._claim = threading.Lock()
         latch.add()
+
+    def run(self) -> None:
+        if self._claim.acquire(blocking=False):
+            try:
+                self._work()
+            finally:
+                self._over()
+
+    def drop(self) -> None:
+        if self._claim.acquire(blocking=False):
+            self._over()
+
+    def _over(self) -> None:
+        self._work = _nothing  # which may refer to this job
+        self._release()
+        self._latch.done()
+
+    def hand_to(self, executor: Executor) -> Exception | None:
+        """A pool that cannot start a thread raises, but keeps the work and may yet run it."""
         try:
-            executor.submit(run)
+            executor.submit(self.run)
         except Exception as error:
-            if claim.acquire(blocking=False):
-                try:
-                    lost(error)
-                finally:
-                    latch.done()
+            self.drop()
+            return error
+        return None
 
 
 class _Latch:
