@@ -23,6 +23,9 @@ class Clock(Protocol):
         ...
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class SystemClock:
     """The machine's own clock."""
 
@@ -30,7 +33,9 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        # Where a machine can be suspended, only the boot clock counts the time that it slept: with
+        # the other, a laptop whose lid was closed would believe that it still holds its lease.
+        return time.clock_gettime(_CLOCK)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
