@@ -1,0 +1,69 @@
+"""`python -m benchmarks [NAME…]`, which is `make bench`: ratios against a peer in the same run.
+
+Servers and rclone come from the cache of `make servers`. Exit 1 when something did not work; a
+target that is missed is said, and no failure unless `--strict` is given: the ratios are medians of
+interleaved pairs, but a busy machine is a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import cli_start, fanout, memory, resume, single, small
+from benchmarks.measure import ClientFailed, Result
+from tests.real.servers.launch import ServerBroken, ServerMissing
+
+
+def main() -> int:
+    """Run those named, or all."""
+    asked = _parser().parse_args()
+    benchmarks: dict[str, Callable[[], Result]] = {
+        "cli_start": lambda: cli_start.measure(asked.pairs or cli_start.PAIRS),
+        "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
+        "single": lambda: single.measure(asked.pairs or single.PAIRS),
+        "small": lambda: small.measure(asked.pairs or small.PAIRS),
+        "memory": lambda: memory.measure(full=asked.full),
+        "resume": lambda: resume.measure(asked.pairs or resume.ROUNDS),
+    }
+    unknown = [name for name in asked.names if name not in benchmarks]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}; there are {', '.join(benchmarks)}", file=sys.stderr)
+        return 2
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    results: list[Result] = []
+    failed = False
+    for name in asked.names or benchmarks:
+        print(f"  {name} …", file=sys.stderr, flush=True)
+        try:
+            results.append(benchmarks[name]())
+        except (ClientFailed, ServerMissing, ServerBroken) as error:
+            print(f"{name}: {error}\n", flush=True)
+            failed = True
+        else:
+            print(f"{results[-1]}\n", flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps([result.as_json() for result in results], indent=2) + "\n")
+    missed = [row for result in results for row in result.rows if row.met is False]
+    return 1 if failed or (asked.strict and missed) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; without one, all")
+    parser.add_argument("--pairs", type=int, help="interleaved pairs of each (the default differs)")
+    parser.add_argument("--full", action="store_true", help="memory: all 400 GB, some minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
