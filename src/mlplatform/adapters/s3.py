@@ -128,6 +128,9 @@ class Dialect:
     states nothing else."""
     finds_uploads_by_prefix: bool = True
     """It lists unfinished uploads for any prefix, not only for a whole key or for the bucket."""
+    pages_uploads_of_a_key: bool = True
+    """A list of uploads can go on in the middle of a key's. Elsewhere it goes on with the next key:
+    of more than a page's worth of one key the rest comes into sight when those are gone."""
 
 
 _S3 = StoreFeatures(
@@ -146,8 +149,9 @@ DIALECTS: Mapping[str, Dialect] = {
     "minio": Dialect(
         replace(_S3, conditional_delete=False), checks=True, finds_uploads_by_prefix=False
     ),
-    # A copied range is given the CRC of the whole source, and the completion then fails.
-    "versitygw": Dialect(_S3, checks=True),
+    # A copied range is given the CRC of the whole source, and the completion then fails. Run with
+    # --sidecar it is no control store: who reads during a put gets the old bytes with the new tag.
+    "versitygw": Dialect(_S3, checks=True, pages_uploads_of_a_key=False),
     # By its documents: conditions on put and complete, CRC64NVME of whole objects.
     "r2": Dialect(
         replace(_S3, conditional_delete=False, put_bytes_max=4995 * 1000**2), checks=True
@@ -201,7 +205,10 @@ def open_store(url: StoreURL, *, session: Session | None = None) -> S3Store:
         )
     if (bundle := url.options.get("ca_bundle")) and not Path(bundle).is_file():
         raise UsageError(f"store URL {url}: ca_bundle={bundle!r} is no file")
-    url.endpoint()
+    try:
+        _ = urlsplit(url.endpoint() or "").port
+    except ValueError as error:
+        raise UsageError(f"store URL {url}: endpoint: {error}") from error
     if session is None:
         session = _session(url)
     return S3Store(url, session, prefix)
@@ -295,12 +302,13 @@ class _Link:
             self.client = client("path")
         self._be_patient(stall_seconds * _PATIENCE)
 
-        self.path = f"/{bucket}/"
+        parts = urlsplit(origin)
+        self.path = f"{parts.path.rstrip('/')}/{bucket}/"
+        netloc = parts.netloc
         if endpoint is None and host.endswith(_AWS_HOSTS) and _HOST_LABEL.fullmatch(bucket):
-            origin = origin.replace("://", f"://{bucket}.", 1)
-            self.path = "/"
-        self.origin = origin
-        secure = origin.startswith("https:")
+            netloc, self.path = f"{bucket}.{netloc}", "/"
+        self.origin = origin = f"{parts.scheme}://{netloc}"
+        secure = parts.scheme == "https"
         self.wire = Wire(
             origin,
             stall_seconds=stall_seconds,
@@ -328,18 +336,10 @@ class _Link:
                 provider=self._credentials.method, error_msg=str(error)
             ) from error
 
-    def dialect(self) -> Dialect:
-        """Who answers there, by the host's name or by what it calls itself."""
-        host = urlsplit(self.origin).hostname or ""
-        for end, name in _DIALECT_OF_HOST:
-            if host.endswith(end):
-                return DIALECTS[name]
+    def server(self) -> tuple[int, str]:
+        """What answers there, and what it calls itself."""
         with self.wire.send("GET", "/", {"Host": self.wire.host}) as answer:
-            server = str(answer.headers.get("Server", ""))
-        for start, name in _DIALECT_OF_SERVER:
-            if server.startswith(start):
-                return DIALECTS[name]
-        return DIALECTS["other"]
+            return answer.status, str(answer.headers.get("Server", ""))
 
     def _be_patient(self, seconds: float) -> None:
         def wait(params: dict[str, Any], **_: Any) -> None:
@@ -529,11 +529,25 @@ class S3Store:
             link = self._link
             with self._lock:
                 if self._spoken is None:
-                    try:
-                        self._spoken = link.dialect()
-                    except (OSError, HTTPException) as error:
-                        raise self._translated(error, "", "get") from error
+                    self._spoken = self._heard(link)
         return self._spoken
+
+    def _heard(self, link: _Link) -> Dialect:
+        host = urlsplit(link.origin).hostname or ""
+        for end, name in _DIALECT_OF_HOST:
+            if host.endswith(end):
+                return DIALECTS[name]
+        try:
+            status, server = link.server()
+        except _FOREIGN as error:
+            raise self._translated(error, "", "get") from error
+        if status >= 500:
+            # A proxy speaks for a store that is away: nothing to be remembered.
+            raise self._refused(status, "", "", {}, "", "get")
+        for start, name in _DIALECT_OF_SERVER:
+            if server.startswith(start):
+                return DIALECTS[name]
+        return DIALECTS["other"]
 
     def _send(
         self,
@@ -597,7 +611,8 @@ class S3Store:
                 return
             # MinIO names no next key when it lists the uploads of one.
             page["KeyMarker"] = answer.get("NextKeyMarker") or entries[-1]["Key"]
-            page["UploadIdMarker"] = answer.get("NextUploadIdMarker") or entries[-1]["UploadId"]
+            if self._dialect.pages_uploads_of_a_key:
+                page["UploadIdMarker"] = answer.get("NextUploadIdMarker") or entries[-1]["UploadId"]
 
     def _stat_if(self, key: str, when: Condition) -> Stat:
         check_key(key)
