@@ -84,7 +84,8 @@ def decide(seen: Seen) -> Plan:
             continue
         if region == source.region:
             continue
-        if state.manifest is not None and state.manifest.digest != manifest.digest:
+        if _holds_others(state, manifest, seen.recorded_digest):
+            assert state.manifest is not None  # noqa: S101 - no others without one
             holds_.append(
                 Hold(
                     subject=subject,
@@ -195,7 +196,8 @@ def decide_publish(
                 f"{subject}: withdrawn: {state.withdrawal.reason}",
                 hint="publish under a new version",
             )
-        if state.manifest is not None and state.manifest.digest != manifest.digest:
+        if _holds_others(state, manifest, recorded_digest):
+            assert state.manifest is not None  # noqa: S101 - no others without one
             raise VersionConflict(
                 f"{subject}: already published in {region} with other bytes "
                 f"({state.manifest.digest}, yours {manifest.digest})",
@@ -219,9 +221,12 @@ def decide_publish(
 
 
 def _action(request: Request, source: str | None, manifest: Manifest, state: RegionSeen) -> Action:
-    repair = state.demoted or state.damaged is not None
+    problem = state.damaged or next(iter(state.findings), None)
+    if problem is None and state.misstates(manifest.digest):
+        problem = "manifest.json: is not the one that the receipt names"
+    repair = problem is not None
     if repair:
-        reason = f"repair: {state.damaged or state.findings[0]}"
+        reason = f"repair: {problem}"
     elif state.present_bytes:
         reason = f"{request.reason}; goes on from what is there"
     else:
@@ -256,6 +261,14 @@ def _action(request: Request, source: str | None, manifest: Manifest, state: Reg
             ),
         ),
     )
+
+
+def _holds_others(state: RegionSeen, manifest: Manifest, recorded_digest: str | None) -> bool:
+    """Whether the region holds other bytes under this version, which nobody may overwrite. A
+    manifest that was damaged is none, where record and receipt both say so."""
+    if state.manifest is None or state.manifest.digest == manifest.digest:
+        return False
+    return not (recorded_digest == manifest.digest and state.misstates(manifest.digest))
 
 
 def _is_disputed(seen: Seen, state: RegionSeen) -> bool:

@@ -26,6 +26,7 @@ from mlplatform.core.errors import (
     MlplatformError,
     NoMajority,
     StalePlan,
+    VersionConflict,
 )
 from mlplatform.core.manifest import Manifest, ObjectReceipt, Receipt
 from mlplatform.core.placement import Grid, ModelVersion
@@ -74,18 +75,17 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 _CHECKS = "observations/checks/"
-_VERSIONS = "observations/versions/"
+_VERSIONS = "versions/"
 _WITHDRAWALS = "observations/withdrawals/"
 
 
 class Published(Record):
-    """What the control store remembers of a version: its digest, wherever its replicas are."""
+    """Which bytes a version's name means, for ever. It says nothing else, so that whoever brings
+    the same bytes writes the same record."""
 
     model: str
     version: str
     digest: str
-    region: str
-    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ class Remembered:
 
     checks: tuple[Check, ...] = ()
     published: tuple[Published, ...] = ()
+    settled: frozenset[ModelVersion] = frozenset()
+    """Versions whose record a majority holds, by what could be read."""
     withdrawals: tuple[Withdrawal, ...] = ()
     problem: str | None = None
 
@@ -105,6 +107,10 @@ class Remembered:
             if (record.model, record.version) == (subject.model, subject.version)
         }
         return found.pop() if len(found) == 1 else None
+
+    def is_bound(self, subject: ModelVersion, digest: str) -> bool:
+        """Whether the version's name is taken for these bytes, for ever."""
+        return subject in self.settled and self.digest_of(subject) == digest
 
     def withdrawal_of(self, subject: ModelVersion) -> Withdrawal | None:
         for record in self.withdrawals:
@@ -151,9 +157,11 @@ class Replicas:
         """What the control store says, of one version or of all."""
         below = f"{subject.model}/{subject.version}" if subject else ""
         try:
+            published, settled = self._published(f"{_VERSIONS}{below}")
             return Remembered(
                 checks=tuple(self._records(Check, f"{_CHECKS}{below}")),
-                published=tuple(self._records(Published, f"{_VERSIONS}{below}")),
+                published=published,
+                settled=settled,
                 withdrawals=tuple(
                     parse_withdrawal(body, _subject_of(key))
                     for key, body in self.control.read_observations(
@@ -164,12 +172,30 @@ class Replicas:
         except NoMajority as error:
             return Remembered(problem=str(error))
 
+    def recall(self, subject: ModelVersion) -> Remembered:
+        """`remember`, for those who act on it: `NoMajority` rather than to forget a demotion."""
+        remembered = self.remember(subject)
+        if remembered.problem is not None:
+            raise NoMajority(remembered.problem, hint="see to the control stores, then run again")
+        return remembered
+
+    def _published(self, prefix: str) -> tuple[tuple[Published, ...], frozenset[ModelVersion]]:
+        """Records of versions, and which of them a majority holds; those speak alone."""
+        published: list[Published] = []
+        settled: set[ModelVersion] = set()
+        for key, reading in self.control.read_many(self.control.list(prefix)).items():
+            bodies = reading.bodies()
+            taken = [b for b, copies in bodies.items() if copies >= self.control.majority]
+            for body in taken or sorted(bodies):
+                for record in _parsed(Published, key, body):
+                    published.append(record)
+                    if taken:
+                        settled.add(ModelVersion(record.model, record.version))
+        return tuple(published), frozenset(settled)
+
     def _records(self, kind: type[R], prefix: str) -> Iterator[R]:
         for key, body in self.control.read_observations(prefix).records:
-            try:
-                yield kind.model_validate(json.loads(body))
-            except ValueError:
-                log.warning("record cannot be read", extra={"key": key})
+            yield from _parsed(kind, key, body)
 
     def see(
         self,
@@ -263,11 +289,13 @@ class Replicas:
         targets: Mapping[str, RegionSeen],
         *,
         guard: Callable[[], None],
+        bound: bool = False,
     ) -> Brought:
         """Bring a version to targets in one pass, each visible as soon as it is proven.
 
-        `guard` is called before anything that shows is written: it raises `Fenced` when the lease is lost.
-        Raises what must stop everything (`Fenced`, `Interrupted`); else a result per target.
+        `guard` is called before anything that shows is written: it raises `Fenced` when the lease
+        is lost. Before anything shows or is overwritten, the version's name is bound to these
+        bytes. Raises what must stop everything (`Fenced`, `Interrupted`); else a result per target.
         """
         stopped: list[MlplatformError] = []
 
@@ -278,7 +306,12 @@ class Replicas:
                 stopped.append(error)
                 raise
 
+        def bind() -> None:
+            if not bound:
+                self.bind(manifest)
+
         def stored(report: TargetReport) -> None:
+            bind()
             self._show(manifest, report.region, report.objects, targets[report.region], guarded)
             self.progress.done(report.region, "stored and verified")
 
@@ -305,6 +338,7 @@ class Replicas:
             stop=self.stop,
             settings=self.settings,
             on_stored=stored,
+            before_overwrite=bind,
         ).run()
         if stopped:
             raise stopped[0]
@@ -321,7 +355,8 @@ class Replicas:
         seen: RegionSeen,
         guard: Callable[[], None],
     ) -> None:
-        replaces = seen.manifest_tag if seen.damaged is not None else None
+        wrong = seen.damaged is not None or seen.misstates(manifest.digest)
+        replaces = seen.manifest_tag if wrong else None
         make_visible(
             self.store(region),
             region,
@@ -334,16 +369,25 @@ class Replicas:
             guard=guard,
         )
 
-    def record_published(self, manifest: Manifest, region: str) -> None:
-        """Remember the version's digest beyond any region."""
-        record = Published(
-            model=manifest.model,
-            version=manifest.version,
-            digest=manifest.digest,
-            region=region,
-            at=self.clock.now(),
-        )
-        self._observe(f"{_VERSIONS}{manifest.model}/{manifest.version}.json", record)
+    def bind(self, manifest: Manifest) -> None:
+        """Take the version's name for these bytes, once and for ever. `VersionConflict` if it is
+        taken for others.
+
+        No region can see to that: each is asked at another time, and one that is unreachable now
+        may show tomorrow what was sent to it yesterday. A majority of the control store can.
+        """
+        record = Published(model=manifest.model, version=manifest.version, digest=manifest.digest)
+        body = canonical(record.model_dump(mode="json"))
+        key = f"{_VERSIONS}{manifest.model}/{manifest.version}.json"
+        try:
+            self.control.create(key, body)
+        except Fenced as refused:
+            # A majority decides, and it never changes: records are not written over.
+            if self.control.read(key).bodies().get(body, 0) < self.control.majority:
+                raise VersionConflict(
+                    f"{manifest.subject}: its name is taken for other bytes",
+                    hint="a version is immutable: publish these bytes under a new version",
+                ) from refused
 
     def withdraw(self, subject: ModelVersion, reason: str) -> dict[str, Unknown | None]:
         """Refuse new placements of a version. Recorded in the control store and in every region
@@ -367,7 +411,7 @@ class Replicas:
         self, subject: ModelVersion, regions: Sequence[str], depth: Depth
     ) -> dict[str, Verification]:
         """Verify replicas and record what was found: a mismatch demotes the placement."""
-        remembered = self.remember(subject)
+        remembered = self.recall(subject)
         seen = self.see(subject, regions, remembered=remembered)
         expected = remembered.digest_of(subject)
         results: dict[str, Verification] = {}
@@ -413,7 +457,12 @@ class Replicas:
             at=self.clock.now(),
             writer=self.writer,
         )
-        self._observe(f"{_CHECKS}{subject.model}/{subject.version}/{state.region}.json", record)
+        # Apart, so that a check that began earlier and ends later takes no mismatch back: only a
+        # new receipt does.
+        found = "wrong" if record.findings else "good"
+        self._observe(
+            f"{_CHECKS}{subject.model}/{subject.version}/{state.region}/{found}.json", record
+        )
 
     def _renew_receipt(
         self, state: RegionSeen, manifest: Manifest, objects: Mapping[str, ObjectReceipt]
@@ -447,6 +496,13 @@ def _differs(
     return any(receipt.by_path[path].tag != entry.tag for path, entry in objects.items())
 
 
+def _parsed(kind: type[R], key: str, body: bytes) -> Iterator[R]:
+    try:
+        yield kind.model_validate(json.loads(body))
+    except ValueError:
+        log.warning("record cannot be read", extra={"key": key})
+
+
 def _subject_of(key: str) -> ModelVersion:
     model, _, version = key.removeprefix(_WITHDRAWALS).removesuffix(".json").partition("/")
     return ModelVersion(model, version)
@@ -466,7 +522,7 @@ class Replicator:
 
     def observe(self) -> Seen:
         """Every region, since any may be the source."""
-        remembered = self.replicas.remember(self.request.subject)
+        remembered = self.replicas.recall(self.request.subject)
         regions = self.replicas.see(
             self.request.subject, measure_partial=True, remembered=remembered
         )
@@ -481,7 +537,10 @@ class Replicator:
         source_region = str(actions[0].parameters["source"])
         digest = str(actions[0].parameters["digest"])
         regions = [action.region for action in actions]
-        seen = self.replicas.see(self.request.subject, [source_region, *regions])
+        remembered = self.replicas.recall(self.request.subject)
+        seen = self.replicas.see(
+            self.request.subject, [source_region, *regions], remembered=remembered
+        )
         source = seen[source_region]
         if isinstance(source, Unknown) or source.manifest is None:
             why = source.reason if isinstance(source, Unknown) else "the manifest is gone"
@@ -500,6 +559,7 @@ class Replicator:
             actions,
             seen,
             self.guard,
+            bound=remembered.is_bound(self.request.subject, digest),
         )
 
 
@@ -516,7 +576,7 @@ class Publisher:
 
     def observe(self) -> tuple[Regions, str | None]:
         """Every region: a version is immutable everywhere."""
-        remembered = self.replicas.remember(self.request.subject)
+        remembered = self.replicas.recall(self.request.subject)
         regions = self.replicas.see(
             self.request.subject, measure_partial=True, remembered=remembered
         )
@@ -529,12 +589,17 @@ class Publisher:
     def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
         """One action: the home region."""
         regions = [action.region for action in actions]
-        seen = self.replicas.see(self.request.subject, regions)
-        for outcome in _bring(self.replicas, self.manifest, self.source, actions, seen, self.guard):
-            if outcome.ok:
-                # Not before: bytes that never became visible must not bind the version's name.
-                self.replicas.record_published(self.manifest, actions[0].region)
-            yield outcome
+        remembered = self.replicas.recall(self.request.subject)
+        seen = self.replicas.see(self.request.subject, regions, remembered=remembered)
+        yield from _bring(
+            self.replicas,
+            self.manifest,
+            self.source,
+            actions,
+            seen,
+            self.guard,
+            bound=remembered.is_bound(self.request.subject, self.manifest.digest),
+        )
 
 
 def _bring(
@@ -544,6 +609,8 @@ def _bring(
     actions: Sequence[Action],
     seen: Regions,
     guard: Callable[[], None],
+    *,
+    bound: bool,
 ) -> Iterator[Outcome]:
     targets: dict[str, RegionSeen] = {}
     for action in actions:
@@ -551,7 +618,11 @@ def _bring(
         if isinstance(state, RegionSeen):
             targets[action.region] = state
     began = replicas.clock.monotonic()
-    brought = replicas.bring(manifest, source, targets, guard=guard) if targets else Brought()
+    brought = (
+        replicas.bring(manifest, source, targets, guard=guard, bound=bound)
+        if targets
+        else Brought()
+    )
     for action in actions:
         state = seen[action.region]
         if isinstance(state, Unknown):

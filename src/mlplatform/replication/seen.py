@@ -97,6 +97,16 @@ class RegionSeen:
             and not self.demoted
         )
 
+    def misstates(self, digest: str) -> bool:
+        """Whether its manifest is not `digest`'s although its receipt is: then the manifest was
+        damaged, in a way that it can still be read. Only to be asked of the digest on record."""
+        return (
+            self.manifest is not None
+            and self.manifest.digest != digest
+            and self.receipt is not None
+            and self.receipt.manifest_digest == digest
+        )
+
     @property
     def fingerprint(self) -> str:
         """Changes when anything does that a plan could rest on."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,6 +71,8 @@ _PARTS_IN_FLIGHT_MAX = 4096
 _REFUSALS_PER_FILE_MAX = 4
 """How often the writes of one file may be refused, because others write it too, before it fails."""
 _READ_BYTES = 1024 * 1024
+_SMALL_BYTES_MAX = 64 * 1024
+_SMALL_PER_LOAD_MAX = 16
 
 
 class Source(Protocol):
@@ -540,35 +542,55 @@ class Transfer:
     def _pass(self, targets: Sequence[_Target], readers: Executor) -> None:
         latch = _Latch()
         for entry in self._manifest.files:
-            wanted = False
             for target in targets:
-                missing = target.missing.get(entry.path)
-                wanted = wanted or bool(missing)
-                if missing is not None and not missing:
+                if target.missing.get(entry.path) == set():
                     # All is sent, but its target left before it could be completed.
                     self._start(target, latch, self._look, target, entry)
-            if not wanted:
+        for parts, wanting in self._loads(targets):
+            shared = self._buffer(parts, targets)
+            if shared is None:
+                break
+            read = partial(self._read_and_send, parts, shared, wanting, latch)
+            job = _Job(latch, read, shared.drop)
+            if lost := job.hand_to(readers):
+                for target in wanting:
+                    target.fail(_ours(lost))
+        latch.wait()
+
+    def _loads(
+        self, targets: Sequence[_Target]
+    ) -> Iterator[tuple[Sequence[PartPlan], Sequence[_Target]]]:
+        """What is read and sent as one piece of work, and for whom: a part, or several small files,
+        because handing one over costs more than copying it. Never so many that senders idle."""
+        small = [plan[0] for plan in self._plans.values() if _is_small(plan[0])]
+        load_max = len(small) // (4 * self._settings.senders_per_target)
+        load_max = max(1, min(load_max, _SMALL_PER_LOAD_MAX))
+        load: list[PartPlan] = []
+        wanted_by: list[_Target] = []
+        for entry in self._manifest.files:
+            if not any(target.missing.get(entry.path) for target in targets):
                 continue
             for part in self._plans[entry.path]:
                 wanting = [t for t in targets if not (t.failed or t.detached) and t.wants(part)]
                 if not wanting:
                     continue
-                shared = self._buffer(part, targets)
-                if shared is None:
-                    latch.wait()
-                    return
-                read = partial(self._read_and_send, part, shared, wanting, latch)
-                job = _Job(latch, read, shared.drop)
-                if lost := job.hand_to(readers):
-                    for target in wanting:
-                        target.fail(_ours(lost))
-        latch.wait()
+                if not _is_small(part):
+                    yield [part], wanting
+                    continue
+                if load and (len(load) == load_max or wanting != wanted_by):
+                    yield load, wanted_by
+                    load = []
+                load.append(part)
+                wanted_by = wanting
+        if load:
+            yield load, wanted_by
 
-    def _buffer(self, part: PartPlan, targets: Sequence[_Target]) -> SharedBuffer | None:
-        """Room for the part, as soon as there is some; None when the operator stops."""
-        size_bytes = part.span.size_bytes
-        capacity = size_bytes if part.whole else self._part_bytes[part.entry.path]
-        charge = max(capacity, self._settings.budget_bytes // _PARTS_IN_FLIGHT_MAX)
+    def _buffer(self, parts: Sequence[PartPlan], targets: Sequence[_Target]) -> SharedBuffer | None:
+        """Room for the parts, as soon as there is some; None when the operator stops."""
+        size_bytes = sum(part.span.size_bytes for part in parts)
+        capacity = size_bytes if parts[0].whole else self._part_bytes[parts[0].entry.path]
+        least = len(parts) * (self._settings.budget_bytes // _PARTS_IN_FLIGHT_MAX)
+        charge = max(capacity, least)
         while not self._stop():
             buffer = self._pool.acquire(
                 capacity, charge_bytes=charge, timeout_seconds=_BUFFER_WAIT_SECONDS
@@ -592,25 +614,30 @@ class Transfer:
         return None
 
     def _read_and_send(
-        self, part: PartPlan, shared: SharedBuffer, targets: Sequence[_Target], latch: _Latch
+        self,
+        parts: Sequence[PartPlan],
+        shared: SharedBuffer,
+        targets: Sequence[_Target],
+        latch: _Latch,
     ) -> None:
         try:
             if self._stop() or all(target.failed or target.detached for target in targets):
                 return
-            self._read(part, shared.view)
+            for part, view in _views(parts, shared):
+                self._read(part, view)
             for target in targets:
-                self._queue_send(target, part, shared, latch)
+                self._queue_send(target, parts, shared, latch)
         except Exception as error:
             for target in targets:
                 target.fail(_ours(error))
 
     def _queue_send(
-        self, target: _Target, part: PartPlan, shared: SharedBuffer, latch: _Latch
+        self, target: _Target, parts: Sequence[PartPlan], shared: SharedBuffer, latch: _Latch
     ) -> None:
         shared.hold()
         job = _Job(
             latch,
-            lambda: self._guarded(target, self._send, job, target, part, shared),
+            lambda: self._guarded(target, self._send_all, job, target, parts, shared),
             partial(self._unqueue, target, shared),
         )
         target.queue(job, shared.charge_bytes)
@@ -639,14 +666,20 @@ class Transfer:
             "hold good bytes; name one with --from",
         )
 
-    def _send(self, job: _Job, target: _Target, part: PartPlan, shared: SharedBuffer) -> None:
+    def _send_all(
+        self, job: _Job, target: _Target, parts: Sequence[PartPlan], shared: SharedBuffer
+    ) -> None:
         target.begun_with(job)
+        for part, view in _views(parts, shared):
+            self._send(target, part, view)
+
+    def _send(self, target: _Target, part: PartPlan, view: memoryview) -> None:
         with target.pace.turn(part.span.size_bytes):
             # Asked here, since the turn may have been long in coming.
             if target.failed or target.detached or self._stop() or not target.wants(part):
                 return
             try:
-                if not self._send_part(target, part, shared.view):
+                if not self._send_part(target, part, view):
                     return
             except _LeftBehind:
                 return
@@ -905,6 +938,20 @@ def read_digests(
         once = partial(read, span)
         found.append((retry.call(once, what=what) if retry else once(), span.size_bytes))
     return combine(found)
+
+
+def _is_small(part: PartPlan) -> bool:
+    return part.whole and part.span.size_bytes <= _SMALL_BYTES_MAX
+
+
+def _views(
+    parts: Sequence[PartPlan], shared: SharedBuffer
+) -> Iterator[tuple[PartPlan, memoryview]]:
+    """Each part with its bytes."""
+    at = 0
+    for part in parts:
+        yield part, shared.view[at : at + part.span.size_bytes]
+        at += part.span.size_bytes
 
 
 def _states(entry: FileEntry, stat: Stat) -> bool:
