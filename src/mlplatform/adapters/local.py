@@ -20,8 +20,9 @@ out what is not what its marker says. `complete` moves `data` to its place, with
 **Evidence** is `READ_BACK`: a file system states no digest, so what was written is read again by
 whoever wants to know. Copied ranges are read again here, and thus stated.
 
-**The folder** itself is made by the first write, but only if its parent is there: if a disk is not
-mounted, everything says so, instead of filling the disk below. All of it has to be one file system.
+**The folder** itself is made by the first write, but only if its parent is there; until then it
+reads as empty. Where the parent is missing too, a disk is not mounted: everything says so, instead
+of filling the disk below. All of it has to be one file system.
 """
 
 from __future__ import annotations
@@ -205,6 +206,8 @@ class LocalStore:
     def list(self, prefix: str, *, shallow: bool = False, after: str = "") -> Iterator[Stat]:
         folder = prefix[: prefix.rfind("/") + 1]
         with self._translated("list", prefix):
+            if self._is_unmade():
+                return
             self._require_root()
             if any(segment in ("", ".", "..") for segment in folder.split("/")[:-1]):
                 return  # no key is like that, and the path would lead elsewhere
@@ -217,6 +220,8 @@ class LocalStore:
         self._check(key)
         path = self._path(key)
         with self._translated("delete", key):
+            if self._is_unmade():
+                return
             self._require_root()
             self._require_inside(key, last=False)
             if not _is_object(path):
@@ -248,6 +253,8 @@ class LocalStore:
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
         with self._translated("list", prefix):
+            if self._is_unmade():
+                return iter(())
             self._require_root()
             found = []
             for name in _names_in(self._own("uploads")):
@@ -306,17 +313,18 @@ class LocalStore:
         if not os.path.isdir(self._root):
             self._raise_container_missing()
 
+    def _is_unmade(self) -> bool:
+        """Whether there is nothing where the folder will be, so that the first write makes it."""
+        return not os.path.lexists(self._root) and os.path.isdir(os.path.dirname(self._root))
+
     def _raise_container_missing(self) -> NoReturn:
         try:
             os.stat(self._root)
         except FileNotFoundError:
-            parent = os.path.dirname(self._root)
             raise ContainerMissing(
                 "there is no such folder",
                 store=self.url,
-                hint="the first write makes it"
-                if os.path.isdir(parent)
-                else f"{parent} is not there either: is the disk mounted?",
+                hint=f"{os.path.dirname(self._root)} is not there either: is the disk mounted?",
             ) from None
         raise ContainerMissing("is not a folder", store=self.url)
 
@@ -670,7 +678,11 @@ class LocalStore:
         where = {"store": self.url, "key": key}
         text = error.strerror or str(error)
         code = error.errno
-        if code in (errno.ENOENT, errno.ENOTDIR) and not os.path.isdir(self._root):
+        if (
+            code in (errno.ENOENT, errno.ENOTDIR)
+            and not os.path.isdir(self._root)
+            and not self._is_unmade()
+        ):
             try:
                 self._raise_container_missing()
             except (StoreError, OSError) as missing:
@@ -880,7 +892,8 @@ class _LocalUpload:
     def abort(self) -> None:
         store = self._store
         with store._translated("put", self.key):
-            store._require_root()
+            if not store._is_unmade():
+                store._require_root()
             with contextlib.suppress(NotFound), self._data(fcntl.LOCK_EX):
                 _remove_upload(self._folder)
 
@@ -899,7 +912,8 @@ class _LocalUpload:
         try:
             fd = os.open(f"{self._folder}/data", os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
-            store._require_root()
+            if not store._is_unmade():
+                store._require_root()
             raise self._gone() from None
         try:
             if lock is not None:

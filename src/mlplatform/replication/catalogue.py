@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -64,13 +63,11 @@ def read_region(
         receipt = _read_receipt(store, region, subject)
     present_bytes = 0
     if manifest is None and measure_partial:
-        # A folder that is not there is made by the first write; so nothing is in it.
-        with suppress(ContainerMissing):
-            present_bytes = sum(
-                found.size_bytes
-                for found in store.list(subject.prefix)
-                if found.key != subject.manifest_key
-            )
+        present_bytes = sum(
+            found.size_bytes
+            for found in store.list(subject.prefix)
+            if found.key != subject.manifest_key
+        )
     nonce = receipt.nonce if receipt else None
     return RegionSeen(
         region=region,
@@ -94,6 +91,8 @@ def _read_manifest(
         body, stat = read_bytes(store, subject.manifest_key, limit_bytes=MANIFEST_BYTES_MAX)
         where = f"{region}: {subject.manifest_key}"
         return Manifest.parse(body, where=where, subject=subject), stat, None
+    except ContainerMissing:
+        raise  # a bucket that is not there is not an empty one
     except NotFound:
         return None, None, None
     except IntegrityError as error:
