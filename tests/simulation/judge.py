@@ -50,6 +50,8 @@ class Judge:
         self.by_digest = {c.manifest.digest: c for c in candidates}
         self.winner: Contents | None = candidates[0] if len(candidates) == 1 else None
         """The one content that this version may ever show, once that is settled."""
+        self.bound: Contents | None = None
+        """What a majority of the control store says the version is."""
         self.calls = 0
         self.calls_max = 10**9
         self.steps: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=60)
@@ -204,12 +206,8 @@ class Judge:
             if (site.name, _MANIFEST_KEY, stat.tag) not in self.excused:
                 raise self.fail(f"{site} shows a manifest that nobody published")
             return
-        if self.winner is None:
-            self.winner = contents
-        elif self.winner is not contents:
-            raise self.fail(
-                f"{site} shows the manifest of {contents.name}, the version is {self.winner.name}"
-            )
+        if self.bound is not contents:
+            raise self.fail(f"{site} shows {contents.name}, which the version is not bound to")
         for key, bytes_ in contents.objects.items():
             there = site.object(key)
             if there is None:
@@ -298,10 +296,27 @@ class Judge:
                 )
         elif key.startswith("observations/checks/") and after is not None and verb == "put":
             self._check_effect(store, json.loads(after[0]))
-        elif key.startswith("observations/versions/") and after is not None:
-            digest = json.loads(after[0])["digest"]
-            if self.winner is not None and digest != self.winner.manifest.digest:
-                raise self.fail(f"{store.process} recorded {digest} as the version's digest")
+        elif key.startswith("versions/") and after is not None:
+            self._bound_effect(store, after[0], key)
+
+    def _bound_effect(self, store: SimStore, body: bytes, key: str) -> None:
+        """Once a majority holds a record of the version's digest, it is that for ever."""
+        holding = sum((found := site.object(key)) is not None and found[0] == body
+                      for site in self.control)
+        if holding <= len(self.control) // 2:
+            return
+        contents = self.by_digest[json.loads(body)["digest"]]
+        if self.bound is not None and self.bound is not contents:
+            raise self.fail(f"{store.process} bound the version to {contents.name}, it was bound")
+        self.bound = contents
+        self._decide(store.site, contents)
+
+    def _decide(self, site: Site, contents: Contents) -> None:
+        """From now on the version is this."""
+        if self.winner is None:
+            self.winner = contents
+        elif self.winner is not contents:
+            raise self.fail(f"{site}: {contents.name}, and the version is {self.winner.name}")
 
     def _check_effect(self, store: SimStore, check: Any) -> None:
         if not check["findings"]:

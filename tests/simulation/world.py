@@ -125,6 +125,8 @@ class World:
             candidates.append(self.contents.rival(random))
         self.judge = Judge(self.scheduler, candidates, self.regions, self.control, tell=tell)
         self.home = next(iter(self.regions))
+        self._homes = {self.contents.name: self.home}
+        """Where each contents are published."""
         self.topology = Topology.model_validate(
             {
                 "control": [f"memory://{site}" for site in self.control],
@@ -200,10 +202,9 @@ class World:
         random = self.random
         self._start("publisher", lambda p: self._publish(p, candidates[0], self.home), 0.0)
         if len(candidates) > 1:
-            region = random.choice(tuple(self.regions))
-            self._start(
-                "rival", lambda p: self._publish(p, candidates[1], region), self._soon(5)
-            )
+            home = random.choice(tuple(self.regions))
+            self._homes[candidates[1].name] = home
+            self._start("rival", lambda p: self._publish(p, candidates[1], home), self._soon(5))
         if random.random() < 0.15:
             self._start(
                 "publisher", lambda p: self._publish(p, candidates[0], self.home), self._soon(10)
@@ -464,7 +465,8 @@ class World:
         return report
 
     def _publishes(self, replicas: Replicas, contents: Contents) -> Report:
-        request = Request(SUBJECT, (self.home,), self.home, folder=FOLDER)
+        home = self._homes[contents.name]
+        request = Request(SUBJECT, (home,), home, folder=FOLDER)
         publisher = Publisher(replicas, request, contents.manifest, contents, lambda: None)
         return operations.publish(replicas, publisher, wait=True)
 
