@@ -43,9 +43,7 @@ class Digests:
 
     def contradicts(self, other: Digests) -> bool:
         """Whether some digest is known on both sides and differs."""
-        return any(
-            a is not None and b is not None and a != b for a, b in self._pairs(other)
-        )
+        return any(a is not None and b is not None and a != b for a, b in self._pairs(other))
 
     def confirms(self, other: Digests) -> bool:
         """Whether at least one digest is known on both sides, and none differs."""
@@ -128,8 +126,7 @@ class BlockDigests:
         """Digests of the blocks `[start_block, stop_block)` together."""
         stop_block = min(stop_block, len(self.blocks))
         return combine(
-            (self.blocks[index], self.span_bytes(index))
-            for index in range(start_block, stop_block)
+            (self.blocks[index], self.span_bytes(index)) for index in range(start_block, stop_block)
         )
 
     def whole(self) -> Digests:
@@ -138,9 +135,7 @@ class BlockDigests:
 
     def packed(self) -> str:
         """Base64 of twelve bytes a block: CRC64NVME, then CRC32C, big-endian."""
-        raw = b"".join(
-            _PACKED.pack(b.crc64nvme or 0, b.crc32c or 0) for b in self.blocks
-        )
+        raw = b"".join(_PACKED.pack(b.crc64nvme or 0, b.crc32c or 0) for b in self.blocks)
         return base64.b64encode(raw).decode()
 
     @classmethod
@@ -152,9 +147,7 @@ class BlockDigests:
             raise ValueError(f"block digests are not base64: {error}") from error
         if len(raw) % _PACKED.size:
             raise ValueError("block digests are truncated")
-        blocks = tuple(
-            Digests(crc64, crc32) for crc64, crc32 in _PACKED.iter_unpack(raw)
-        )
+        blocks = tuple(Digests(crc64, crc32) for crc64, crc32 in _PACKED.iter_unpack(raw))
         return cls(block_bytes=block_bytes, size_bytes=size_bytes, blocks=blocks)
 
 

@@ -12,9 +12,7 @@ from mlplatform.core.errors import UsageError
 from mlplatform.core.seen import Unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_OLD_STYLE = re.compile(
-    r"(?P<model>.+)-(?P<version>v\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.-]+)?)"
-)
+_OLD_STYLE = re.compile(r"(?P<model>.+)-(?P<version>v\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.-]+)?)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -137,9 +135,7 @@ class Grid:
 
     def of(self, subject: ModelVersion) -> Iterable[Placement]:
         """The row of one model version."""
-        return (
-            placement for placement in self.placements if placement.subject == subject
-        )
+        return (placement for placement in self.placements if placement.subject == subject)
 
     def subjects(self) -> list[ModelVersion]:
         return sorted({placement.subject for placement in self.placements})

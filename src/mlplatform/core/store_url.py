@@ -78,9 +78,7 @@ class StoreURL:
             return True
         if value.lower() in ("false", "0", "no"):
             return False
-        raise UsageError(
-            f"store URL {self}: {name}={value!r} is neither true nor false"
-        )
+        raise UsageError(f"store URL {self}: {name}={value!r} is neither true nor false")
 
     def seconds(self, name: str, *, default: float) -> float:
         """A duration option in seconds."""
@@ -92,9 +90,7 @@ class StoreURL:
         except ValueError:
             seconds = 0.0
         if not 0 < seconds < 86_400:
-            raise UsageError(
-                f"store URL {self}: {name}={value!r} is not a number of seconds"
-            )
+            raise UsageError(f"store URL {self}: {name}={value!r} is not a number of seconds")
         return seconds
 
     def endpoint(self) -> str | None:
@@ -104,12 +100,8 @@ class StoreURL:
             return None
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                f"store URL {self}: endpoint {endpoint!r} is not an http(s) URL"
-            )
-        if parts.scheme == "http" and not (
-            is_loopback(parts.hostname) or self.flag("insecure")
-        ):
+            raise UsageError(f"store URL {self}: endpoint {endpoint!r} is not an http(s) URL")
+        if parts.scheme == "http" and not (is_loopback(parts.hostname) or self.flag("insecure")):
             raise UsageError(
                 f"store URL {self}: endpoint {endpoint!r} is plain HTTP",
                 hint="use https, or add insecure=true if the network between is trusted",

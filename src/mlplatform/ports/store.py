@@ -162,9 +162,7 @@ class Upload(Protocol):
         other bytes than `digests` state."""
         ...
 
-    def copy_range(
-        self, index: int, source_key: str, span: Span, *, when: Condition
-    ) -> Part:
+    def copy_range(self, index: int, source_key: str, span: Span, *, when: Condition) -> Part:
         """Take a part from an object in the same store. `Unsupported` where `range_copy` is
         NONE. The part's digests are those that the store states, or none."""
         ...
@@ -174,9 +172,7 @@ class Upload(Protocol):
         gone raises `NotFound`."""
         ...
 
-    def complete(
-        self, parts: Sequence[Part], *, digests: Digests, when: Condition
-    ) -> Stat:
+    def complete(self, parts: Sequence[Part], *, digests: Digests, when: Condition) -> Stat:
         """Make `parts`, by index and all of them, the object. `digests` are the whole's: the store
         refuses others where it can; where it states its own afterwards, the `Stat` carries them.
         A part that is missing, or was replaced since, raises `DigestMismatch`.
@@ -201,9 +197,7 @@ class ObjectStore(Protocol):
     @property
     def features(self) -> StoreFeatures: ...
 
-    def put(
-        self, key: str, body: Buffer, *, digests: Digests = ..., when: Condition = ...
-    ) -> Stat:
+    def put(self, key: str, body: Buffer, *, digests: Digests = ..., when: Condition = ...) -> Stat:
         """Write a whole object in one request; unknown digests are computed here. `Matches` where
         there is no object raises `ConditionFailed`."""
         ...
@@ -219,9 +213,7 @@ class ObjectStore(Protocol):
         """`NotFound` if there is none."""
         ...
 
-    def list(
-        self, prefix: str, *, shallow: bool = False, after: str = ""
-    ) -> Iterator[Stat]:
+    def list(self, prefix: str, *, shallow: bool = False, after: str = "") -> Iterator[Stat]:
         """Objects whose key starts with `prefix`, by key (bytewise), those after `after`.
         Shallow: keys are cut after the first "/" behind the prefix, each once, and it is the
         cut key that comes after `after`."""
@@ -300,9 +292,7 @@ def read_bytes(
         while count := body.readinto(buffer):
             total += count
             if total > limit_bytes:
-                raise IntegrityError(
-                    f"{store.url}/{key}: larger than {limit_bytes} bytes"
-                )
+                raise IntegrityError(f"{store.url}/{key}: larger than {limit_bytes} bytes")
             chunks.append(bytes(buffer[:count]))
         return b"".join(chunks), body.stat
 
