@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from random import Random
 from typing import TYPE_CHECKING
 
-from mlplatform.core.errors import UsageError
+from mlplatform.core.errors import TopologyError, UsageError
 
 if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
@@ -56,6 +56,29 @@ def require_scheme(url: StoreURL) -> Adapter:
         f"store URL {url}: unknown scheme {url.scheme!r}{meant}",
         hint=f"known here: {', '.join(f'{scheme}://' for scheme in ADAPTERS)}",
     )
+
+
+def places_of(topology: Topology) -> dict[str, StoreURL]:
+    """Every store that the topology names, by what it is for."""
+    several = len(topology.control) > 1
+    control = {
+        f"control {number}" if several else "control": url
+        for number, url in enumerate(topology.control, start=1)
+    }
+    return control | {region.name: region.store for region in topology.regions.values()}
+
+
+def require_schemes(places: Mapping[str, StoreURL]) -> None:
+    """`TopologyError` names each place whose URL no adapter speaks."""
+    wrong, hint = [], None
+    for place, url in places.items():
+        try:
+            require_scheme(url)
+        except UsageError as error:
+            wrong.append(f"{place}: {error}")
+            hint = error.hint
+    if wrong:
+        raise TopologyError("\n".join(wrong), hint=hint)
 
 
 def open_store(url: StoreURL) -> ObjectStore:

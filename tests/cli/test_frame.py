@@ -40,6 +40,7 @@ EXIT = {
     "StalePlan": 7,
     "LeaseHeld": 7,
     "Fenced": 7,
+    "Unreadable": 5,
     "NoMajority": 5,
     "DeadlineExceeded": 6,
     "Interrupted": 130,

@@ -611,6 +611,7 @@ class LocalStore:
                 f"{size_bytes} bytes do not fit into the {free_bytes} that are free",
                 store=self.url,
                 key=key,
+                hint="make room, then run again",
             )
 
     def _begin(self, key: str, size_bytes: int, part_bytes: int) -> _LocalUpload:
@@ -700,7 +701,7 @@ class LocalStore:
             return NotFound("no such object", **where)
         if code in _DENIED:
             return Denied(
-                f"no right to {right}: {text}",
+                f"Access Denied: no right to {right}: {text}",
                 right=right,
                 hint="the file system is mounted read-only"
                 if code == errno.EROFS
@@ -708,7 +709,11 @@ class LocalStore:
                 **where,
             )
         if code in _FULL:
-            return StoreFull(text, **where)
+            return StoreFull(
+                text,
+                hint="make room, then run again: what was sent is kept",
+                **where,
+            )
         if code in _IMPOSSIBLE_NAME:
             return UsageError(f"key {key!r} cannot be a file's name here: {text}")
         if code == errno.EXDEV:

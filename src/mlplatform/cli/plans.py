@@ -12,8 +12,8 @@ from mlplatform.control.journal import Entry, Journal, Kind
 from mlplatform.control.reconcile import Report, exit_code
 from mlplatform.core.errors import UsageError
 from mlplatform.core.manifest import Requirements
-from mlplatform.core.plan import Action, Outcome, Plan
-from mlplatform.replication.operations import Said
+from mlplatform.core.plan import Action, Hold, Outcome, Plan
+from mlplatform.replication.operations import Said, open_operation
 
 
 def requirements_of(given: Sequence[str]) -> Requirements:
@@ -70,8 +70,7 @@ def show_plan(session: Session, plan: Plan) -> int:
         noop=plan.noop,
         digest=plan.digest,
     )
-    for hold in plan.holds:
-        session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
+    _tell_holds(session, plan.holds)
     if plan.noop and not plan.holds:
         session.say("nothing to do")
     elif not plan.noop:
@@ -87,8 +86,17 @@ def transfer_bytes(action: Action) -> int | None:
 
 
 def show_outcomes(session: Session, *reports: Report, **extra: Any) -> int:
-    """What was done in each region. The exit code is the reports' together."""
-    rows = [_outcome_row(report, outcome) for report in reports for outcome in report.outcomes]
+    """What was done in each region. The exit code is the reports' together.
+
+    What was finished of operations that a crash had left is shown as well; what failed of these was
+    decided anew, and is in the report itself.
+    """
+    rows = []
+    for report in reports:
+        for left in report.resumed:
+            rows += [_outcome_row(left, outcome) for outcome in left.outcomes if outcome.ok]
+        rows += [_outcome_row(report, outcome) for outcome in report.outcomes]
+    left_over = [left.operation for report in reports for left in report.resumed]
     if rows or session.output is not Output.TABLE:
         session.show(
             "outcomes",
@@ -101,23 +109,40 @@ def show_outcomes(session: Session, *reports: Report, **extra: Any) -> int:
                 Column("seconds", "TIME", duration, right=True),
                 Column("detail"),
             ],
-            operations=[report.operation for report in reports if report.operation],
+            operations=[
+                operation
+                for operation in (*left_over, *(report.operation for report in reports))
+                if operation is not None
+            ],
             holds=[
                 hold.model_dump(mode="json") for report in reports for hold in report.plan.holds
             ],
             **extra,
         )
-    for report in reports:
-        for hold in report.plan.holds:
-            session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
+    _tell_holds(session, [hold for report in reports for hold in report.plan.holds])
     if not rows and not any(report.plan.holds for report in reports):
         session.say("nothing to do")
     for row in rows:
         if row["result"] in ("failed", "unknown"):
             session.say(
-                f"ReplicationStatus: FAILED {row['subject']} in {row['region']}", level="error"
+                f"ReplicationStatus: FAILED {row['subject']} in {row['region']}: {row['detail']}",
+                level="error",
+                region=row["region"],
             )
+    for hint in dict.fromkeys(row["hint"] for row in rows if row["hint"]):
+        session.say(hint, level="hint")
     return outranking([report.exit_code for report in reports])
+
+
+def _tell_holds(session: Session, holds: Sequence[Hold]) -> None:
+    """What is not done, and why."""
+    for hold in holds:
+        session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
+    if any(hold.unknown for hold in holds):
+        session.say(
+            "`mlplatform validate` names each store's error, or the right that is missing",
+            level="hint",
+        )
 
 
 def _outcome_row(report: Report, outcome: Outcome) -> dict[str, Any]:
@@ -130,6 +155,7 @@ def _outcome_row(report: Report, outcome: Outcome) -> dict[str, Any]:
         "result": outcome.result.value,
         "detail": outcome.detail,
         "error": outcome.error,
+        "hint": outcome.hint,
         "sent_bytes": outcome.measured.get("sent_bytes"),
         "seconds": outcome.measured.get("seconds"),
         "measured": outcome.measured,
@@ -139,7 +165,7 @@ def _outcome_row(report: Report, outcome: Outcome) -> dict[str, Any]:
 def show_history(session: Session, journal: Journal, operation: str | None, limit: int) -> int:
     """One operation's entries, or the newest operations, oldest first."""
     if operation is not None:
-        names: Sequence[str] = [operation]
+        names: Sequence[str] = [open_operation(journal, operation).operation]
     else:
         names = list(journal.operations())[-limit:]
     rows = [_entry_row(entry) for name in names for entry in journal.history(name)]

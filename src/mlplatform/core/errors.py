@@ -20,6 +20,7 @@
     ├── StalePlan                  7  what the plan was computed from has changed
     ├── LeaseHeld                  7  somebody else holds it; names holder and expiry
     ├── Fenced                     7  a newer writer has taken over: stop
+    ├── Unreadable                 5  a region that decides it could not be read
     ├── NoMajority                 5  too few control stores answered
     ├── DeadlineExceeded           6  the total time allowed is over
     └── Interrupted              130  stopped by the operator
@@ -186,6 +187,12 @@ class Fenced(MlplatformError):
     """A newer writer took over. Stop at once: nothing further may be written."""
 
     exit_code = 7
+
+
+class Unreadable(MlplatformError):
+    """What was asked hangs on a region that could not be read."""
+
+    exit_code = 5
 
 
 class NoMajority(MlplatformError):

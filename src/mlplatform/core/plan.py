@@ -106,6 +106,8 @@ class Outcome(Record):
     error: str | None = None
     """Class name of the error, for machines."""
     exit_code: int = 0
+    hint: str = ""
+    """What to try, if it failed."""
     measured: JSON = Field(default_factory=dict)
     """Numbers worth keeping: bytes sent, reads per source byte, seconds."""
     finished_at: datetime | None = None

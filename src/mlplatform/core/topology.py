@@ -325,7 +325,9 @@ def _existing(path: Path, named_by: str) -> Path:
     if path.is_dir():
         path /= FILE_NAME
     if not path.is_file():
-        raise UsageError(f"{path}: no such file (named by {named_by})")
+        raise UsageError(
+            f"{path}: no such file (named by {named_by})", hint="`mlplatform init` writes one"
+        )
     return path
 
 

@@ -75,9 +75,11 @@ def find_files(root: Path, *, follow_symlinks: bool = False) -> list[LocalFile]:
     try:
         mode = root.stat().st_mode
     except FileNotFoundError as error:
-        raise UsageError(f"{root}: no such file or folder") from error
+        raise UsageError(
+            f"{root}: no such file or folder", hint="name the folder, or the file, of the model"
+        ) from error
     except OSError as error:
-        raise UsageError(f"{root}: cannot be read: {error.strerror}") from error
+        raise _unreadable(root, error) from error
     if not stat.S_ISDIR(mode):
         return [_local_file(root.absolute().name, root)]
     ignored = _ignore_rules(root)
@@ -105,7 +107,7 @@ def _walk(
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            raise UsageError(f"{folder}: cannot be read: {error.strerror}") from error
+            raise _unreadable(folder, error) from error
         within = above | {(status.st_dev, status.st_ino)}
         for entry in entries:
             path = f"{prefix}{entry.name}"
@@ -115,7 +117,10 @@ def _walk(
             if kind is _Kind.FOLDER:
                 target = entry.stat()
                 if (target.st_dev, target.st_ino) in within:
-                    raise UsageError(f"{entry.path}: is a symlink to a folder that holds it")
+                    raise UsageError(
+                        f"{entry.path}: is a symlink to a folder that holds it",
+                        hint=f"leave it out with {IGNORE_FILE}",
+                    )
                 folders.append((Path(entry.path), f"{path}/", within))
             elif kind is _Kind.FILE:
                 yield path, Path(entry.path)
@@ -127,7 +132,10 @@ def _walk(
                     "or give --follow-symlinks",
                 )
             else:
-                raise UsageError(f"{entry.path}: is neither a file nor a folder")
+                raise UsageError(
+                    f"{entry.path}: is neither a file nor a folder",
+                    hint=f"leave it out with {IGNORE_FILE}",
+                )
 
 
 class _Kind(Enum):
@@ -145,7 +153,14 @@ def _kind(entry: os.DirEntry[str], *, follow_symlinks: bool) -> _Kind:
             return _Kind.FOLDER
         return _Kind.FILE if entry.is_file() else _Kind.OTHER
     except OSError as error:
-        raise UsageError(f"{entry.path}: cannot be read: {error.strerror}") from error
+        raise _unreadable(entry.path, error) from error
+
+
+def _unreadable(path: Path | str, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path}: cannot be read: {error.strerror}",
+        hint=f"publish as a user who may read it, or leave it out with {IGNORE_FILE}",
+    )
 
 
 def _ignore_rules(root: Path) -> Callable[[str], bool]:
@@ -155,7 +170,7 @@ def _ignore_rules(root: Path) -> Callable[[str], bool]:
     except FileNotFoundError:
         return lambda path: False
     except OSError as error:
-        raise UsageError(f"{rules}: cannot be read: {error.strerror}") from error
+        raise _unreadable(rules, error) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{rules}: is not UTF-8 text") from error
     from pathspec import GitIgnoreSpec
@@ -172,7 +187,7 @@ def _local_file(path: str, location: Path) -> LocalFile:
     try:
         status = location.stat()
     except OSError as error:
-        raise UsageError(f"{location}: cannot be read: {error.strerror}") from error
+        raise _unreadable(location, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{location}: is not a regular file")
     return LocalFile(path, location, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -206,7 +221,7 @@ def digest_file(
                 on_bytes(count)
             status = os.fstat(stream.fileno())
     except OSError as error:
-        raise UsageError(f"{file.location}: cannot be read: {error.strerror}") from error
+        raise _unreadable(file.location, error) from error
     if (offset, status.st_size, status.st_mtime_ns, status.st_ino) != (
         file.size_bytes,
         file.size_bytes,
@@ -432,6 +447,6 @@ class FolderSource:
                     stream.fileno(), buffer, part.span.start, part.span.start + len(buffer)
                 )
         except OSError as error:
-            raise UsageError(f"{file.location}: cannot be read: {error.strerror}") from error
+            raise _unreadable(file.location, error) from error
         if count != part.span.size_bytes:
             raise changed(file.location)

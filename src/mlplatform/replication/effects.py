@@ -639,6 +639,7 @@ def _bring(
                 detail=str(result),
                 error=type(result).__name__,
                 exit_code=result.exit_code,
+                hint=result.hint or "",
                 finished_at=replicas.clock.now(),
             )
             continue

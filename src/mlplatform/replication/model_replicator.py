@@ -38,7 +38,9 @@ def open_replicas(
     settings: Settings | None = None,
     region_timeout_seconds: float | None = 30.0,
 ) -> Replicas:
-    """Replication over the topology's own stores. Nothing is asked of them yet."""
+    """Replication over the topology's own stores. Nothing is asked of them yet; `TopologyError` if
+    no adapter speaks the scheme of one."""
+    wiring.require_schemes(wiring.places_of(topology))
     clock = SystemClock()
     random = SystemRandom()
     return Replicas(

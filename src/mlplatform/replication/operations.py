@@ -12,7 +12,7 @@ from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
-from mlplatform.core.errors import IntegrityError, NotFound, UsageError
+from mlplatform.core.errors import IntegrityError, NotFound, Unreadable, UsageError
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements
 from mlplatform.core.placement import (
     Grid,
@@ -264,11 +264,12 @@ def bring_down(
         remembered.digest_of(subject),
     )
     chosen = choose_source(seen)
-    if not isinstance(chosen, RegionSeen) or chosen.manifest is None:
-        raise IntegrityError(
-            f"{subject}: {getattr(chosen, 'reason', 'no region holds it verified')}",
-            hint="`mlplatform status` shows which regions hold it",
+    if not isinstance(chosen, RegionSeen):
+        refusal = Unreadable if chosen.unknown else IntegrityError
+        raise refusal(
+            f"{subject}: {chosen.reason}", hint="`mlplatform status` shows which regions hold it"
         )
+    assert chosen.manifest is not None  # noqa: S101 - choose_source gives only stored regions
     return pull(
         chosen.manifest,
         StoreSource(chosen.region, replicas.store(chosen.region), replicas.retry),
@@ -369,13 +370,21 @@ def resume(
     journal = journal_of(replicas)
     said = said or Said()
     if operation is not None:
-        streams = [journal.open(operation)]
+        streams = [open_operation(journal, operation)]
     else:
         streams = [s for s in journal.unfinished() if s.plan.feature in (FEATURE, PUBLISH)]
     for stream in streams:
         if stream.closed:
-            raise UsageError(f"{stream.operation}: is finished; there is nothing to resume")
+            continue  # somebody was quicker: nothing is left to do
         yield stream.operation, _resume(replicas, journal, stream, wait, said)
+
+
+def open_operation(journal: Journal, operation: str) -> Stream:
+    """One operation by its id; `UsageError` if there is none."""
+    try:
+        return journal.open(operation)
+    except NotFound as error:
+        raise UsageError(str(error), hint=error.hint) from error
 
 
 def _resume(

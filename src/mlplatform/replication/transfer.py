@@ -236,7 +236,7 @@ class _Target:
             if self.report.error is not None:
                 return
             self.report.error = error
-        log.error("target failed", extra={"region": self.region, "error": str(error)})
+        log.info("%s: failed: %s", self.region, error, extra={"region": self.region})
         self.let_go()
 
     def detach(self) -> None:

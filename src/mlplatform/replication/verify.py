@@ -127,7 +127,8 @@ def verify(
         except ConditionFailed:
             return f"{entry.path}: it was overwritten while it was read; check again", entry
         except Denied as error:
-            return f"{entry.path}: Access Denied: {error}", entry
+            named = "" if "Access Denied" in str(error) else "Access Denied: "
+            return f"{entry.path}: {named}{error}", entry
         except Interrupted:
             raise
         except MlplatformError as error:

@@ -12,12 +12,10 @@ from mlplatform.cli.errors import outranking
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Column
 from mlplatform.cli.session import Session
-from mlplatform.core.errors import TopologyError, UsageError
 
 if TYPE_CHECKING:
     from mlplatform.control.store_probe import StoreReport
     from mlplatform.core.store_url import StoreURL
-    from mlplatform.core.topology import Topology
 
 
 @command
@@ -34,9 +32,11 @@ def validate(
     In each store a scratch object is written, read, replaced and deleted again. The table shows
     which of the rights list, get, put and delete is missing, and whether conditional writes hold.
     """
+    from mlplatform import wiring
+
     topology = session.topology(doubts=True)
-    places = _places(topology)
-    _require_schemes(places)
+    places = wiring.places_of(topology)
+    wiring.require_schemes(places)
     if offline:
         rows: list[dict[str, Any]] = [
             {"place": place, "store": str(url)} for place, url in places.items()
@@ -68,29 +68,6 @@ _COLUMNS = (
         )
     ),
 )
-
-
-def _places(topology: "Topology") -> dict[str, "StoreURL"]:
-    several = len(topology.control) > 1
-    control = {
-        f"control {number}" if several else "control": url
-        for number, url in enumerate(topology.control, start=1)
-    }
-    return control | {region.name: region.store for region in topology.regions.values()}
-
-
-def _require_schemes(places: Mapping[str, "StoreURL"]) -> None:
-    from mlplatform import wiring
-
-    wrong, hint = [], None
-    for place, url in places.items():
-        try:
-            wiring.require_scheme(url)
-        except UsageError as error:
-            wrong.append(f"{place}: {error}")
-            hint = error.hint
-    if wrong:
-        raise TopologyError("\n".join(wrong), hint=hint)
 
 
 def _probe(places: Mapping[str, "StoreURL"], timeout_seconds: float) -> dict[str, "StoreReport"]:
