@@ -103,6 +103,39 @@ class Retry:
         """
         tries = _Tries(what)
         deadline = self._clock.monotonic() + self._deadline_seconds
+        try:
+            return self._attempt(fn, tries)
+        except MlplatformError as error:
+            if not error.retryable:
+                raise
+            return self._again(fn, tries, error, deadline)
+
+    def _attempt(self, fn: Callable[[], T], tries: _Tries) -> T:
+        tries.number += 1
+        try:
+            result = fn()
+        except MlplatformError as error:
+            if self._listener is not None:
+                self._listener(error)
+            if not error.retryable:
+                tries.note("failed", error)
+            raise
+        tries.note("ok")
+        return result
+
+    def _again(
+        self, fn: Callable[[], T], tries: _Tries, error: MlplatformError, deadline: float
+    ) -> T:
+        """All attempts after the first, which ended with `error`: nearly every call needs only
+        that one, and does without what is built here."""
+        first: MlplatformError | None = error
+
+        def attempt() -> T:
+            nonlocal first
+            if first is not None:
+                told, first = first, None
+                raise told
+            return self._attempt(fn, tries)
 
         def finished(state: tenacity.RetryCallState) -> bool:
             resumes = self._clock.monotonic() + state.upcoming_sleep
@@ -118,29 +151,16 @@ class Retry:
                 raise error
             tries.note("deadline", error)
             raise DeadlineExceeded(
-                f"{what}: not done within {self._deadline_seconds:g} s, "
+                f"{tries.what}: not done within {self._deadline_seconds:g} s, "
                 f"after {state.attempt_number} attempts; at last: {error}",
                 hint=error.hint or "see whether the service is reachable, then run again",
             ) from error
-
-        def attempt() -> T:
-            tries.number += 1
-            try:
-                result = fn()
-            except MlplatformError as error:
-                if self._listener is not None:
-                    self._listener(error)
-                if not error.retryable:
-                    tries.note("failed", error)
-                raise
-            tries.note("ok")
-            return result
 
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(_retryable),
             wait=self._wait_seconds,
             stop=finished,
-            sleep=lambda seconds: self._sleep(seconds, what),
+            sleep=lambda seconds: self._sleep(seconds, tries.what),
             before_sleep=between,
             retry_error_callback=give_up,
         )(attempt)
