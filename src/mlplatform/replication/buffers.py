@@ -8,6 +8,7 @@ page fault for every 4 KiB.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 POOLED_BYTES_MIN = 1024 * 1024
 
@@ -56,14 +57,15 @@ class BufferPool:
             self._peak_bytes = max(self._peak_bytes, self._used_bytes + self._free_bytes)
         return bytearray(size_bytes) if buffer is None else buffer
 
-    def release(
-        self, buffer: bytearray, *, charge_bytes: int | None = None, reuse: bool = True
-    ) -> None:
-        """Give a buffer back, with the charge it was acquired for."""
+    def release(self, buffer: bytearray, *, charge_bytes: int | None = None) -> None:
+        """Give a buffer back, with the charge it was acquired for. One that somebody still looks
+        at, such as a request that was given up, is not used again: nothing may be written over it.
+        """
         size_bytes = len(buffer)
+        reuse = size_bytes >= POOLED_BYTES_MIN and not _is_viewed(buffer)
         with self._changed:
             self._used_bytes -= charge_bytes or size_bytes
-            if reuse and size_bytes >= POOLED_BYTES_MIN:
+            if reuse:
                 self._free.setdefault(size_bytes, []).append(buffer)
                 self._free_bytes += size_bytes
             self._changed.notify_all()
@@ -110,12 +112,15 @@ class SharedBuffer:
             if self._holders or self._buffer is None:
                 return
             buffer, self._buffer = self._buffer, None
-        try:
+        with suppress(BufferError):
             self.view.release()
-        except BufferError:
-            # Somebody still looks at these bytes, such as a request that was given up: let nothing
-            # else be written over them.
-            reuse = False
-        else:
-            reuse = True
-        self._pool.release(buffer, charge_bytes=self.charge_bytes, reuse=reuse)
+        self._pool.release(buffer, charge_bytes=self.charge_bytes)
+
+
+def _is_viewed(buffer: bytearray) -> bool:
+    """Whether any view of it exists: then, and only then, it refuses to change its size."""
+    try:
+        buffer.append(buffer.pop())
+    except BufferError:
+        return True
+    return False

@@ -56,7 +56,8 @@ class Pace:
             self._calm = 0
             if self._halved_at is None or now - self._halved_at >= HALVE_EVERY_SECONDS:
                 self._halved_at = now
-                self.limit = max(1, min(self.limit, max(self._running, 1)) // 2)
+                # What ran is what was too much; a listing may be turned away while nothing does.
+                self.limit = max(1, min(self.limit, self._running or self.limit) // 2)
 
     def sent(self, size_bytes: int) -> None:
         """A send went through."""

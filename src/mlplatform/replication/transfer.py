@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -236,6 +237,7 @@ class _Target:
             if self.report.error is not None:
                 return
             self.report.error = error
+        _let_go_of_buffers(error)
         log.info("%s: failed: %s", self.region, error, extra={"region": self.region})
         self.let_go()
 
@@ -976,6 +978,14 @@ def _stat_or_none(store: ObjectStore, key: str) -> Stat | None:
         return store.stat(key)
     except NotFound:
         return None
+
+
+def _let_go_of_buffers(error: BaseException) -> None:
+    """A kept error keeps its frames, and with them the part that was being sent."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 def _ours(error: Exception) -> MlplatformError:

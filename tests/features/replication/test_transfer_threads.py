@@ -385,3 +385,21 @@ def test_sent_bytes_are_counted_exactly() -> None:
         store = MemoryStore(f"s{seed}")
         report = within(60, lambda m=model, s=store: bring(m, ("eu", s), settings=THREADS))  # type: ignore[misc]
         assert report.targets["eu"].sent_bytes == model.size_bytes
+
+
+def test_an_error_keeps_no_part_in_memory() -> None:
+    block = 2 * 1024 * 1024
+    model = Model({"a.bin": noise(3 * block)}, block=block)
+
+    def fail(call: Call) -> None:
+        if call.verb == "part":
+            raise MlplatformError("no")
+
+    transfer = Transfer(
+        model.manifest, model, [TargetRequest("eu", Watched(memory(), before=fail))],
+        clock=SystemClock(), progress=SilentProgress(), settings=Settings(senders_per_target=1),
+    )  # fmt: skip
+    report = within(60, transfer.run)
+    assert report.targets["eu"].error is not None
+    free = sum(len(kept) for kept in transfer._pool._free.values())
+    assert free == transfer._pool.peak_bytes // block
