@@ -424,12 +424,7 @@ class Transfer:
 
     def _survey(self, target: _Target, latch: _Latch) -> None:
         """What one listing tells. What needs requests of its own is asked by many at once."""
-        prefix = self._manifest.subject.prefix
-        try:
-            present = {stat.key: stat for stat in target.store.list(prefix)}
-        except ContainerMissing:
-            # A folder is made by the first write; a bucket that is missing refuses that.
-            present = {}
+        present = {stat.key: stat for stat in target.store.list(self._manifest.subject.prefix)}
         unclear = []
         for entry in self._manifest.files:
             first = self._plans[entry.path][0]
@@ -520,13 +515,13 @@ class Transfer:
         """
         best: tuple[Upload | None, dict[int, Part]] = (None, {})
         key = plan[0].key
-        try:
-            uploads = [upload for upload in target.store.uploads(key) if upload.key == key]
-        except ContainerMissing:
-            return best
-        for upload in uploads:
+        for upload in target.store.uploads(key):
+            if upload.key != key:
+                continue
             try:
                 found = upload.parts()
+            except ContainerMissing:
+                raise
             except NotFound:
                 continue
             if any(
@@ -976,6 +971,8 @@ def bad_ranges(manifest: Manifest, part: PartPlan, view: memoryview) -> list[str
 def _stat_or_none(store: ObjectStore, key: str) -> Stat | None:
     try:
         return store.stat(key)
+    except ContainerMissing:
+        raise
     except NotFound:
         return None
 
