@@ -493,7 +493,8 @@ def _differs(
 ) -> bool:
     if receipt is None or receipt.manifest_digest != manifest.digest:
         return True
-    return any(receipt.by_path[path].tag != entry.tag for path, entry in objects.items())
+    known = receipt.by_path
+    return any(path not in known or known[path].tag != o.tag for path, o in objects.items())
 
 
 def _parsed(kind: type[R], key: str, body: bytes) -> Iterator[R]:
