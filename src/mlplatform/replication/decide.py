@@ -223,7 +223,7 @@ def decide_publish(
 def _action(request: Request, source: str | None, manifest: Manifest, state: RegionSeen) -> Action:
     problem = state.damaged or next(iter(state.findings), None)
     if problem is None and state.misstates(manifest.digest):
-        problem = "manifest.json: is not the one that the receipt names"
+        problem = "manifest.json: is not the one that was published"
     repair = problem is not None
     if repair:
         reason = f"repair: {problem}"
@@ -265,10 +265,13 @@ def _action(request: Request, source: str | None, manifest: Manifest, state: Reg
 
 def _holds_others(state: RegionSeen, manifest: Manifest, recorded_digest: str | None) -> bool:
     """Whether the region holds other bytes under this version, which nobody may overwrite. A
-    manifest that was damaged is none, where record and receipt both say so."""
+    manifest against which both its own receipt and the record speak was damaged; where the control
+    store has forgotten the version, the receipt speaks alone."""
     if state.manifest is None or state.manifest.digest == manifest.digest:
         return False
-    return not (recorded_digest == manifest.digest and state.misstates(manifest.digest))
+    receipt_digest = state.receipt.manifest_digest if state.receipt else None
+    told = recorded_digest or receipt_digest
+    return not (told == manifest.digest and state.misstates(manifest.digest))
 
 
 def _is_disputed(seen: Seen, state: RegionSeen) -> bool:

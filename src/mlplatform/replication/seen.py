@@ -90,21 +90,20 @@ class RegionSeen:
     def stored(self) -> bool:
         """Rung STORED: manifest and receipt are there, of the same bytes, and nothing speaks
         against them."""
+        return self._attested and not self.demoted
+
+    def misstates(self, digest: str) -> bool:
+        """Whether its manifest is not `digest`'s, and its own receipt does not speak for it: then
+        it was damaged, in a way that it can still be read. Only to be asked of the digest on
+        record."""
+        return self.manifest is not None and self.manifest.digest != digest and not self._attested
+
+    @property
+    def _attested(self) -> bool:
         return (
             self.manifest is not None
             and self.receipt is not None
             and self.receipt.manifest_digest == self.manifest.digest
-            and not self.demoted
-        )
-
-    def misstates(self, digest: str) -> bool:
-        """Whether its manifest is not `digest`'s although its receipt is: then the manifest was
-        damaged, in a way that it can still be read. Only to be asked of the digest on record."""
-        return (
-            self.manifest is not None
-            and self.manifest.digest != digest
-            and self.receipt is not None
-            and self.receipt.manifest_digest == digest
         )
 
     @property
