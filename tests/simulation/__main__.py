@@ -7,6 +7,7 @@ import argparse
 import sys
 import time
 
+from tests.simulation.guards import GUARDS, without
 from tests.simulation.run import run_seed
 
 
@@ -17,6 +18,7 @@ def main() -> int:
     which.add_argument("--seeds", help="FROM-TO, both included")
     parser.add_argument("--trace", action="store_true", help="print every step")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
+    parser.add_argument("--without", choices=sorted(GUARDS), help="remove a guard first")
     arguments = parser.parse_args()
     if arguments.seed is not None:
         first = last = arguments.seed
@@ -26,7 +28,8 @@ def main() -> int:
     began = time.perf_counter()
     for seed in range(first, last + 1):
         try:
-            run_seed(seed, tell=print if arguments.trace else None)
+            with without(arguments.without):
+                run_seed(seed, tell=print if arguments.trace else None)
         except AssertionError as error:
             print(error, file=sys.stderr)
             failed += 1

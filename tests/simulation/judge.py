@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,6 +64,11 @@ class Judge:
         self.last_wrong: dict[str, float] = {}
         """Region: when it last stopped showing wrong bytes; infinity while it does."""
         self._wrong_since: dict[str, float] = {}
+        self._known_wrong: dict[str, tuple[float, frozenset[str]]] = {}
+        """Region: when a check that found it wrong was last recorded, and which keys it named."""
+        self.emptied_at: dict[str, float] = {}
+        self.control_lost = False
+        """The only control store was lost: what lay there binds nobody any more."""
         self.lies: Counter[tuple[str, str, Fate]] = Counter()
         self.withdrawn_at: float | None = None
         self.withdrawing = False
@@ -99,24 +104,26 @@ class Judge:
 
     # What the world does by itself.
 
-    def flipped(self, site: Site, key: str) -> None:
-        """The adversary has flipped a bit of an object."""
+    def harmed(self, site: Site, key: str) -> None:
+        """The adversary has flipped a bit of an object, or removed it."""
         found = site.object(key)
-        assert found is not None
-        self.excused.add((site.name, key, found[1].tag))
+        self.excused.add((site.name, key, found[1].tag if found else ""))
+        if key == _RECEIPT_KEY:
+            self._known_wrong.pop(site.name, None)  # what was said of another receipt lapses
         self._note_wrong(site)
+
+    def emptied(self, site: Site) -> None:
+        """A store was lost and made anew."""
+        if site.is_control and len(self.control) == 1:
+            self.control_lost = True
+            self._acked.clear()
+            self._numbers.clear()
+        self.emptied_at[site.name] = self.scheduler.now
 
     def lied(self, store: SimStore, key: str, fate: Fate) -> None:
         """A reader was told something that is not so."""
         self.trace(store.process, "is lied to about", store.site, key, fate=fate)
         self.lies[store.process.name, store.site.name, fate] += 1
-
-    def forget_control(self) -> None:
-        """The only control store was lost and rebuilt: what lay there binds nobody any more."""
-        self._acked.clear()
-        self._numbers.clear()
-        self._beliefs.clear()
-        self._generation = 0
 
     # Effects.
 
@@ -128,7 +135,7 @@ class Judge:
         if attempt in self._retried:
             return  # the policy's business; only the first attempt was guarded
         self._retried.add(attempt)
-        if not self._believes(store.process):
+        if not self._believes(store.process) and not self.control_lost:
             raise self.fail(
                 f"{store.process} begins to make the version visible in {store.site} "
                 "without holding the lease"
@@ -152,6 +159,7 @@ class Judge:
         after = site.object(key)
         written = verb in ("put", "complete")
         if written and after is not None:
+            self.excused.discard((site.name, key, ""))
             self.bodies[site.name, key, after[1].tag] = after[0]
             was = (site.name, key, before[1].tag) if before else None
             if (
@@ -206,14 +214,15 @@ class Judge:
             if (site.name, _MANIFEST_KEY, stat.tag) not in self.excused:
                 raise self.fail(f"{site} shows a manifest that nobody published")
             return
-        if self.bound is not contents:
+        if self.bound is not contents and not self.control_lost:
             raise self.fail(f"{site} shows {contents.name}, which the version is not bound to")
+        self._decide(site, contents)
         for key, bytes_ in contents.objects.items():
             there = site.object(key)
-            if there is None:
-                raise self.fail(f"{site} shows the version, and {key} is not there")
-            if there[0] != bytes_ and (site.name, key, there[1].tag) not in self.excused:
-                raise self.fail(f"{site} shows the version, and {key} has other bytes")
+            tag = there[1].tag if there else ""
+            if (there is None or there[0] != bytes_) and (site.name, key, tag) not in self.excused:
+                has = "has other bytes" if there else "is not there"
+                raise self.fail(f"{site} shows the version, and {key} {has}")
 
     def _receipt_effect(self, store: SimStore, after: tuple[bytes, Any] | None) -> None:
         assert after is not None
@@ -306,7 +315,7 @@ class Judge:
         if holding <= len(self.control) // 2:
             return
         contents = self.by_digest[json.loads(body)["digest"]]
-        if self.bound is not None and self.bound is not contents:
+        if self.bound is not None and self.bound is not contents and not self.control_lost:
             raise self.fail(f"{store.process} bound the version to {contents.name}, it was bound")
         self.bound = contents
         self._decide(store.site, contents)
@@ -323,6 +332,7 @@ class Judge:
             return
         process, region = store.process, check["region"]
         wrong_since_start = self.last_wrong.get(region, -1.0) >= process.started_at
+        wrong_since_start |= self.emptied_at.get(region, -1.0) >= process.started_at
         stale = self.lies[process.name, region, Fate.STALE]
         corrupt = self.lies[process.name, region, Fate.CORRUPT]
         if not (wrong_since_start or stale or corrupt > 1):
@@ -340,7 +350,7 @@ class Judge:
         if self._numbers.setdefault(place, digest) != digest:
             raise self.fail(f"two entries are settled as {entry.name}")
         last = self._acked.get(entry.operation)
-        if last is not None and not self._descends(last, entry):
+        if last is not None and not self.control_lost and not self._descends(last, entry):
             if not self._descends(entry, last):
                 raise self.fail(f"{entry.name} forks off: it does not follow {last.name}")
             if last.fence > entry.fence:
@@ -369,21 +379,36 @@ class Judge:
         contents = self.by_digest[digest]
         if outcome.result is Result.NOTHING and self.winner is not contents:
             return  # another's bytes are the version, so these are not wanted any more
-        if not self.shows(region, contents):
+        if not self.shows(region, contents, process):
             raise self.fail(
                 f"{process} recorded {outcome.result.value} for {region} ({outcome.detail}), "
                 "which does not show the version"
             )
 
-    def shows(self, region: str, contents: Contents | None = None) -> bool:
-        """Whether the manifest is visible there (or was, and the adversary has damaged it)."""
+    def shows(self, region: str, contents: Contents | None, process: Process | None = None) -> bool:
+        """Whether the manifest is visible there: or was, and the adversary has been at it."""
         site = self.regions[region]
-        found = site.object(_MANIFEST_KEY)
         wanted = contents or self.winner
-        return found is not None and (
-            (wanted is not None and found[0] == wanted.manifest.encoded)
-            or (region, _MANIFEST_KEY, found[1].tag) in self.excused
-        )
+        found = site.object(_MANIFEST_KEY)
+        if process is not None and self.emptied_at.get(region, -1.0) >= process.started_at:
+            return True
+        if wanted is not None and found is not None and found[0] == wanted.manifest.encoded:
+            return True
+        return (region, _MANIFEST_KEY, found[1].tag if found else "") in self.excused
+
+    def found_wrong(self, region: str, paths: Iterable[str]) -> None:
+        """A check has recorded this."""
+        keys = frozenset(f"{SUBJECT.prefix}{path}" for path in paths)
+        self._known_wrong[region] = (self.scheduler.now, keys)
+
+    def knew(self, process: Process, region: str) -> set[str]:
+        """Keys that were found wrong before the process began, and have not been right since."""
+        if self.last_wrong.get(region) != float("inf") or self.control_lost:
+            return set()
+        found_at, keys = self._known_wrong.get(region, (float("inf"), frozenset()))
+        if self.wrong_since(region) < found_at < process.started_at:
+            return keys & set(self.wrong(self.regions[region]))
+        return set()
 
     # The lease.
 
@@ -406,13 +431,15 @@ class Judge:
             return  # the answer came too late to be of use, and its holder knows that
         held = self._beliefs.get(process.name)
         if held is None or held[1] != claim:
-            if generation <= self._generation:
+            if generation <= self._generation and not self.control_lost:
                 raise self.fail(
                     f"{process} took generation {generation} of the lease, after "
                     f"{self._generation} had been held"
                 )
-            self._generation = generation
+            self._generation = max(self._generation, generation)
         self._beliefs[process.name] = (process, claim, deadline, generation)
+        if self.control_lost:
+            return
         for other, _, until, theirs in self._beliefs.values():
             if other is not process and not other.dead and other.monotonic() < until:
                 raise self.fail(

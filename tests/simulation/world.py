@@ -14,8 +14,8 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.quorum import ControlStore
 from mlplatform.control.reconcile import Report
 from mlplatform.control.retry import Retry, RetryingStore
-from mlplatform.core.digest import Evidence
-from mlplatform.core.errors import MlplatformError, VersionConflict
+from mlplatform.core.digest import UNKNOWN_DIGESTS, Evidence
+from mlplatform.core.errors import IntegrityError, MlplatformError, VersionConflict
 from mlplatform.core.plan import Result
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -25,7 +25,7 @@ from mlplatform.replication.decide import Request
 from mlplatform.replication.effects import Publisher, Replicas
 from mlplatform.replication.transfer import Settings
 from mlplatform.replication.verify import Depth, Verdict
-from tests.simulation.contents import SUBJECT, Contents
+from tests.simulation.contents import BLOCK_BYTES, SUBJECT, Contents
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.schedule import Crash, Process, Scheduler
 from tests.simulation.stores import CALM, Fate, SimStore, Site, Weather
@@ -104,29 +104,26 @@ class World:
         self.scheduler = Scheduler()
         self.processes: list[Process] = []
         self._restarts_left = 3
-        self._storm = True
-        weather = self._weather()
-        clock = Process(self.scheduler, "stores", random)
-        self._clock = clock
+        self._storm = False
+        self._clock = Process(self.scheduler, "stores", random)
+        self._pace = random.choice((0.02, 0.1, 0.5, 1.5))
+        """How many seconds a call usually takes."""
         self.regions = {
-            name: Site(name, DIALECTS[random.choice(tuple(DIALECTS))](name, clock), weather, random)
+            name: self._site(name, random.choice(tuple(DIALECTS)))
             for name in NAMES[: random.choice((2, 2, 2, 3, 3, 4))]
         }
-        truthful = weather.without(Fate.STALE, Fate.CORRUPT)
-        self.control = [
-            Site(f"control{n}", DIALECTS["whole"](f"control{n}", clock), truthful, random)
-            for n in range(random.choice((1, 3)))
-        ]
+        self.control = [self._site(f"control{n}", "whole") for n in range(random.choice((1, 3)))]
         for site in self.control:
             site.is_control = True
+        self.home = next(iter(self.regions))
         self.contents = Contents.make("contents", random)
         candidates = [self.contents]
-        if random.random() < 0.1:
-            candidates.append(self.contents.rival(random))
-        self.judge = Judge(self.scheduler, candidates, self.regions, self.control, tell=tell)
-        self.home = next(iter(self.regions))
         self._homes = {self.contents.name: self.home}
         """Where each contents are published."""
+        if random.random() < 0.1:
+            candidates.append(self.contents.rival(random))
+            self._homes[candidates[1].name] = random.choice(tuple(self.regions))
+        self.judge = Judge(self.scheduler, candidates, self.regions, self.control, tell=tell)
         self.topology = Topology.model_validate(
             {
                 "control": [f"memory://{site}" for site in self.control],
@@ -140,12 +137,13 @@ class World:
                 },
             }
         )
-        self._ail_control()
-        self._populate(candidates)
 
     # What it is made of.
 
-    def _weather(self) -> Weather:
+    def _site(self, name: str, dialect: str) -> Site:
+        return Site(name, DIALECTS[dialect](name, self._clock), CALM, self.random)
+
+    def _brew(self) -> None:
         """Which kinds of trouble this world has, and how much: not all worlds have all."""
         random = self.random
         trouble = random.choice((0.0, 0.02, 0.05, 0.15))
@@ -155,84 +153,135 @@ class World:
         total = sum(shares.values()) or 1.0
         fates = {fate: trouble * share / total for fate, share in shares.items()}
         fates[Fate.CRASH_BEFORE] = fates[Fate.CRASH_AFTER] = crashes
-        return Weather(
-            fates,
-            latency_seconds=random.choice((0.02, 0.1, 0.5, 1.5)),
-            pauses=random.choice((0.0, 0.0, 0.005, 0.02)),
+        weather = Weather(
+            fates, latency_seconds=self._pace, pauses=random.choice((0.0, 0.0, 0.005, 0.02))
         )
-
-    def _ail_control(self) -> None:
-        """Any one of three control stores may be lost, slow, read-only, rebuilt empty, or lie."""
-        random = self.random
-        if len(self.control) == 1:
-            return
-        ailing = random.choice(self.control)
-        kind = random.choice(("none", "lost", "slow", "read-only", "rebuilt", "lies"))
-        if kind == "lost":
-            ailing.lost = True
-            ailing.inner.drop()
-        elif kind == "read-only":
-            ailing.read_only = True
-        elif kind == "slow":
-            ailing.weather = replace(ailing.weather, latency_seconds=5.0)
-        if kind not in ("rebuilt", "lies"):
-            return
-        # A member that has forgotten, or lies, is the one fault that a majority of three bears:
-        # the other two must not fail finally at the same time.
+        for site in self.regions.values():
+            site.weather = weather
         for site in self.control:
-            site.weather = site.weather.without(Fate.LATE, Fate.DENIED, Fate.FULL, Fate.BREAKS)
-            site.weather = replace(site.weather, in_a_row=2)
-        if kind == "lies":
-            fates = {**ailing.weather.fates, Fate.STALE: 0.1, Fate.CORRUPT: 0.1}
-            ailing.weather = replace(ailing.weather, fates=fates)
-        else:
-            self.scheduler.later(self._soon(60), lambda: self._rebuild(ailing))
-
-    def _rebuild(self, site: Site) -> None:
-        self.judge.trace(None, site, "is rebuilt, empty")
-        site.inner = DIALECTS["whole"](site.name, self._clock)
-        site.inner._numbers = count(1_000_000)  # no store gives a tag twice
-        site.past.clear()
-
-    def _soon(self, seconds: float) -> float:
-        """A moment in the first so many seconds of a world of ordinary latency."""
-        return self.random.uniform(0, seconds) * self.control[0].weather.latency_seconds * 10
-
-    def _populate(self, candidates: Sequence[Contents]) -> None:
-        random = self.random
-        self._start("publisher", lambda p: self._publish(p, candidates[0], self.home), 0.0)
-        if len(candidates) > 1:
-            home = random.choice(tuple(self.regions))
-            self._homes[candidates[1].name] = home
-            self._start("rival", lambda p: self._publish(p, candidates[1], home), self._soon(5))
-        if random.random() < 0.15:
-            self._start(
-                "publisher", lambda p: self._publish(p, candidates[0], self.home), self._soon(10)
-            )
-        for _ in range(random.choice((1, 1, 2, 3))):
-            self._start("replicator", self._replicate, self._soon(12))
-        for _ in range(random.choice((0, 0, 1, 2))):
-            self._start("operator", self._resume, self._soon(25))
-        for _ in range(random.choice((0, 0, 1, 2))):
-            self._start("verifier", self._verify, self._soon(25))
-        if random.random() < 0.08:
-            self._start("withdrawer", self._withdraw, self._soon(15))
-        for _ in range(random.choice((0, 0, 0, 1, 2, 4))):
-            self.scheduler.later(self._soon(25), self._flip)
+            site.weather = weather.without(Fate.STALE, Fate.CORRUPT)
         if random.random() < 0.15:
             site = random.choice(tuple(self.regions.values()))
             start = self._soon(15)
             site.outages.append((start, start + self._soon(30)))
+        if len(self.control) > 1:
+            self._ail(random.choice(self.control))
+        elif len(self.judge.candidates) == 1 and random.random() < 0.08:
+            self.scheduler.later(self._in(40), lambda: self._rebuild(self.control[0]))
+
+    def _ail(self, site: Site) -> None:
+        """Any one of three control stores may be lost, slow, read-only, rebuilt empty, or lie."""
+        kind = self.random.choice(("not", "lost", "slow", "read-only", "rebuilt", "lies"))
+        if kind == "lost":
+            site.lost = True
+            site.inner.drop()
+        elif kind == "read-only":
+            site.read_only = True
+        elif kind == "slow":
+            site.weather = replace(site.weather, latency_seconds=5.0)
+        if kind not in ("rebuilt", "lies"):
+            return
+        # A member that has forgotten, or lies, is the one fault that a majority of three bears:
+        # the other two must not fail finally at the same time.
+        for member in self.control:
+            steady = member.weather.without(Fate.LATE, Fate.DENIED, Fate.FULL, Fate.BREAKS)
+            member.weather = replace(steady, in_a_row=2)
+        if kind == "lies":
+            fates = {**site.weather.fates, Fate.STALE: 0.1, Fate.CORRUPT: 0.1}
+            site.weather = replace(site.weather, fates=fates)
+        else:
+            self.scheduler.later(self._in(60), lambda: self._rebuild(site))
+
+    def _rebuild(self, site: Site) -> None:
+        """Whatever was there is gone, and somebody has made an empty one."""
+        self.judge.trace(None, site, "is rebuilt, empty")
+        fresh = DIALECTS["whole"](site.name, self._clock)
+        fresh._numbers = count(1_000_000 + self.judge.calls)  # no store gives a tag twice
+        fresh._features = site.inner.features
+        site.inner = fresh
+        site.past.clear()
+        self.judge.emptied(site)
+
+    def _in(self, calls: float) -> float:
+        """Some time in which at most so many calls can be made one after the other."""
+        return self.random.uniform(0, calls) * self._pace * 10
+
+    def _soon(self, calls: float) -> float:
+        """A moment."""
+        return self.scheduler.now + self._in(calls)
+
+    def _begin(self) -> None:
+        """Nothing is there yet."""
+        random = self.random
+        self._start("publisher", self._publish_home, 0.0)
+        if random.random() < 0.15:
+            self._start("publisher", self._publish_home, self._in(10))
+        self._populate(replicators=(1, 1, 2, 3), verifiers=(0, 0, 1, 2), flips=(0, 0, 0, 1, 2, 4))
+
+    def _go_on(self) -> None:
+        """All is well, and stays not so."""
+        random = self.random
+        self.scheduler.spawn(founder := self._process("founder"), lambda: self._found(founder))
+        self.scheduler.run()
+        if random.random() < 0.2:
+            self._start("publisher", self._publish_home, self._in(20))
+        self._populate(replicators=(1, 2, 3), verifiers=(1, 2, 3), flips=(1, 2, 4, 6))
+
+    def _found(self, founder: Process) -> None:
+        self._publish(founder, self.contents, self.home)
+        operations.replicate(
+            replicas := self.replicas(founder), operations.request_for(replicas, SUBJECT)
+        )
+        founder.dead = True
+
+    def _populate(
+        self, *, replicators: Sequence[int], verifiers: Sequence[int], flips: Sequence[int]
+    ) -> None:
+        random = self.random
+        for rival in list(self.judge.candidates.values())[1:]:
+            self._start(
+                "rival", lambda p: self._publish(p, rival, self._homes[rival.name]), self._in(5)
+            )
+        for _ in range(random.choice(replicators)):
+            self._start("replicator", self._replicate, self._in(12))
+        for _ in range(random.choice((0, 0, 1, 2))):
+            self._start("operator", self._resume, self._in(25))
+        for _ in range(random.choice(verifiers)):
+            self._start("verifier", self._verify, self._in(25))
+        if random.random() < 0.08:
+            self._start("withdrawer", self._withdraw, self._in(15))
+        for _ in range(random.choice(flips)):
+            self.scheduler.later(self._in(25), self._harm)
+        if random.random() < 0.15:
+            self._litter(random.choice(tuple(self.regions.values())))
+        if random.random() < 0.05:
+            site = random.choice(tuple(self.regions.values()))
+            self.scheduler.later(self._in(30), lambda: self._rebuild(site))
+
+    def _litter(self, site: Site) -> None:
+        """Somebody, some day, began to upload other bytes of the same size."""
+        for key, body in self.contents.objects.items():
+            part_bytes = max(BLOCK_BYTES, site.inner.features.part_bytes_min)
+            if len(body) > part_bytes:
+                upload = site.inner.begin(key, size_bytes=len(body), part_bytes=part_bytes)
+                for index in range(-(-len(body) // part_bytes)):
+                    size_bytes = min(part_bytes, len(body) - index * part_bytes)
+                    if self.random.random() < 0.7:
+                        other = self.random.randbytes(size_bytes)
+                        upload.part(index, other, digests=UNKNOWN_DIGESTS)
 
     # Processes.
 
-    def _start(self, role: str, work: Callable[[Process], None], after: float) -> None:
-        process = Process(
-            self.scheduler, f"{role}-{len(self.processes)}", Random(self.random.getrandbits(64))
-        )
-        if self.random.random() < 0.03:
-            process.stop_at = self.scheduler.now + after + self._soon(8)
+    def _process(self, role: str) -> Process:
+        name = f"{role}-{len(self.processes)}"
+        process = Process(self.scheduler, name, Random(self.random.getrandbits(64)))
         self.processes.append(process)
+        return process
+
+    def _start(self, role: str, work: Callable[[Process], object], after: float) -> None:
+        process = self._process(role)
+        if self.random.random() < 0.03:
+            process.stop_at = self.scheduler.now + after + self._in(8)
 
         def live() -> None:
             process.started_at = self.scheduler.now
@@ -256,7 +305,7 @@ class World:
 
         self.scheduler.spawn(process, live, after=after)
 
-    def _again(self, role: str, work: Callable[[Process], None]) -> None:
+    def _again(self, role: str, work: Callable[[Process], object]) -> None:
         """Somebody else, somewhere else, tries the same."""
         if self._storm and self._restarts_left and self.random.random() < 0.8:
             self._restarts_left -= 1
@@ -283,6 +332,9 @@ class World:
             executor=InlineExecutor(),
             background=process.keeper,
         )
+
+    def _publish_home(self, process: Process) -> Report:
+        return self._publish(process, self.contents, self.home)
 
     def _publish(self, process: Process, contents: Contents, region: str) -> Report:
         request = Request(SUBJECT, (region,), region, folder=FOLDER, reason="published here")
@@ -313,6 +365,8 @@ class World:
         results = operations.check(self.replicas(process), SUBJECT, [], depth)
         for name, result in results.items():
             self.judge.trace(process, f"found {name} {result.verdict}")
+            if result.verdict is Verdict.MISMATCH:
+                self.judge.found_wrong(name, (finding.path for finding in result.findings))
             if depth is Depth.DEEP and result.verdict is Verdict.GOOD:
                 self._found_good(process, name, before[name])
 
@@ -331,26 +385,31 @@ class World:
         if not any(isinstance(answer, Unknown) for answer in answers.values()):
             self.judge.withdrawn_at = self.scheduler.now
 
-    def _flip(self) -> None:
-        """The adversary flips a bit of something."""
-        site = self.random.choice(tuple(self.regions.values()))
-        sessions = [s for s in site.inner._sessions.values() if s.parts]
-        if sessions and self.random.random() < 0.5:
-            session = self.random.choice(sessions)
-            index = self.random.choice(sorted(session.parts))
+    def _harm(self) -> None:
+        """The adversary flips a bit of something, or takes it away."""
+        random = self.random
+        site = random.choice(tuple(self.regions.values()))
+        sessions = [s for s in site.inner._sessions.values() if any(b for b, *_ in s.parts.values())]
+        if sessions and random.random() < 0.5:
+            session = random.choice(sessions)
+            index = random.choice([i for i, (body, *_) in sorted(session.parts.items()) if body])
             self.judge.trace(None, "flips a bit in part", index, "of", session.key, "in", site)
             site.inner.damage_part(session.id, index, 0)
             self.judge.rotten_uploads.add(session.id)
             return
-        keys = [key for key in site.keys(SUBJECT.prefix) if site.inner._objects[key].body]
+        keys = [*site.keys(SUBJECT.prefix), *site.keys(SUBJECT.receipt_key)]
+        keys = [key for key in keys if site.inner._objects[key].body]
         if not keys:
             return
-        key = self.random.choice(keys)
-        body, _ = site.object(key) or (b"", None)
-        self.judge.trace(None, "flips a bit of", key, "in", site)
-        site.inner.damage(key, self.random.randrange(len(body)))
+        key = random.choice(keys)
+        if random.random() < 0.2:
+            self.judge.trace(None, "takes away", key, "in", site)
+            site.inner.delete(key)
+        else:
+            self.judge.trace(None, "flips a bit of", key, "in", site)
+            site.inner.damage(key, random.randrange(len(site.inner._objects[key].body)))
         site.remember(key, self.scheduler.now)
-        self.judge.flipped(site, key)
+        self.judge.harmed(site, key)
 
     def _reported(
         self,
@@ -368,8 +427,10 @@ class World:
         judge.trace(process, "reports", report.exit_code, [o.result.value for o in report.outcomes])
         if report.exit_code == 0 and not judge.withdrawing and not report.plan.holds:
             for region in regions:
-                if not judge.shows(region, contents):
+                if not judge.shows(region, contents, process):
                     raise judge.fail(f"{process} reports success, {region} does not show it")
+                if still := judge.knew(process, region):
+                    raise judge.fail(f"{process} reports success, {still} in {region} stay wrong")
         return report
 
     # The two acts.
@@ -377,7 +438,13 @@ class World:
     def run(self) -> None:
         """The storm, the calm, and the question. Raises `Violation`."""
         try:
-            self.judge.calls_max = CALLS_MAX
+            if self.random.random() < 0.3:
+                self._go_on()
+            else:
+                self._begin()
+            self._storm = True
+            self._brew()
+            self.judge.calls_max = self.judge.calls + CALLS_MAX
             self.scheduler.run()
             self._calm_down()
             self._settle()
@@ -399,14 +466,15 @@ class World:
             raise self.judge.fail("what runs does not end, although all stores answer")
 
     def _settle(self) -> None:
-        operator = Process(self.scheduler, "settler", Random(self.seed))
-        self.processes.append(operator)
+        operator = self._process("settler")
 
         def live() -> None:
             try:
                 self._converge(operator)
             except MlplatformError as error:
                 raise self.judge.fail(f"all stores answer, and yet: {error!r}") from error
+            except Exception as error:
+                raise self.judge.fail(f"internal error: {error!r}") from error
             operator.dead = True
 
         self.scheduler.spawn(operator, live)
@@ -419,6 +487,8 @@ class World:
         """What an operator types when the weather is fine again; then all must be well."""
         judge = self.judge
         replicas = self.replicas(operator)
+        if judge.control_lost:
+            self._abandon_torn(replicas)
         request = operations.request_for(replicas, SUBJECT)
         contents = judge.winner or self.contents
         wanted = list(self.regions)
@@ -452,6 +522,15 @@ class World:
             pending = operations.pending(replicas.grid(), operator.now())
             if pending or len(wanted) != sum(1 for p in replicas.grid() if p.verified_at):
                 raise judge.fail(f"the grid does not show it: {pending}")
+
+    def _abandon_torn(self, replicas: Replicas) -> None:
+        """What a lost control store leaves of a journal cannot be trusted; an operator says so."""
+        journal = operations.journal_of(replicas)
+        for operation in journal.operations():
+            try:
+                journal.open(operation)
+            except IntegrityError:
+                journal.abandon(operation)
 
     def _publish_again(self, replicas: Replicas, contents: Contents) -> Report | None:
         """Whoever published finishes what they left, the one who lost too."""
