@@ -36,7 +36,7 @@ class Conformance:
         for name, value in report.user_properties:
             if name == PROPERTY and isinstance(value, (list, tuple)):
                 scheme, server, clause, reason = map(str, value)
-                self._seen[scheme][server][clause] = (_verdict(report), reason)
+                self._seen[scheme][server][clause] = (_verdict(report, reason), reason)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._seen:
@@ -69,14 +69,16 @@ def unproven(servers: dict[str, dict[str, tuple[Verdict, str]]]) -> list[tuple[s
     return sorted((clause, "; ".join(reasons)) for clause, reasons in broken.items())
 
 
-def _verdict(report: pytest.TestReport) -> Verdict:
+def _verdict(report: pytest.TestReport, reason: str) -> Verdict:
+    if reason == Verdict.NOT_DECLARED.value:
+        return Verdict.NOT_DECLARED
     if report.passed:
         return Verdict.UPHELD
     if report.failed:
         return Verdict.FAILED
     if hasattr(report, "wasxfail"):
         return Verdict.BROKEN
-    return Verdict.NOT_DECLARED if report.when == "call" else Verdict.NOT_RUN
+    return Verdict.NOT_RUN
 
 
 def pytest_configure(config: pytest.Config) -> None:
