@@ -7,7 +7,7 @@ stating the old digest: a store that lies about its own digests is found by deep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -110,15 +110,19 @@ def verify(
     receipts = receipt.by_path if receipt is not None and proven else {}
     progress.total(region, manifest.size_bytes if depth is Depth.DEEP else 0)
 
-    def check(entry: FileEntry) -> tuple[Finding | str | ObjectReceipt, FileEntry]:
+    def go_on() -> None:
         if stop():
             raise Interrupted(f"{manifest.subject}: verification stopped")
+
+    def check(entry: FileEntry) -> tuple[Finding | str | ObjectReceipt, FileEntry]:
+        go_on()
         receipt = receipts.get(entry.path)
         key = manifest.key_of(entry)
         try:
             stat = store.stat(key)
             if depth is Depth.DEEP and stat.size_bytes == entry.size_bytes:
-                return _deep(store, manifest, entry, stat, retry, progress, region), entry
+                read = partial(_deep, store, manifest, entry, stat, retry, progress, region, go_on)
+                return read(), entry
             return _quick(entry, stat, receipt), entry
         except ContainerMissing as error:
             return f"{entry.path}: {error}", entry
@@ -182,12 +186,14 @@ def _deep(
     retry: Retry,
     progress: Progress,
     region: str,
+    go_on: Callable[[], None],
 ) -> Finding | ObjectReceipt:
     blocks = entry.block_digests(manifest.block_bytes)
     whole = blake3()
     buffer = memoryview(bytearray(min(manifest.block_bytes, max(entry.size_bytes, 1))))
-    bad: list[str] = []
+    bad: list[Span] = []
     for index, expected in enumerate(blocks.blocks):
+        go_on()
         start = index * manifest.block_bytes
         span = Span(start, start + blocks.span_bytes(index))
         read = partial(read_into, store, stat.key, span, buffer, when=Matches(stat.tag))
@@ -197,17 +203,18 @@ def _deep(
             if digest_of(buffer[: span.size_bytes]) == expected:
                 break
         else:
-            bad.append(f"{span.start}-{span.stop}")
+            bad.append(span)
         whole.update(buffer[: span.size_bytes])
         progress.add(region, span.size_bytes)
     if not bad and whole.hexdigest() != entry.blake3:
-        bad.append(f"0-{entry.size_bytes}")
+        bad.append(Span(0, entry.size_bytes))
     if bad:
+        ranges = _merged(bad)
         return Finding(
             path=entry.path,
             problem="digest",
-            detail=f"Checksum mismatch: bytes {_joined(bad)} differ",
-            ranges=tuple(bad),
+            detail=f"Checksum mismatch: bytes {_joined(ranges)} differ",
+            ranges=ranges,
         )
     return ObjectReceipt(path=entry.path, tag=stat.tag, evidence=Evidence.READ_BACK)
 
@@ -224,10 +231,20 @@ def _wrong_size(entry: FileEntry, stat: Stat) -> Finding:
     )
 
 
-def _joined(ranges: Iterable[str]) -> str:
-    listed = list(ranges)
-    shown = ", ".join(listed[:8])
-    return shown if len(listed) <= 8 else f"{shown} and {len(listed) - 8} more"
+def _merged(spans: Sequence[Span]) -> tuple[str, ...]:
+    """Blocks that follow one another as one range; a file may have tens of thousands of blocks."""
+    merged: list[Span] = []
+    for span in spans:
+        if merged and merged[-1].stop == span.start:
+            merged[-1] = Span(merged[-1].start, span.stop)
+        else:
+            merged.append(span)
+    return tuple(f"{span.start}-{span.stop}" for span in merged)
+
+
+def _joined(ranges: Sequence[str]) -> str:
+    shown = ", ".join(ranges[:8])
+    return shown if len(ranges) <= 8 else f"{shown} and {len(ranges) - 8} more"
 
 
 def exit_code(results: Iterable[Verification]) -> int:
