@@ -25,6 +25,7 @@ The `python -m` shells run the same way, by `run(command, prog=…)`.
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import sys
@@ -176,6 +177,9 @@ def main(parser: Callable[[], Any], *, prog: str) -> None:
         console.data("")  # flush, while a reader that has gone can still be forgiven
     except MlplatformError as error:
         code = errors.report(error, console, as_json=False, debug=False)
+    # The interpreter, as it ends, would look at every object there is, several times, to free what
+    # the system frees anyway: a third of the CPU of a short command.
+    gc.freeze()
     sys.exit(code)
 
 
