@@ -59,8 +59,10 @@ def read_region(
     receipt = _read_receipt(store, region, subject)
     if damaged or (manifest and (not receipt or receipt.manifest_digest != manifest.digest)):
         # A second read tells records that are wrong from records that were read wrong.
-        manifest, stat, damaged = _read_manifest(store, region, subject)
-        receipt = _read_receipt(store, region, subject)
+        again = _read_manifest(store, region, subject)
+        if manifest is None or again[0] is not None:
+            manifest, stat, damaged = again
+        receipt = _read_receipt(store, region, subject) or receipt
     present_bytes = 0
     if manifest is None and measure_partial:
         present_bytes = sum(

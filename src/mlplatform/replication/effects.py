@@ -383,7 +383,15 @@ class Replicas:
             self.control.create(key, body)
         except Fenced as refused:
             # A majority decides, and it never changes: records are not written over.
-            if self.control.read(key).bodies().get(body, 0) < self.control.majority:
+            bodies = self.control.read(key).bodies()
+            taken = [b for b, copies in bodies.items() if copies >= self.control.majority]
+            if not taken:
+                raise NoMajority(
+                    f"{manifest.subject}: several publishers took its name at once, and none has "
+                    "a majority of the control stores",
+                    hint="run again when all control stores answer, or publish under a new version",
+                ) from refused
+            if taken != [body]:
                 raise VersionConflict(
                     f"{manifest.subject}: its name is taken for other bytes",
                     hint="a version is immutable: publish these bytes under a new version",
