@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,7 @@ from botocore.credentials import (
     DeferredRefreshableCredentials,
 )
 from botocore.httpsession import get_cert_path
+from botocore.loaders import create_loader
 from botocore.session import Session
 from botocore.utils import get_environ_proxies
 
@@ -92,6 +93,7 @@ from mlplatform.ports.store import (
     StoreFeatures,
     Upload,
     check_key,
+    exists,
 )
 
 _OPTIONS = frozenset(
@@ -255,6 +257,12 @@ class _AssumedRole(CredentialProvider):  # type: ignore[misc]
         return DeferredRefreshableCredentials(fetcher.fetch_credentials, self.METHOD)
 
 
+@cache
+def _models(data_path: str | None) -> Any:
+    """The SDK's description of S3: reading it takes ten times as long as making a client of it."""
+    return create_loader(data_path)
+
+
 def _trusting(bundle: str | None) -> ssl.SSLContext:
     """The same authorities as the SDK's client trusts."""
     return ssl.create_default_context(cafile=bundle or get_cert_path(verify=True))
@@ -271,6 +279,7 @@ class _Link:
             role = _AssumedRole(session, role_arn, self.region)
             session = _session(url)
             session.get_component("credential_provider").providers.insert(0, role)
+        session.register_component("data_loader", _models(session.get_config_variable("data_path")))
         self._credentials = session.get_credentials()
         bundle = url.options.get("ca_bundle") or session.get_config_variable("ca_bundle")
 
@@ -300,7 +309,7 @@ class _Link:
             if origin.startswith("http:") and not (is_loopback(host) or url.flag("insecure")):
                 raise UsageError(f"store URL {url}: endpoint {origin!r} is plain HTTP")
             self.client = client("path")
-        self._be_patient(stall_seconds * _PATIENCE)
+        self._steer(stall_seconds * _PATIENCE)
 
         parts = urlsplit(origin)
         self.path = f"{parts.path.rstrip('/')}/{bucket}/"
@@ -341,12 +350,21 @@ class _Link:
         with self.wire.send("GET", "/", {"Host": self.wire.host}) as answer:
             return answer.status, str(answer.headers.get("Server", ""))
 
-    def _be_patient(self, seconds: float) -> None:
-        def wait(params: dict[str, Any], **_: Any) -> None:
-            params["context"]["read_timeout"] = seconds
+    def _steer(self, patience_seconds: float) -> None:
+        """What the client's configuration cannot say."""
 
+        def stay(params: dict[str, Any], **_: Any) -> None:
+            # A bucket in another region is for the store URL to mend: following it is one more
+            # retry, and with a store that redirects whatever comes, one without end.
+            params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+        def wait(params: dict[str, Any], **_: Any) -> None:
+            params["context"]["read_timeout"] = patience_seconds
+
+        events = self.client.meta.events
+        events.register("before-call.s3", stay)
         for operation in ("CompleteMultipartUpload", "UploadPartCopy"):
-            self.client.meta.events.register(f"before-call.s3.{operation}", wait)
+            events.register(f"before-call.s3.{operation}", wait)
 
 
 # ----------------------------------------------------------------------------------------- verbs
@@ -466,14 +484,20 @@ class S3Store:
         check_key(key)
         if when != ALWAYS and not self.features.conditional_delete:
             raise self._unsupported("conditional deletes", key)
+        if isinstance(when, Absent):
+            if exists(self, key):
+                raise ConditionFailed("is there", store=self._url, key=key)
+            return
         try:
-            if isinstance(when, Absent):
-                raise ConditionFailed(f"has tag {self.stat(key).tag}", store=self._url, key=key)
             self._exchange("DELETE", key, "delete", headers=_condition(when))
         except ContainerMissing:
             raise
         except NotFound:
             return
+        except ConditionFailed:
+            # Some say so of an object that is not there, and then there is nothing left to do.
+            if exists(self, key):
+                raise
 
     def begin(self, key: str, *, size_bytes: int, part_bytes: int) -> Upload:
         check_key(key)
@@ -1139,6 +1163,7 @@ _MEANINGS: Mapping[str, _Meaning] = {
     "ServiceUnavailable": _BUSY,
     "XMinioServerNotInitialized": _DOWN,
     "RequestTimeout": _DOWN,
+    "TemporaryRedirect": _DOWN,  # a new bucket, before its name has got round
     "InternalError": _DOWN,
     "InvalidRange": _Meaning(Unavailable, "shorter than was asked for"),
     "ObjectParentIsFile": _BELOW_A_KEY,  # versitygw

@@ -41,7 +41,7 @@ def scripted(service: StandIn) -> Opener:
     """Opens a bucket of the stand-in, which passes for AWS unless the options say otherwise."""
 
     def open_it(options: str = "dialect=aws", *, prefix: str = "") -> S3Store:
-        url = f"s3://models/{prefix}?endpoint={service.url}&stall_seconds=1&{options}"
+        url = f"s3://models/{prefix}?endpoint={service.url}&{options}"
         return open_store(StoreURL.parse(url), session=keyed(ACCESS_KEY, SECRET_KEY))
 
     return open_it
@@ -51,6 +51,12 @@ def scripted(service: StandIn) -> Opener:
 def store(scripted: Opener) -> S3Store:
     """A bucket of the stand-in."""
     return scripted()
+
+
+@pytest.fixture
+def hasty(scripted: Opener) -> S3Store:
+    """The same, for a client that waits no longer than a second."""
+    return scripted("dialect=aws&stall_seconds=1")
 
 
 def fresh_bucket(server: Endpoint) -> str:

@@ -44,7 +44,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def on(service: StandIn, options: str = "", session: Session | None = None) -> S3Store:
-    url = f"s3://models?endpoint={service.url}&dialect=aws&stall_seconds=2&{options}"
+    url = f"s3://models?endpoint={service.url}&dialect=aws&{options}"
     return open_store(StoreURL.parse(url.rstrip("&")), session=session)
 
 

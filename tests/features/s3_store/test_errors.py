@@ -62,6 +62,7 @@ CODES: list[tuple[int, str, type[MlplatformError]]] = [
     (502, "", Unavailable),
     (504, "", Unavailable),
     (400, "RequestTimeout", Unavailable),
+    (307, "TemporaryRedirect", Unavailable),
     (501, "NotImplemented", Unsupported),
     (400, "Unheard", StoreError),
 ]
@@ -159,9 +160,11 @@ def test_a_head_in_trouble_is_not_asked_again(service: StandIn, store: S3Store) 
 )
 def test_bucket_in_another_region(service: StandIn, store: S3Store, status: int, code: str) -> None:
     service.answers(refusal(status, code, x_amz_bucket_region="eu-west-1"))
-    with pytest.raises(UsageError, match="the bucket is in eu-west-1") as raised:
-        store.get("k")
-    assert raised.value.hint == "add region=eu-west-1"
+    for verb in (lambda: store.get("k"), lambda: list(store.list(""))):
+        with pytest.raises(UsageError, match="the bucket is in eu-west-1") as raised:
+            verb()
+        assert raised.value.hint == "add region=eu-west-1"
+    assert len(service.asked) == 2
 
 
 def test_delete_of_nothing_is_done(service: StandIn, store: S3Store) -> None:
@@ -169,6 +172,11 @@ def test_delete_of_nothing_is_done(service: StandIn, store: S3Store) -> None:
     service.answers(refusal(404, "NoSuchKey"))
     store.delete("k", when=Matches("t"))
     store.delete("k")
+    service.answers(refusal(412, "PreconditionFailed"), refusal(404, "NoSuchKey"))
+    store.delete("k", when=Matches("t"))
+    service.answers(refusal(412, "PreconditionFailed"), reply(200, ETag='"u"'))
+    with pytest.raises(ConditionFailed):
+        store.delete("k", when=Matches("t"))
     service.answers(refusal(404, "NoSuchBucket"))
     with pytest.raises(ContainerMissing):
         store.delete("k")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 
@@ -41,12 +42,12 @@ def hang(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-def test_silence(service: StandIn, store: S3Store, verb: Verb) -> None:
+def test_silence(service: StandIn, hasty: S3Store, verb: Verb) -> None:
     service.answers(hang)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="no answer within 1 s"):
-        verb(store)
-    assert 0.5 < time.monotonic() - began < 5
+        verb(hasty)
+    assert 0.5 < time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
@@ -97,28 +98,28 @@ def test_a_body_that_ends_early(service: StandIn, store: S3Store) -> None:
         read_bytes(store, "k")
 
 
-def test_a_body_that_stalls(service: StandIn, store: S3Store) -> None:
+def test_a_body_that_stalls(service: StandIn, hasty: S3Store) -> None:
     def half(connection: socket.socket) -> None:
         connection.sendall(reply(200, b"x" * 1000, ETag='"t"')[:-500])
         hang(connection)
 
     service.answers(half)
     with pytest.raises(Unavailable, match="no answer within 1 s"):
-        read_bytes(store, "k")
+        read_bytes(hasty, "k")
 
 
-def test_a_body_that_nobody_takes(service: StandIn, store: S3Store) -> None:
+def test_a_body_that_nobody_takes(service: StandIn, hasty: S3Store) -> None:
     def deaf(connection: socket.socket) -> None:
-        time.sleep(4)
+        done.wait(20)
 
+    done = threading.Event()
     service.answers(deaf)
-    began = time.monotonic()
     with pytest.raises(Unavailable, match="no answer within 1 s"):
-        store.put("k", bytes(64 << 20))
-    assert time.monotonic() - began < 3.5
+        hasty.put("k", bytes(64 << 20))
+    done.set()
 
 
-def test_a_slow_line_is_not_a_stalled_one(service: StandIn, store: S3Store) -> None:
+def test_a_slow_line_is_not_a_stalled_one(service: StandIn, hasty: S3Store) -> None:
     """16 MiB in two and a half seconds, where silence may last one."""
 
     def slow(connection: socket.socket) -> None:
@@ -133,7 +134,7 @@ def test_a_slow_line_is_not_a_stalled_one(service: StandIn, store: S3Store) -> N
 
     service.answers(slow)
     began = time.monotonic()
-    store.put("k", bytes(16 << 20))
+    hasty.put("k", bytes(16 << 20))
     assert time.monotonic() - began > 1.5
 
 
@@ -202,13 +203,13 @@ def test_somebody_elses_object_is_not_taken_for_ours(service: StandIn, store: S3
         begun.complete(PARTS, digests=UNKNOWN_DIGESTS, when=ALWAYS)
 
 
-def test_the_store_may_think_about_a_completion(service: StandIn, scripted: Opener) -> None:
+def test_the_store_may_think_about_a_completion(service: StandIn, hasty: S3Store) -> None:
     """It may have to read all the bytes, and say nothing meanwhile."""
 
     def ponder(connection: socket.socket) -> None:
         time.sleep(2)
         connection.sendall(reply(200, COMPLETED))
 
-    begun = upload(service, scripted())
+    begun = upload(service, hasty)
     service.answers(ponder, reply(200, ETag='"e-1"', Content_Length="5"))
     begun.complete(PARTS, digests=UNKNOWN_DIGESTS, when=ALWAYS)
