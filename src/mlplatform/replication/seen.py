@@ -80,11 +80,12 @@ class RegionSeen:
 
     @property
     def verified_at(self) -> datetime | None:
-        """When its bytes were last found right: by a check, or when they were stored."""
+        """When its bytes were last found right, by a check or when they were stored; None when
+        that says nothing of what is there now."""
         good = [check.at for check in self.checks if not check.findings]
         if self.receipt is not None:
             good.append(self.receipt.stored_at)
-        return max(good) if good and not self.demoted else None
+        return max(good) if good and self.stored else None
 
     @property
     def stored(self) -> bool:
