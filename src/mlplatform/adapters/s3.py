@@ -53,7 +53,7 @@ from botocore.credentials import (
 from botocore.httpsession import get_cert_path
 from botocore.loaders import create_loader
 from botocore.session import Session
-from botocore.utils import get_environ_proxies
+from botocore.utils import get_environ_proxies, parse_timestamp
 
 from mlplatform.adapters.s3_wire import CONNECT_SECONDS, Answer, Wire
 from mlplatform.core.digest import (
@@ -280,6 +280,9 @@ class _Link:
             session = _session(url)
             session.get_component("credential_provider").providers.insert(0, role)
         session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+        session.get_component("response_parser_factory").set_parser_defaults(
+            timestamp_parser=_moment
+        )
         self._credentials = session.get_credentials()
         bundle = url.options.get("ca_bundle") or session.get_config_variable("ca_bundle")
 
@@ -1077,6 +1080,14 @@ def _element(document: str, name: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:200]
+
+
+def _moment(text: Any) -> Any:
+    """A time that the SDK has to read: its own way takes half of what a listing costs."""
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
 
 
 def _seconds(text: Any) -> float | None:
