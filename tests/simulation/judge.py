@@ -111,6 +111,8 @@ class Judge:
         if key == _RECEIPT_KEY:
             self._known_wrong.pop(site.name, None)  # what was said of another receipt lapses
         self._note_wrong(site)
+        self.last_wrong.setdefault(site.name, self.scheduler.now)
+        self.last_wrong[site.name] = max(self.last_wrong[site.name], self.scheduler.now)
 
     def emptied(self, site: Site) -> None:
         """A store was lost and made anew."""

@@ -105,6 +105,8 @@ class World:
         self.processes: list[Process] = []
         self._restarts_left = 3
         self._storm = False
+        self._forgets = False
+        """Whether the only control store is to be lost."""
         self._clock = Process(self.scheduler, "stores", random)
         self._pace = random.choice((0.02, 0.1, 0.5, 1.5))
         """How many seconds a call usually takes."""
@@ -167,6 +169,7 @@ class World:
         if len(self.control) > 1:
             self._ail(random.choice(self.control))
         elif len(self.judge.candidates) == 1 and random.random() < 0.08:
+            self._forgets = True
             self.scheduler.later(self._in(40), lambda: self._rebuild(self.control[0]))
 
     def _ail(self, site: Site) -> None:
@@ -397,8 +400,12 @@ class World:
             site.inner.damage_part(session.id, index, 0)
             self.judge.rotten_uploads.add(session.id)
             return
-        keys = [*site.keys(SUBJECT.prefix), *site.keys(SUBJECT.receipt_key)]
-        keys = [key for key in keys if site.inner._objects[key].body]
+        keys = [key for key in site.keys(SUBJECT.prefix) if site.inner._objects[key].body]
+        if self._forgets:
+            # The regions' records are then all that tells what the version is.
+            keys = [key for key in keys if key != SUBJECT.manifest_key]
+        else:
+            keys += site.keys(SUBJECT.receipt_key)
         if not keys:
             return
         key = random.choice(keys)
@@ -498,6 +505,7 @@ class World:
         else:
             for _ in range(3):
                 published = self._publish_again(replicas, contents)
+                contents = judge.winner or contents
                 replicated = operations.replicate(replicas, request, wait=True)
                 found = operations.check(replicas, SUBJECT, [], Depth.DEEP)
                 for result in found.values():
