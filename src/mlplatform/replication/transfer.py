@@ -213,6 +213,7 @@ class _Target:
         self.conditions: dict[str, Condition] = {}
         self.uploads: dict[str, _FileUpload] = {}
         self.begun: dict[str, int] = {}
+        self.written_wrong: set[str] = set()
         self.detached = False
         self.announced = False
         self.unsurveyed = 1
@@ -275,8 +276,8 @@ class _Target:
     def standing(self) -> tuple[object, ...]:
         """Changes with everything that a pass can achieve."""
         with self.lock:
-            done = len(self.report.objects), self.report.sent_bytes, sum(self.begun.values())
-            return (*done, self.detached, self.failed)
+            done = len(self.report.objects), self.report.sent_bytes, len(self.written_wrong)
+            return (*done, sum(self.begun.values()), self.detached, self.failed)
 
     def surveyed(self, more: int = 0) -> None:
         """One look at the store is done, and led to `more`."""
@@ -392,6 +393,9 @@ class Transfer:
                 f"{self._manifest.subject}: stopped; what was sent is kept",
                 hint="run the same command again to go on from there",
             )
+        for target in self._targets:
+            if not target.announced:
+                target.fail(MlplatformError("internal error: the transfer ended too early"))
         return self._report
 
     def _remaining(self) -> list[_Target]:
@@ -660,7 +664,9 @@ class Transfer:
             f"Checksum mismatch: {self._source.name}: {part.entry.path} bytes "
             f"{', '.join(bad_ranges(self._manifest, part, view))} are not what the manifest states",
             hint=f"`mlplatform verify {self._manifest.subject} --deep` says which regions "
-            "hold good bytes; name one with --from",
+            "hold good bytes; name one with --from"
+            if isinstance(self._source, StoreSource)
+            else "the file changed after it was read, or the disk is failing: publish again",
         )
 
     def _send_all(
@@ -786,6 +792,10 @@ class Transfer:
                 key=stat.key,
                 hint="versions are immutable; find out who writes there, then run again",
             )
+        self._go_on(target, entry, stat)
+
+    def _go_on(self, target: _Target, entry: FileEntry, stat: Stat | None) -> None:
+        """Send what is missing, now that the object stands as `stat` says."""
         self._prepare(target, entry, stat)
         with target.lock:
             target.total_bytes += self._bytes_of(entry.path, target.missing.get(entry.path, set()))
@@ -802,13 +812,20 @@ class Transfer:
 
     def _finish(self, target: _Target, entry: FileEntry, stat: Stat) -> None:
         proven = self._proven_by_write(target, entry, stat)
-        if proven is None:
-            raise DigestMismatch(
-                f"Checksum mismatch: {target.region}: {entry.path} is stored with other bytes "
-                "than were sent",
-                hint="run again to replace it; if it recurs, the store or the path to it is faulty",
-            )
-        target.finished(entry, *proven)
+        if proven is not None:
+            target.finished(entry, *proven)
+            return
+        error = DigestMismatch(
+            f"Checksum mismatch: {target.region}: {entry.path} is stored with other bytes "
+            "than were sent",
+            hint="run again to replace it; if it recurs, the store or the path to it is faulty",
+        )
+        with target.lock:
+            if entry.path in target.written_wrong:
+                raise error
+            target.written_wrong.add(entry.path)
+        log.warning("sent again: %s", error, extra={"region": target.region})
+        self._go_on(target, entry, stat)
 
     def _proven_by_write(
         self, target: _Target, entry: FileEntry, stat: Stat

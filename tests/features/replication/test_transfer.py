@@ -196,12 +196,28 @@ def test_parts_that_rot_after_they_were_stated_never_become_a_receipt() -> None:
     abandoned(model, store, after_parts=5)
     (upload,) = store.uploads("")
     store.damage_part(upload.id, 2, at=3)
-    target = bring(model, ("eu", store)).targets["eu"]
-    assert isinstance(target.error, DigestMismatch)
-    assert "model.bin" not in target.objects
-    # What is there now is not the file; the next run replaces exactly that.
-    assert bring(model, ("eu", store)).targets["eu"].error is None
+    watched = Watched(store)
+    target = bring(model, ("eu", watched)).targets["eu"]
+    assert target.error is None
     assert model.content_in(store) == model.bodies
+    assert len(watched.sent()) == 6 + 11  # the rest, then all of it, over what was wrong
+
+
+@pytest.mark.parametrize("path", ["config.json", "weights/large.bin"])
+def test_bytes_that_arrive_wrong_are_sent_once_more_and_no_more(path: str) -> None:
+    model, store = mixed(), memory(features=FILES)
+
+    def rot(call: Call) -> None:
+        if call.verb in ("put", "complete") and call.key == model.key(path):
+            store.damage(call.key, 3)
+
+    watched = Watched(store, after=rot)
+    target = bring(model, ("eu", watched)).targets["eu"]
+    assert isinstance(target.error, DigestMismatch)
+    assert path in str(target.error)
+    assert path not in target.objects
+    written = [call for call in watched.calls if call.verb in ("put", "complete")]
+    assert len([call for call in written if call.key == model.key(path)]) == 2
 
 
 def test_an_upload_cut_into_other_parts_is_left_and_then_dropped() -> None:
