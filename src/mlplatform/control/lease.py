@@ -190,7 +190,8 @@ class Lease:
 
     def acquire(self, *, wait: Waiting = False) -> int:
         """Take the lease; its generation. `LeaseHeld` names holder and expiry: at once, or, when
-        `wait` is "silent", as soon as the holder gives a sign of life; never when it is True."""
+        `wait` is "silent", as soon as the holder gives a sign of life; never when it is True. What
+        is waited for is a holder: a control store that cannot be written to is told."""
         tries = 0
         told = False
         began: float | None = None
@@ -204,7 +205,7 @@ class Lease:
                 if self._take(found, free):
                     return self._generation
                 tries += 1
-                if not wait and (self._stuck() or tries >= _TRIES):
+                if self._is_in_vain(wait) or (not wait and tries >= _TRIES):
                     raise self._control.refusal(f"take the lease {self._name}", self._troubles)
             elif not wait or (wait == "silent" and _alive(sightings, began)):
                 raise self._refusal(sightings)
@@ -384,9 +385,11 @@ class Lease:
         self._troubles = [answer for answer in tags if isinstance(answer, MlplatformError)]
         return sum(isinstance(tag, str) for tag in tags)
 
-    def _stuck(self) -> bool:
-        """Whether trying again is in vain: too many members cannot be written to."""
-        return len(self._control.urls) - len(self._troubles) < self._control.majority
+    def _is_in_vain(self, wait: Waiting) -> bool:
+        """Whether too many members cannot be written to. Only who waits for whatever it takes
+        goes on when that may pass; a right that is missing does not come by waiting."""
+        troubles = [error for error in self._troubles if wait is not True or not error.retryable]
+        return len(self._control.urls) - len(troubles) < self._control.majority
 
     def _look(self) -> Mapping[int, Copy | None]:
         """What the members that can be read hold now. Remembers since when they have held it."""

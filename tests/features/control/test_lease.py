@@ -8,9 +8,16 @@ from random import Random
 
 import pytest
 
-from mlplatform.control.lease import Lease, LeaseRecord, Sighting, Wait, free_members
+from mlplatform.control.lease import Lease, LeaseRecord, Sighting, Wait, Waiting, free_members
 from mlplatform.control.quorum import ControlStore
-from mlplatform.core.errors import Denied, Fenced, Interrupted, LeaseHeld, NoMajority
+from mlplatform.core.errors import (
+    Denied,
+    Fenced,
+    Interrupted,
+    LeaseHeld,
+    NoMajority,
+    Unavailable,
+)
 from mlplatform.core.plan import canonical
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.store import read_bytes
@@ -452,6 +459,21 @@ def test_a_single_store_says_itself_why_not() -> None:
     world = World(1)
     with read_only(world.members, 0), pytest.raises(Denied):
         world.lease().acquire()
+
+
+@pytest.mark.parametrize("wait", ["silent", True])
+def test_nobody_waits_for_a_right_that_is_missing(world: World, wait: Waiting) -> None:
+    for store in world.members.stores:
+        store.read_only = True
+    with pytest.raises((Denied, NoMajority), match="read-only"):
+        world.lease().acquire(wait=wait)
+
+
+def test_who_waits_for_a_holder_is_told_of_a_store_that_takes_nothing() -> None:
+    world = World(1)
+    world.members.stores[0].faults["put"] = [call_lost()]
+    with pytest.raises(Unavailable):
+        world.lease().acquire(wait="silent")
 
 
 def test_damage_in_one_store_of_three_is_in_nobodys_way() -> None:
