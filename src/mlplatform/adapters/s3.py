@@ -442,7 +442,7 @@ class S3Store:
             headers["Range"] = f"bytes={span.start}-{span.stop - 1}"
         answer = self._send("GET", key, "get", headers=headers)
         try:
-            size_bytes, total_bytes = _extent(answer, span)
+            size_bytes, total_bytes = _extent(self._length(key, answer.headers), answer, span)
             if span is not None and size_bytes != span.size_bytes:
                 raise self._beyond(key, span, total_bytes)
             return _S3Body(self, self._stat(key, answer.headers, total_bytes), answer, size_bytes)
@@ -653,9 +653,20 @@ class S3Store:
             # an expired token from a missing right. The same question by GET has one.
             self._send("GET", key, "get", headers={"Range": "bytes=0-0"}).close()
             raise
-        return self._stat(key, answer, int(answer.get("Content-Length", "0")))
+        return self._stat(key, answer, self._length(key, answer))
+
+    def _length(self, key: str, headers: Message) -> int:
+        """What is still to come. A head that was cut off is taken for a whole one by whoever reads
+        it: its object must not pass for an empty one."""
+        length = headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise Unavailable("the answer states no length", store=self._url, key=key)
+        return int(length)
 
     def _stat(self, key: str, headers: Message, size_bytes: int) -> Stat:
+        tag = str(headers.get("ETag", "")).strip('"')
+        if not tag:
+            raise Unavailable("the answer states no tag", store=self._url, key=key)
         modified = headers.get("Last-Modified")
         digests = UNKNOWN_DIGESTS
         if headers.get("x-amz-checksum-type") == "FULL_OBJECT":
@@ -665,7 +676,7 @@ class S3Store:
         return Stat(
             key,
             size_bytes,
-            str(headers.get("ETag", "")).strip('"'),
+            tag,
             parsedate_to_datetime(modified) if modified else None,
             digests,
             None if digests == UNKNOWN_DIGESTS else self.features.evidence,
@@ -1060,10 +1071,9 @@ def _number(text: str | None, size_bytes: int) -> int | None:
     return int.from_bytes(raw, "big") if len(raw) == size_bytes else None
 
 
-def _extent(answer: Answer, span: Span | None) -> tuple[int, int]:
+def _extent(length: int, answer: Answer, span: Span | None) -> tuple[int, int]:
     """How many bytes come, and how many the object has. A server that ignores ranges answers with
     all of it, which will do only if that is what was asked for."""
-    length = int(answer.headers.get("Content-Length", "0"))
     if answer.status != 206:
         return (0 if span is not None and span.start else length), length
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))

@@ -89,6 +89,17 @@ def test_a_document_that_is_cut_off(service: StandIn, store: S3Store) -> None:
         list(store.list(""))
 
 
+@pytest.mark.parametrize("verb", [VERBS["put"], VERBS["get"], VERBS["stat"]])
+def test_a_head_that_is_cut_off(service: StandIn, store: S3Store, verb: Verb) -> None:
+    """Libraries take what there is of it for all of it: an object of no bytes."""
+    whole = reply(200, b"x" * 1000, ETag='"t"')
+    for cut in (b"Content-Length", b"ETag"):
+        head = whole[: whole.index(cut)]
+        service.answers(lambda connection, head=head: connection.sendall(head))  # type: ignore[misc]
+        with pytest.raises(Unavailable):
+            verb(store)
+
+
 def test_a_body_that_ends_early(service: StandIn, store: S3Store) -> None:
     def half(connection: socket.socket) -> None:
         connection.sendall(reply(200, b"x" * 1000, ETag='"t"')[:-500])
