@@ -15,7 +15,16 @@ import ssl
 import weakref
 from collections import deque
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPMessage,
+    HTTPResponse,
+    HTTPSConnection,
+    LineTooLong,
+    RemoteDisconnected,
+)
 from types import TracebackType
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -24,6 +33,8 @@ CONNECT_SECONDS = 10.0
 _SEND_BYTES = 1024 * 1024
 """A socket's time-out covers one whole `sendall`. Sent in pieces, a body may take its time as long
 as a piece gets through: a slow line is not a stalled one."""
+_LINE_BYTES_MAX = 65536
+_FIELDS_MAX = 100
 _KEEPALIVE = (
     # A peer that vanished while a large answer was being prepared is noticed within a minute.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -103,6 +114,7 @@ class Wire:
             if self._secure
             else HTTPConnection(*near, timeout=CONNECT_SECONDS)
         )
+        connection.response_class = _Response
         if self._proxy and self._secure:
             connection.set_tunnel(self._name, self._port, self._login)
         try:
@@ -114,6 +126,59 @@ class Wire:
             raise
         connection.sock.settimeout(self._stall_seconds)
         return connection
+
+
+class _Response(HTTPResponse):
+    """The standard library's, which reads a head as it would an e-mail's: for a small object that
+    is a third of all the CPU. The rules are the same (RFC 9112)."""
+
+    def begin(self) -> None:
+        """Read status and headers, and find out how the body ends."""
+        if self.headers is not None:
+            return  # it was begun before
+        (version, status, reason), headers = self._status_line(), self._fields()
+        while status // 100 == 1:
+            (version, status, reason), headers = self._status_line(), self._fields()
+        self.version = 10 if version == "HTTP/1.0" else 11
+        self.code = self.status = status
+        self.reason = reason
+        self.headers = self.msg = headers
+        self.chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        length = headers.get("Content-Length", "")
+        self.length = int(length) if length.isdecimal() and not self.chunked else None
+        if status in (204, 304) or self._method == "HEAD":
+            self.length = 0
+        said = headers.get("Connection", "").lower()
+        kept = "close" not in said if self.version == 11 else "keep-alive" in said
+        self.will_close = not (kept and (self.chunked or self.length is not None))
+
+    def _status_line(self) -> tuple[str, int, str]:
+        line = self._line()
+        if not line:
+            raise RemoteDisconnected("the connection ended before an answer came")
+        version, _, rest = line.partition(" ")
+        code, _, reason = rest.strip().partition(" ")
+        if not version.startswith("HTTP/1.") or len(code) != 3 or not code.isdecimal():
+            raise BadStatusLine(line)
+        return version, int(code), reason.strip()
+
+    def _fields(self) -> HTTPMessage:
+        found = HTTPMessage()
+        for _ in range(_FIELDS_MAX):
+            line = self._line().rstrip("\r\n")
+            if not line:
+                return found
+            name, colon, value = line.partition(":")
+            if name and colon and not name[0].isspace():
+                found[name] = value.strip()
+        raise HTTPException(f"more than {_FIELDS_MAX} header fields")
+
+    def _line(self) -> str:
+        line = self.fp.readline(_LINE_BYTES_MAX + 1)
+        if len(line) > _LINE_BYTES_MAX:
+            raise LineTooLong("header line")
+        return str(line, "iso-8859-1")
 
 
 class Answer:
