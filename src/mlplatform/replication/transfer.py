@@ -60,6 +60,7 @@ from mlplatform.ports.store import (
     read_into,
 )
 from mlplatform.replication.buffers import BufferPool, SharedBuffer
+from mlplatform.replication.jobs import Job, Latch
 from mlplatform.replication.pace import Pace, Pacing, laggard
 from mlplatform.replication.parts import PartPlan, part_bytes_for, parts_of
 
@@ -220,7 +221,7 @@ class _Target:
         """Looks at the store that are still to come; the listing is the first."""
         self.total_bytes = 0
         self.queued_bytes = 0
-        self.waiting: set[_Job] = set()
+        self.waiting: set[Job] = set()
         self.lock = threading.Lock()
 
     def _heard(self, error: MlplatformError) -> None:
@@ -292,13 +293,13 @@ class _Target:
             self.announced = True
             return True
 
-    def queue(self, job: _Job, size_bytes: int) -> None:
+    def queue(self, job: Job, size_bytes: int) -> None:
         """A send waits for a thread, with a buffer."""
         with self.lock:
             self.queued_bytes += size_bytes
             self.waiting.add(job)
 
-    def begun_with(self, job: _Job) -> None:
+    def begun_with(self, job: Job) -> None:
         with self.lock:
             self.waiting.discard(job)
 
@@ -404,7 +405,7 @@ class Transfer:
     # --- what is there already ---------------------------------------------------------------
 
     def _survey_all(self) -> None:
-        latch = _Latch()
+        latch = Latch()
         for target in self._targets:
             if not target.failed:
                 self._start(target, latch, self._survey, target, latch)
@@ -426,7 +427,7 @@ class Transfer:
         plan = self._plans[path]
         return sum(plan[index].span.size_bytes for index in indexes)
 
-    def _survey(self, target: _Target, latch: _Latch) -> None:
+    def _survey(self, target: _Target, latch: Latch) -> None:
         """What one listing tells. What needs requests of its own is asked by many at once."""
         present = {stat.key: stat for stat in target.store.list(self._manifest.subject.prefix)}
         unclear = []
@@ -541,7 +542,7 @@ class Transfer:
     # --- the shared read ---------------------------------------------------------------------
 
     def _pass(self, targets: Sequence[_Target], readers: Executor) -> None:
-        latch = _Latch()
+        latch = Latch()
         for entry in self._manifest.files:
             for target in targets:
                 if target.missing.get(entry.path) == set():
@@ -552,7 +553,7 @@ class Transfer:
             if shared is None:
                 break
             read = partial(self._read_and_send, parts, shared, wanting, latch)
-            job = _Job(latch, read, shared.drop)
+            job = Job(latch, read, shared.drop)
             if lost := job.hand_to(readers):
                 for target in wanting:
                     target.fail(_ours(lost))
@@ -619,7 +620,7 @@ class Transfer:
         parts: Sequence[PartPlan],
         shared: SharedBuffer,
         targets: Sequence[_Target],
-        latch: _Latch,
+        latch: Latch,
     ) -> None:
         try:
             if self._stop() or all(target.failed or target.detached for target in targets):
@@ -633,10 +634,10 @@ class Transfer:
                 target.fail(_ours(error))
 
     def _queue_send(
-        self, target: _Target, parts: Sequence[PartPlan], shared: SharedBuffer, latch: _Latch
+        self, target: _Target, parts: Sequence[PartPlan], shared: SharedBuffer, latch: Latch
     ) -> None:
         shared.hold()
-        job = _Job(
+        job = Job(
             latch,
             lambda: self._guarded(target, self._send_all, job, target, parts, shared),
             partial(self._unqueue, target, shared),
@@ -670,7 +671,7 @@ class Transfer:
         )
 
     def _send_all(
-        self, job: _Job, target: _Target, parts: Sequence[PartPlan], shared: SharedBuffer
+        self, job: Job, target: _Target, parts: Sequence[PartPlan], shared: SharedBuffer
     ) -> None:
         target.begun_with(job)
         for part, view in _views(parts, shared):
@@ -841,9 +842,9 @@ class Transfer:
 
     # --- threads -----------------------------------------------------------------------------
 
-    def _start(self, target: _Target, latch: _Latch, work: Callable[..., None], *args: Any) -> None:
+    def _start(self, target: _Target, latch: Latch, work: Callable[..., None], *args: Any) -> None:
         """Run `work` in one of the target's threads; its error is the target's."""
-        job = _Job(latch, partial(self._guarded, target, work, *args))
+        job = Job(latch, partial(self._guarded, target, work, *args))
         if lost := job.hand_to(self._senders[target.region]):
             target.fail(_ours(lost))
 
@@ -854,75 +855,6 @@ class Transfer:
                 self._on_stored(target.report)
         except Exception as error:
             target.fail(_ours(error))
-
-
-def _nothing() -> None:
-    return
-
-
-class _Job:
-    """Work for a thread, done by it or dropped, never both; what is held for it is given back."""
-
-    __slots__ = ("_claim", "_latch", "_release", "_work")
-
-    def __init__(
-        self,
-        latch: _Latch,
-        work: Callable[[], None],
-        release: Callable[[], None] = _nothing,
-    ) -> None:
-        self._latch = latch
-        self._work = work
-        self._release = release
-        self._claim = threading.Lock()
-        latch.add()
-
-    def run(self) -> None:
-        if self._claim.acquire(blocking=False):
-            try:
-                self._work()
-            finally:
-                self._over()
-
-    def drop(self) -> None:
-        if self._claim.acquire(blocking=False):
-            self._over()
-
-    def _over(self) -> None:
-        self._work = _nothing  # which may refer to this job
-        self._release()
-        self._latch.done()
-
-    def hand_to(self, executor: Executor) -> Exception | None:
-        """A pool that cannot start a thread raises, but keeps the work and may yet run it."""
-        try:
-            executor.submit(self.run)
-        except Exception as error:
-            self.drop()
-            return error
-        return None
-
-
-class _Latch:
-    """Counts work under way; `wait` returns when there is none."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._changed = threading.Condition()
-
-    def add(self) -> None:
-        with self._changed:
-            self._count += 1
-
-    def done(self) -> None:
-        with self._changed:
-            self._count -= 1
-            if not self._count:
-                self._changed.notify_all()
-
-    def wait(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._count == 0)
 
 
 def read_digests(
