@@ -130,7 +130,7 @@ class Wire:
 
 class _Response(HTTPResponse):
     """The standard library's, which reads a head as it would an e-mail's: for a small object that
-    is a third of all the CPU. The rules are the same (RFC 9112)."""
+    is a third of all the CPU. The rules are the same (RFC 9112), but a head that is cut off is none."""
 
     def begin(self) -> None:
         """Read status and headers, and find out how the body ends."""
@@ -155,8 +155,6 @@ class _Response(HTTPResponse):
 
     def _status_line(self) -> tuple[str, int, str]:
         line = self._line()
-        if not line:
-            raise RemoteDisconnected("the connection ended before an answer came")
         version, _, rest = line.partition(" ")
         code, _, reason = rest.strip().partition(" ")
         if not version.startswith("HTTP/1.") or len(code) != 3 or not code.isdecimal():
@@ -178,6 +176,8 @@ class _Response(HTTPResponse):
         line = self.fp.readline(_LINE_BYTES_MAX + 1)
         if len(line) > _LINE_BYTES_MAX:
             raise LineTooLong("header line")
+        if not line.endswith(b"\n"):
+            raise RemoteDisconnected("the connection ended before the answer's head did")
         return str(line, "iso-8859-1")
 
 

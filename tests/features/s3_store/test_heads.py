@@ -1,4 +1,4 @@
-"""Heads of answers are read as the standard library reads them, only sooner."""
+"""Heads of answers are read as the standard library reads them, only sooner, and whole."""
 
 from __future__ import annotations
 
@@ -63,3 +63,11 @@ def test_what_is_understood(name: str, method: str) -> None:
 def test_what_is_not(raw: bytes, error: type[HTTPException]) -> None:
     with pytest.raises(error):
         read(_Response, raw)
+
+
+def test_a_head_that_is_cut_off_anywhere() -> None:
+    """The standard library takes what came for all there is."""
+    whole = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "a"\r\n\r\n'
+    for size_bytes in range(len(whole)):
+        with pytest.raises(RemoteDisconnected):
+            read(_Response, whole[:size_bytes])
