@@ -130,7 +130,7 @@ class Wire:
 
 class _Response(HTTPResponse):
     """The standard library's, which reads a head as it would an e-mail's: for a small object that
-    is a third of all the CPU. The rules are the same (RFC 9112), but a head that is cut off is none."""
+    is a third of all the CPU. The rules are the same (RFC 9112), but a head must be whole."""
 
     def begin(self) -> None:
         """Read status and headers, and find out how the body ends."""
