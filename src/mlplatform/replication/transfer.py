@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 BUDGET_BYTES = 96 * 1024 * 1024
 _BUFFER_WAIT_SECONDS = 0.25
-_PARTS_IN_FLIGHT_MAX = 4096
+_PARTS_IN_FLIGHT_MAX = 1024
 """Parts are charged at least this share of the budget, so that tiny files are bounded in number."""
 _REFUSALS_PER_FILE_MAX = 4
 """How often the writes of one file may be refused, because others write it too, before it fails."""
