@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ _DIGEST = re.compile(r"blake3:[0-9a-f]+")
 _OPERATION = re.compile(r"\d{8}T\d{6}Z-([a-z]+)-[0-9a-f]{6}")
 _WHO = re.compile(r"[\w.-]+@[\w.-]+:\d+")
 _SPACES = re.compile(r"\s+")
+_TITLE = re.compile(r"\S+(?: \S+)*")
 
 
 @dataclass(slots=True)
@@ -173,7 +175,7 @@ def record(page: Path) -> None:
                 text=True,
                 check=False,
             )
-            shown = ran.stdout.replace(str(folder), "/srv").rstrip("\n").splitlines()
+            shown = _in_srv(ran.stdout.rstrip("\n").splitlines(), name)
             told.append(
                 "\n".join(
                     [
@@ -195,6 +197,18 @@ def record(page: Path) -> None:
         elif line.startswith("$ "):
             written.append(next(blocks))
     page.write_text("\n".join(written) + "\n")
+
+
+def _in_srv(lines: list[str], folder: str) -> list[str]:
+    """The lines with `/srv` for the folder. A table's heading moves with what stands below it."""
+    shown = [line.replace(folder, "/srv") for line in lines]
+    for number, (heading, row) in enumerate(pairwise(lines)):
+        if folder in row and heading.isupper() and "  " in heading:
+            titles = _TITLE.finditer(heading)
+            *_, end = (title.end() for title in titles if title.start() <= row.index(folder))
+            excess = " " * (len(folder) - len("/srv"))
+            shown[number] = heading[:end] + heading[end:].replace(excess, "", 1)
+    return shown
 
 
 if __name__ == "__main__":
