@@ -55,6 +55,7 @@ from mlplatform.replication.decide import (
 )
 from mlplatform.replication.seen import (
     Check,
+    Finding,
     Regions,
     RegionSeen,
     Withdrawal,
@@ -461,13 +462,13 @@ class Replicas:
             region=state.region,
             receipt_nonce=nonce,
             depth=result.depth.value,
-            findings=tuple(result.findings),
+            findings=_still_wrong(state, result),
             at=self.clock.now(),
             writer=self.writer,
         )
-        # Apart, so that a check that began earlier and ends later takes no mismatch back: only a
-        # new receipt does.
-        found = "wrong" if record.findings else "good"
+        # Apart, so that a check that began earlier and ends later, or sees less, takes no mismatch
+        # back: only a new receipt does.
+        found = f"wrong-{record.depth}" if record.findings else "good"
         self._observe(
             f"{_CHECKS}{subject.model}/{subject.version}/{state.region}/{found}.json", record
         )
@@ -494,6 +495,18 @@ class Replicas:
 
     def _nonce(self) -> str:
         return f"{self.random.getrandbits(64):016x}"
+
+
+def _still_wrong(state: RegionSeen, result: Verification) -> tuple[Finding, ...]:
+    """What was found, and what was found before and is not refuted: quick sees no bytes, and deep
+    does not come to every file where something cannot be read."""
+    if not result.findings:
+        return ()
+    settled = {finding.path for finding in result.findings}
+    if result.depth is Depth.DEEP:
+        settled |= result.objects.keys()
+    earlier = (finding for finding in state.findings if finding.path not in settled)
+    return (*result.findings, *earlier)
 
 
 def _differs(
