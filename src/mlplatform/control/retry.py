@@ -259,6 +259,7 @@ class RetryingStore:
         self._store = store
         self._retry = retry
         self._read_back = read_back
+        self._features: StoreFeatures | None = None
 
     @property
     def url(self) -> str:
@@ -266,7 +267,12 @@ class RetryingStore:
 
     @property
     def features(self) -> StoreFeatures:
-        return self._store.features
+        if self._features is None:
+            # Some stores have to be asked who they are.
+            self._features = self._retry.call(
+                lambda: self._store.features, what=f"ask {self._store.url}"
+            )
+        return self._features
 
     def put(
         self,

@@ -55,6 +55,7 @@ def read_region(
     `measure_partial` also counts the bytes under the version's prefix when no manifest is there,
     which costs a listing.
     """
+    _ = store.features  # a store that has to be asked fails here, alone, and not in a transfer
     manifest, stat, damaged = _read_manifest(store, region, subject)
     receipt = _read_receipt(store, region, subject)
     if damaged or (manifest and (not receipt or receipt.manifest_digest != manifest.digest)):

@@ -41,7 +41,6 @@ from mlplatform.core.errors import (
     NotFound,
     Throttled,
     Unavailable,
-    Unsupported,
 )
 from mlplatform.core.manifest import FileEntry, Manifest, ObjectReceipt
 from mlplatform.ports.clock import Clock
@@ -338,7 +337,7 @@ class Transfer:
         self._settings = settings or Settings()
         self._read_attempts = read_attempts
         self._targets = [_Target(request, clock) for request in targets]
-        features = self._able(targets)
+        features = self._able()
         self._part_bytes = {
             entry.path: part_bytes_for(entry.size_bytes, manifest.block_bytes, features)
             for entry in manifest.files
@@ -352,15 +351,15 @@ class Transfer:
         self._lock = threading.Lock()
         self._senders: dict[str, Executor] = {}
 
-    def _able(self, requests: Sequence[TargetRequest]) -> list[StoreFeatures]:
+    def _able(self) -> list[StoreFeatures]:
         """The features of the stores that can hold the largest file; the others fail, alone."""
         largest = max(entry.size_bytes for entry in self._manifest.files)
         able = []
-        for target, request in zip(self._targets, requests, strict=True):
-            features = request.store.features
+        for target in self._targets:
             try:
+                features = target.store.features
                 part_bytes_for(largest, self._manifest.block_bytes, [features])
-            except Unsupported as error:
+            except MlplatformError as error:
                 target.fail(error)
             else:
                 able.append(features)

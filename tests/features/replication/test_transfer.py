@@ -111,6 +111,32 @@ def test_a_bucket_that_does_not_exist_fails_its_region_only() -> None:
     assert report.targets["good"].error is None
 
 
+class Shy(MemoryStore):
+    """Has to be asked what it can do, and does not answer the first so many times."""
+
+    silent = 0
+
+    @property
+    def features(self) -> StoreFeatures:
+        self.silent -= 1
+        if self.silent >= 0:
+            raise Unavailable("who are you?", store=self.url)
+        return super().features
+
+
+@pytest.mark.parametrize(("silent", "told"), [(3, None), (99, Unavailable)])
+def test_a_store_that_does_not_say_what_it_can_do_fails_alone(
+    silent: int, told: type[Exception] | None
+) -> None:
+    shy, good, model = Shy("shy"), memory("good"), mixed()
+    shy.silent = silent
+    report = bring(model, ("shy", shy), ("good", good), retry=patient())
+    error = report.targets["shy"].error
+    assert (type(error) if error else None) is told
+    assert report.targets["good"].error is None
+    assert model.content_in(good) == model.bodies
+
+
 def test_one_read_feeds_three_targets() -> None:
     model = mixed()
     stores = {name: Watched(memory(name)) for name in ("a", "b", "c")}
