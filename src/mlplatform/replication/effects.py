@@ -154,6 +154,11 @@ class Replicas:
         """The region's store, under the retry policy."""
         return RetryingStore(self.open_store(region), self.retry)
 
+    def source(self, region: str) -> StoreSource:
+        """The region's store, to read parts from: a part is one call under the policy, not a call
+        in a call, each of which tries for as long as it may."""
+        return StoreSource(region, self.open_store(region), self.retry)
+
     def remember(self, subject: ModelVersion | None = None) -> Remembered:
         """What the control store says, of one version or of all."""
         below = f"{subject.model}/{subject.version}" if subject else ""
@@ -573,11 +578,10 @@ class Replicator:
                 f"{self.request.subject}: {source_region} now has {source.manifest.digest}, "
                 f"the plan was made for {digest}"
             )
-        store = self.replicas.store(source_region)
         yield from _bring(
             self.replicas,
             source.manifest,
-            StoreSource(source_region, store, self.replicas.retry),
+            self.replicas.source(source_region),
             actions,
             seen,
             self.guard,

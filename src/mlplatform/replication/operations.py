@@ -37,7 +37,6 @@ from mlplatform.replication.decide import (
 from mlplatform.replication.effects import Publisher, Replicas, Replicator
 from mlplatform.replication.pull import Pulled, pull
 from mlplatform.replication.seen import RegionSeen
-from mlplatform.replication.transfer import StoreSource
 from mlplatform.replication.verify import Depth, Verification
 
 LEASE_SECONDS = 15.0
@@ -209,12 +208,10 @@ def adopter(replicas: Replicas, key: str, subject: ModelVersion | None, region: 
             f"{region}: {key}: there is no such object to adopt", hint="keys look like models/x.pth"
         ) from error
     replicas.progress.note(region, f"reading {key} once for its digests")
-    entry = adopt_object(store, stat, retry=replicas.retry)
+    entry = adopt_object(replicas.open_store(region), stat, retry=replicas.retry)
     manifest = _manifest_of(subject, entry)
     request = Request(subject, (region,), region, folder=None, reason=f"adopts {key} in place")
-    return Publisher(
-        replicas, request, manifest, StoreSource(region, store, replicas.retry), lambda: None
-    )
+    return Publisher(replicas, request, manifest, replicas.source(region), lambda: None)
 
 
 def _manifest_of(subject: ModelVersion, entry: FileEntry) -> Manifest:
@@ -272,7 +269,7 @@ def bring_down(
     assert chosen.manifest is not None  # noqa: S101 - choose_source gives only stored regions
     return pull(
         chosen.manifest,
-        StoreSource(chosen.region, replicas.store(chosen.region), replicas.retry),
+        replicas.source(chosen.region),
         folder,
         open_folder,
         clock=replicas.clock,
