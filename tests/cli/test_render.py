@@ -9,7 +9,19 @@ import pytest
 
 from mlplatform.cli.console import Console
 from mlplatform.cli.progress import LineProgress
-from mlplatform.cli.render import Column, age, duration, plain, size, table_text
+from mlplatform.cli.render import (
+    NO_BREAK,
+    Column,
+    Output,
+    age,
+    ago,
+    duration,
+    plain,
+    show,
+    show_groups,
+    size,
+    table_text,
+)
 from tests.cli.conftest import OnTerminal
 
 
@@ -82,6 +94,92 @@ def test_a_table_cuts_nothing_off() -> None:
         f"A{' ' * 199}   B\none{' ' * 197}   1\ntwo\n{'x' * 200}  22\n"
     )
     assert table_text(columns, []) == "A  B\n"
+
+
+FITTED = {
+    None: """
+PLACE AND TIME  SIZE  DETAIL
+/srv/models      5 B  the topology wants it there
+""",
+    43: """
+PLACE AND    SIZE  DETAIL
+TIME
+/srv/models   5 B  the topology wants it
+                   there
+""",
+    30: """
+PLACE AND    SIZE  DETAIL
+TIME
+/srv/models   5 B  the
+                   topology
+                   wants it
+                   there
+""",
+    9: """
+PLACE   SIZE  DETAIL
+AND
+TIME
+/srv/    5 B  the
+models        topology
+              wants it
+              there
+""",
+}
+
+
+@pytest.mark.parametrize("width", FITTED)
+def test_a_table_fits_the_screen(width: int | None) -> None:
+    columns = [Column("place", "PLACE AND TIME"), Column("size", right=True), Column("detail")]
+    cells = [["/srv/models", "5 B", "the topology wants it there"]]
+    assert table_text(columns, cells, width=width) == FITTED[width].lstrip("\n")
+
+
+def test_what_is_one_word_is_folded_only_when_nothing_else_helps() -> None:
+    columns = [Column("a"), Column("b")]
+    assert table_text(columns, [["x" * 30, "y z"]], width=33) == (
+        f"A{' ' * 31}B\n{'x' * 30}  y\n{' ' * 32}z\n"
+    )
+    assert table_text(columns, [["x" * 30, "y z"]], width=23) == (
+        f"A{' ' * 21}B\n{'x' * 20}  y\n{'x' * 10}{' ' * 12}z\n"
+    )
+
+
+def test_words_that_stay_together() -> None:
+    cells = [[f"STORED verified {ago(22)}"]]
+    assert table_text([Column("a")], cells, width=20) == "A\nSTORED verified\n22 s ago\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(-1, "0 s"), (0.4, "0 s"), (59, "59 s"), (3599, "59 m"), (2e5, "2 d")]
+)
+def test_ago(seconds: float, shown: str) -> None:
+    assert ago(seconds).replace(NO_BREAK, " ") == f"{shown} ago"
+
+
+def test_no_rows_are_no_table_and_columns_that_say_nothing_are_left_out() -> None:
+    out = io.StringIO()
+    console = Console(None, out, None, {})
+    columns = [Column("a"), Column("b", optional=True)]
+    show(console, Output.TABLE, "rows", [], columns, {})
+    assert out.getvalue() == ""
+    show(console, Output.TABLE, "rows", [{"a": 1, "b": None}], columns, {})
+    assert out.getvalue() == "A\n1\n"
+
+
+def test_groups_are_aligned_below_their_headings() -> None:
+    out = io.StringIO()
+    columns = [Column("a"), Column("b")]
+    groups = [("one", [{"a": "x", "b": "y"}]), ("two", [{"a": "long", "b": "z\nz"}])]
+    show_groups(Console(None, out, None, {}), groups, columns)
+    assert out.getvalue() == "one\n  x     y\ntwo\n  long  z\n        z\n"
+
+
+@pytest.mark.parametrize(
+    ("environ", "width"),
+    [({}, None), ({"COLUMNS": "90"}, None), ({"COLUMNS": "90", "TTY_COMPATIBLE": "1"}, 90)],
+)
+def test_what_is_no_screen_has_no_width(environ: dict[str, str], width: int | None) -> None:
+    assert Console(None, io.StringIO(), None, environ).width == width
 
 
 class Stopwatch:

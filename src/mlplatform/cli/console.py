@@ -42,6 +42,7 @@ class Console:
         json_lines: bool = False,
     ) -> None:
         self._in, self._out, self._err = stdin, stdout, stderr
+        self._environ = environ
         self._secrets = secrets_of(environ)
         self.json_lines = json_lines
         """Whether what is said on stderr are JSON objects, a line each."""
@@ -90,6 +91,17 @@ class Console:
     def err(self) -> TextIO | None:
         """Stderr, for what draws on it by itself."""
         return self._err
+
+    @property
+    def width(self) -> int | None:
+        """How wide the screen is that stdout is, or passes for; None where it is none."""
+        if not _is_terminal(self._out) and not _is_forced(self._environ):
+            return None
+        if (columns := self._environ.get("COLUMNS", "")).isdecimal():
+            return int(columns) or None
+        with suppress(OSError, AttributeError, ValueError):
+            return os.get_terminal_size(self._out.fileno()).columns or None  # type: ignore[union-attr]
+        return None
 
     def data(self, text: str) -> None:
         """Write to stdout, as it is."""
@@ -173,9 +185,14 @@ def has_colour(environ: Mapping[str, str], *, terminal: bool, no_color: bool = F
     before what the stream is."""
     if no_color or environ.get("NO_COLOR"):
         return False
-    if environ.get("FORCE_COLOR") or _is_set(environ.get("TTY_COMPATIBLE")):
+    if _is_forced(environ):
         return environ.get("FORCE_COLOR") != "0"
     return terminal and environ.get("TERM") != "dumb"
+
+
+def _is_forced(environ: Mapping[str, str]) -> bool:
+    """Whether what is no terminal is to be written to as if it were one."""
+    return bool(environ.get("FORCE_COLOR")) or _is_set(environ.get("TTY_COMPATIBLE"))
 
 
 def printable(text: str) -> str:

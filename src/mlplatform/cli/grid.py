@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from mlplatform.cli.render import Column, Output, duration
+from mlplatform.cli.render import NO_BREAK, Column, Output, ago
 from mlplatform.cli.session import Session
 from mlplatform.core.placement import Grid, Integrity, Placement, Rung
 from mlplatform.core.seen import Unknown
@@ -57,12 +57,11 @@ def cell(placement: Placement, now: datetime) -> str:
         Integrity.ABSENT: "absent" if placement.wanted else "-",
     }[placement.integrity]
     if placement.integrity is Integrity.VERIFIED and placement.verified_at:
-        ago = duration(max(0.0, (now - placement.verified_at).total_seconds()))
-        words += f" verified {ago} ago"
+        words += f" verified {ago((now - placement.verified_at).total_seconds())}"
     if placement.withdrawn:
         words += ", withdrawn"
     if not placement.wanted and placement.integrity is not Integrity.ABSENT:
-        words += ", not wanted"
+        words += f", not{NO_BREAK}wanted"
     return words
 
 

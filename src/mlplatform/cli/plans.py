@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlplatform.cli import render
 from mlplatform.cli.errors import outranking
-from mlplatform.cli.render import Column, Output, duration, size
+from mlplatform.cli.render import Column, Output, Row, duration, size
 from mlplatform.cli.session import Session
 from mlplatform.control.journal import Entry, Journal, Kind
 from mlplatform.control.reconcile import Report, exit_code
@@ -168,20 +169,42 @@ def show_history(session: Session, journal: Journal, operation: str | None, limi
         names: Sequence[str] = [open_operation(journal, operation).operation]
     else:
         names = list(journal.operations())[-limit:]
-    rows = [_entry_row(entry) for name in names for entry in journal.history(name)]
-    rows.sort(key=lambda row: row["at"])
-    session.show(
-        "entries",
-        rows,
-        columns=[
-            Column("at", show=lambda at: at.strftime("%Y-%m-%d %H:%M:%SZ")),
-            Column("operation"),
-            Column("kind"),
-            Column("text", "WHAT"),
-            Column("writer", "BY"),
-        ],
-    )
+    stories = [(name, [_entry_row(entry) for entry in journal.history(name)]) for name in names]
+    rows = [row for _, entries in stories for row in entries]
+    if session.output is not Output.TABLE:
+        rows.sort(key=lambda row: row["at"])
+        session.show("entries", rows, columns=[])
+    elif rows:
+        whole = operation is not None
+        groups = [_story(name, entries, whole=whole) for name, entries in stories if entries]
+        columns = [Column("when"), Column("kind"), Column("text")]
+        render.show_groups(session.console, groups, columns)
+    else:
+        session.say("nothing has been done yet")
     return 0
+
+
+def _story(operation: str, rows: Sequence[Row], *, whole: bool) -> tuple[str, Sequence[Row]]:
+    """An operation for people: who did it, and what was planned and came of it. What was meant is
+    told if nothing came of it, and whenever the whole is asked for."""
+    closed = any(row["kind"] == Kind.CLOSED for row in rows)
+    day, writer = rows[0]["at"].date(), rows[0]["writer"]
+    heading = f"{operation} by {writer}{'' if closed else ', unfinished'}"
+    told = []
+    for row in rows:
+        if closed and not whole and row["kind"] in (Kind.INTENT, Kind.CLOSED):
+            continue
+        same_day = row["at"].date() == day
+        by = f", by {row['writer']}" if row["writer"] != writer else ""
+        told.append(
+            {
+                **row,
+                "when": row["at"].strftime("%H:%M:%SZ" if same_day else "%Y-%m-%d %H:%M:%SZ"),
+                "text": row["text"] + by,
+            }
+        )
+        writer = row["writer"]
+    return heading, told
 
 
 def _entry_row(entry: Entry) -> dict[str, Any]:

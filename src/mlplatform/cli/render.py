@@ -3,12 +3,13 @@
     session.show("placements", rows, columns=[Column("region"), Column("size_bytes", "SIZE", size)])
 
 The rows are what programs get; a table shows some of their fields, formatted. The table is no API.
-Without colour it is plain text, so that Rich is loaded only to draw.
+On a screen it is as wide as the screen, its widest cells wrapped; elsewhere nothing is.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -56,6 +57,8 @@ class Column:
     """Numbers are read from the right."""
     style: Callable[[Any], str | None] | None = None
     """The colour of a value; it must say nothing that the text does not."""
+    optional: bool = False
+    """Left out where it says nothing of any row."""
 
     @property
     def heading(self) -> str:
@@ -70,7 +73,8 @@ def show(
     columns: Sequence[Column],
     extra: Mapping[str, Any],
 ) -> None:
-    """Print a result: `rows` under `name`, and beside them `extra`, which a table leaves out."""
+    """Print a result: `rows` under `name`, and beside them `extra`, which a table leaves out. For
+    people no rows are no table: the command says in words what there is not."""
     if output is Output.JSON:
         told = {"schema_version": SCHEMA_VERSION, name: list(rows), **extra}
         console.data(json.dumps(_safe(told, console), indent=2, ensure_ascii=False) + "\n")
@@ -80,35 +84,140 @@ def show(
             lines.append({"schema_version": SCHEMA_VERSION, "summary": dict(extra)})
         for line in lines:
             console.data(json.dumps(_safe(line, console), ensure_ascii=False) + "\n")
-    else:
-        cells = [
-            [console.clean(each.show(row.get(each.field))) for each in columns] for row in rows
+    elif rows:
+        columns = [
+            each
+            for each in columns
+            if not each.optional or any(row.get(each.field) for row in rows)
         ]
-        if console.colour_out:
-            styles = [
-                [each.style(row.get(each.field)) if each.style else None for each in columns]
-                for row in rows
-            ]
-            _draw(console, columns, cells, styles)
-        else:
-            console.data(table_text(columns, cells))
+        cells = [_heading(columns, console), *_cells(columns, rows, console)]
+        laid_out = _laid_out(columns, cells, console.width)
+        console.data("".join(f"{line}\n" for row in laid_out for line in row))
 
 
-def table_text(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, two spaces between them, nothing cut off; a cell's further lines below."""
-    grid = [[column.heading for column in columns], *cells]
-    split = [[cell.split("\n") for cell in row] for row in grid]
-    widths = [max(len(line) for row in split for line in row[i]) for i in range(len(columns))]
-    lines: list[str] = []
-    for row in split:
-        for depth in range(max(map(len, row))):
-            shown = [cell[depth] if depth < len(cell) else "" for cell in row]
-            padded = (
-                text.rjust(width) if column.right else text.ljust(width)
-                for column, text, width in zip(columns, shown, widths, strict=True)
-            )
-            lines.append("  ".join(padded).rstrip())
-    return "".join(f"{line}\n" for line in lines)
+def show_groups(
+    console: Console, groups: Sequence[tuple[str, Sequence[Row]]], columns: Sequence[Column]
+) -> None:
+    """Print groups of rows for people, each below its heading, all aligned."""
+    cells = [cell for _, rows in groups for cell in _cells(columns, rows, console)]
+    width = console.width and console.width - len(_INDENT)
+    laid_out = iter(_laid_out(columns, cells, width))
+    for heading, rows in groups:
+        bold = "bold" if console.colour_out else None
+        console.data(f"{_styled(console.clean(heading), bold)}\n")
+        console.data("".join(f"{_INDENT}{line}\n" for _ in rows for line in next(laid_out)))
+
+
+NO_BREAK = "\u00a0"
+"""A space at which a cell is not wrapped: in `22 s ago`."""
+
+_INDENT = "  "
+_GAP = "  "
+_WORDS = re.compile(r" |(?<=/)")
+_FOLDED = 12
+"""Narrower than this no column gets, if the screen is too narrow even for whole words."""
+_SGR = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}
+
+Cell = tuple[str, str | None]
+"""A text, and its style."""
+
+
+def table_text(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], *, width: int | None = None
+) -> str:
+    """Aligned columns, two spaces between them; a cell's further lines below. Nothing is cut off:
+    what `width` has no room for is wrapped."""
+    told: list[list[Cell]] = [[(text, None) for text in row] for row in cells]
+    laid_out = _laid_out(columns, [_heading(columns), *told], width)
+    return "".join(f"{line}\n" for row in laid_out for line in row)
+
+
+def _heading(columns: Sequence[Column], console: Console | None = None) -> list[Cell]:
+    bold = "bold" if console is not None and console.colour_out else None
+    return [(column.heading, bold) for column in columns]
+
+
+def _cells(columns: Sequence[Column], rows: Sequence[Row], console: Console) -> list[list[Cell]]:
+    def cell(column: Column, value: Any) -> Cell:
+        style = column.style(value) if column.style and console.colour_out else None
+        return console.clean(column.show(value)), style
+
+    return [[cell(column, row.get(column.field)) for column in columns] for row in rows]
+
+
+def _laid_out(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None
+) -> list[list[str]]:
+    """The lines of each row."""
+    texts = [[text for text, _ in row] for row in rows]
+    widths = _widths(columns, texts, width)
+    laid_out = []
+    for row in rows:
+        cells = [
+            [piece for line in text.split("\n") for piece in _wrapped(line, room)]
+            for (text, _), room in zip(row, widths, strict=True)
+        ]
+        lines = []
+        for depth in range(max(map(len, cells), default=0)):
+            line = ""
+            for column, cell, (_, style), room in zip(columns, cells, row, widths, strict=True):
+                text = cell[depth] if depth < len(cell) else ""
+                blank = " " * (room - len(text))
+                shown = _styled(text, style)
+                line += (blank + shown if column.right else shown + blank) + _GAP
+            lines.append(line.replace(NO_BREAK, " ").rstrip())
+        laid_out.append(lines)
+    return laid_out
+
+
+def _widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None
+) -> list[int]:
+    """How wide each column is. Where there is no room, the widest gives way first: headings to
+    their words, then cells to theirs, then to parts of these."""
+    cells = [[row[i] for row in rows] for i in range(len(columns))]
+    widths = [max(map(_longest, each), default=0) for each in cells]
+    if width is None:
+        return widths
+    room = width - len(_GAP) * (len(columns) - 1)
+    headings = [
+        max((_longest(text, words=text == column.heading) for text in each), default=0)
+        for column, each in zip(columns, cells, strict=True)
+    ]
+    words = [
+        # A number stays with its unit.
+        now if column.right else max((_longest(text, words=True) for text in each), default=0)
+        for column, each, now in zip(columns, cells, headings, strict=True)
+    ]
+    for least in (headings, words, [min(each, _FOLDED) for each in words]):
+        while sum(widths) > room:
+            slack = [(now, i) for i, now in enumerate(widths) if now > least[i]]
+            if not slack:
+                break
+            _, widest = max(slack)
+            widths[widest] -= 1
+    return widths
+
+
+def _longest(text: str, *, words: bool = False) -> int:
+    """The longest line of a cell, or the longest that stays together: a word, a path's folder."""
+    lines = text.split("\n")
+    return max(len(piece) for line in lines for piece in (_WORDS.split(line) if words else [line]))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = []
+    while len(text) > width > 0:
+        cut = max(text.rfind(" ", 0, width + 1), text.rfind("/", 0, width) + 1)
+        if cut <= 0:
+            cut = width
+        lines.append(text[:cut].rstrip(" "))
+        text = text[cut:].lstrip(" ")
+    return [*lines, text]
+
+
+def _styled(text: str, style: str | None) -> str:
+    return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if style and text else text
 
 
 def size(value: int | None) -> str:
@@ -144,6 +253,13 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def ago(seconds: float) -> str:
+    """How long ago, in one unit and never wrapped: `22 s ago`."""
+    whole = max(0, round(seconds))
+    unit, name = next((unit, name) for unit, name in _UNITS if whole >= unit or unit == 1)
+    return NO_BREAK.join((str(whole // unit), name, "ago"))
+
+
 def age(now: datetime) -> Callable[[datetime | None], str]:
     """How a column shows times as time ago."""
 
@@ -166,34 +282,3 @@ def _safe(value: Any, console: Console) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     return console.redact(str(value))
-
-
-def _draw(
-    console: Console,
-    columns: Sequence[Column],
-    cells: Sequence[Sequence[str]],
-    styles: Sequence[Sequence[str | None]],
-) -> None:
-    from rich.console import Console as RichConsole
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        justify = "right" if column.right else "left"
-        table.add_column(column.heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row, colours in zip(cells, styles, strict=True):
-        table.add_row(
-            *(Text(cell, style=colour or "") for cell, colour in zip(row, colours, strict=True))
-        )
-    drawing = RichConsole(
-        file=console.out,
-        force_terminal=True,
-        color_system="standard",
-        highlight=False,
-        # A screen has a width; a file that was asked to have colour has none.
-        width=None if console.out is not None and console.out.isatty() else 10_000,
-    )
-    with drawing.capture() as capture:
-        drawing.print(table)
-    console.data(capture.get())

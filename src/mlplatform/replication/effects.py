@@ -686,12 +686,17 @@ def _bring(
 
 
 def _told(report: TargetReport) -> str:
-    told = f"stored and verified, {len(report.objects)} files"
+    told = f"stored and verified, {_counted(len(report.objects), 'file')}"
     if report.resumed_parts:
-        told += f"; {report.resumed_parts} parts were there already"
+        verb = "was" if report.resumed_parts == 1 else "were"
+        told += f"; {_counted(report.resumed_parts, 'part')} {verb} there already"
     elif report.sent_bytes == 0:
         told += "; all bytes were there already"
     return told
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _failed(action: Action, reason: str) -> Outcome:

@@ -156,6 +156,8 @@ def publisher(
     """Read the artefact, and the controller that would publish it."""
     home = region or _home_of(replicas, subject.model)
     replicas.topology.region(home)
+    model = replicas.topology.models.get(subject.model)
+    reason = "its home region" if model and model.home == home else "asked for by name"
     replicas.progress.note(home, f"reading {folder}")
     manifest, source = read_artefact(
         folder,
@@ -163,9 +165,7 @@ def publisher(
         requirements=requirements,
         follow_symlinks=follow_symlinks,
     )
-    request = Request(
-        subject, (home,), home, folder=str(folder.absolute()), reason="published here"
-    )
+    request = Request(subject, (home,), home, folder=str(folder.absolute()), reason=reason)
     return Publisher(replicas, request, manifest, source, guard)
 
 

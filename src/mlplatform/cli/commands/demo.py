@@ -136,6 +136,9 @@ class Stage:
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "MLPLATFORM_TOPOLOGY": str(self.folder / "topology.yaml")}
+        if width := self.session.console.width:
+            # What the commands print goes to this screen, by way of us.
+            environment |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(width)}
         if self.session.console.colour_out:
             environment["FORCE_COLOR"] = "1"
         return environment

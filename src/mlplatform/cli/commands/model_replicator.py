@@ -13,7 +13,7 @@ from mlplatform.cli import frame, options
 from mlplatform.cli.commands.replication import replicas_of
 from mlplatform.cli.errors import outranking
 from mlplatform.cli.frame import command
-from mlplatform.cli.render import Column, duration, size
+from mlplatform.cli.render import Column, Output, duration, size
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _show_status(session: Session, replicas: Replicas, subject: ModelVersion) ->
             Column("status"),
             Column("size_bytes", "BYTES", size, right=True),
             Column("digest"),
-            Column("detail"),
+            Column("detail", optional=True),
         ],
     )
     return outranking(row["exit_code"] for row in rows)
@@ -192,9 +192,11 @@ def _show_pending(
                 Column("region"),
                 Column("size_bytes", "BYTES", size, right=True),
                 Column("age_seconds", "AGE", duration, right=True),
-                Column("detail"),
+                Column("detail", optional=True),
             ],
         )
+        if not rows and session.output is Output.TABLE:
+            session.say("nothing is pending")
     else:
         known = [each.size_bytes for each in found if each.size_bytes is not None]
         row = {
@@ -206,9 +208,9 @@ def _show_pending(
             "queue",
             [row],
             columns=[
-                Column("queue_depth"),
+                Column("queue_depth", right=True),
                 Column("pending_bytes", "BYTES", size, right=True),
-                Column("unknown_sizes"),
+                Column("unknown_sizes", right=True),
             ],
         )
     for reason in grid.unreadable.values():

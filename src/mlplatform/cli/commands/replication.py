@@ -253,7 +253,7 @@ def show_verifications(
             Column("depth"),
             Column("checked_files", "FILES", right=True),
             Column("checked_bytes", "BYTES", size, right=True),
-            Column("detail"),
+            Column("detail", optional=True),
         ],
     )
     for region, result in found.items():
@@ -323,6 +323,8 @@ def versions(
         ],
         unreadable=unreadable,
     )
+    if not rows and session.output is Output.TABLE:
+        session.say(f"no version of {model} is published" if model else "nothing is published")
     for reason in unreadable.values():
         session.console.warn(reason)
     return 5 if unreadable else 0
@@ -401,7 +403,9 @@ def withdraw(
         for region, answer in done.items()
     ]
     session.show(
-        "withdrawals", rows, columns=[Column("region"), Column("result"), Column("detail")]
+        "withdrawals",
+        rows,
+        columns=[Column("region"), Column("result"), Column("detail", optional=True)],
     )
     session.say(f"{subject} is withdrawn: {reason}")
     return 5 if any(row["result"] == "unknown" for row in rows) else 0
