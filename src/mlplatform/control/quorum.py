@@ -33,6 +33,7 @@ from mlplatform.core.digest import digest_of
 from mlplatform.core.errors import (
     ConditionFailed,
     ContainerMissing,
+    DigestMismatch,
     Fenced,
     MlplatformError,
     NoMajority,
@@ -392,10 +393,16 @@ def _copies(keys: Sequence[str], _: int, store: ObjectStore) -> Sequence[Copy | 
 
 
 def _copy(store: ObjectStore, key: str) -> Copy | None:
-    try:
-        body, stat = read_bytes(store, key)
-    except ContainerMissing:
-        raise  # the member is lost, which is not the same as an empty place in it
-    except NotFound:
-        return None
-    return Copy(body, stat.tag)
+    for _ in range(2):  # once more, if they were only read wrongly
+        try:
+            body, stat = read_bytes(store, key)
+        except ContainerMissing:
+            raise  # the member is lost, which is not the same as an empty place in it
+        except NotFound:
+            return None
+        if not stat.digests.contradicts(digest_of(body)):
+            return Copy(body, stat.tag)
+    raise DigestMismatch(
+        f"Checksum mismatch: {store.url}/{key} is read with other bytes than the store states",
+        hint="the store or the path to it is faulty",
+    )

@@ -288,7 +288,8 @@ def read_bytes(
     with store.get(key) as body:
         chunks: list[bytes] = []
         total = 0
-        buffer = memoryview(bytearray(256 * 1024))
+        # Most are small, and clearing a large buffer for each costs more than the read.
+        buffer = memoryview(bytearray(min(256 * 1024, body.stat.size_bytes + 1)))
         while count := body.readinto(buffer):
             total += count
             if total > limit_bytes:

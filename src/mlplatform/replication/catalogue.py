@@ -12,9 +12,11 @@ from concurrent.futures import Executor, Future, wait
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from mlplatform.core.digest import Evidence
 from mlplatform.core.errors import (
     ConditionFailed,
     ContainerMissing,
+    DigestMismatch,
     IntegrityError,
     MlplatformError,
     NotFound,
@@ -38,6 +40,8 @@ from mlplatform.ports.store import (
 from mlplatform.replication.seen import Check, RegionSeen, Withdrawal
 
 T = TypeVar("T")
+
+_RECORD_ATTEMPTS = 3
 
 
 def read_region(
@@ -232,7 +236,7 @@ def make_visible(
         when = ALWAYS  # then the lease alone keeps publishers apart
     guard()
     try:
-        store.put(key, manifest.encoded, when=when)
+        _put_proven(store, key, manifest.encoded, when)
     except ConditionFailed as refused:
         there = _manifest_there(store, key)
         if there is None or there[0] != manifest.encoded:
@@ -273,7 +277,24 @@ def _require_unchanged(
 
 def write_receipt(store: ObjectStore, subject: ModelVersion, receipt: Receipt) -> None:
     """Replace the region's receipt. The last writer wins: each has proven what it states."""
-    store.put(subject.receipt_key, receipt.encoded)
+    _put_proven(store, subject.receipt_key, receipt.encoded, ALWAYS)
+
+
+def _put_proven(store: ObjectStore, key: str, body: bytes, when: Condition) -> None:
+    """Put a record, and read it back where the store itself does not see to it that these bytes
+    arrive. `DigestMismatch` if they do not, time and again."""
+    for _ in range(_RECORD_ATTEMPTS):
+        tag = store.put(key, body, when=when).tag
+        if store.features.evidence is not Evidence.READ_BACK:
+            return
+        held, stat = read_bytes(store, key, limit_bytes=MANIFEST_BYTES_MAX)
+        if held == body or stat.tag != tag:
+            return  # as it should be, or another's by now
+        when = Matches(tag) if store.features.conditional_put else ALWAYS
+    raise DigestMismatch(
+        f"Checksum mismatch: {store.url}/{key} is stored with other bytes than were sent",
+        hint="the store or the path to it is faulty",
+    )
 
 
 def write_withdrawal(store: ObjectStore, withdrawal: Withdrawal) -> None:
