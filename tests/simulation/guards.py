@@ -21,6 +21,7 @@ from mlplatform.ports.store import ALWAYS, Condition, Matches, Part, Stat, Uploa
 from mlplatform.replication.effects import Replicas
 from mlplatform.replication.parts import PartPlan
 from mlplatform.replication.transfer import Transfer
+from tests.simulation.judge import Judge
 from tests.simulation.stores import SimStore, SimUpload
 
 GUARDS: dict[str, Callable[[], AbstractContextManager[None]]] = {}
@@ -155,20 +156,28 @@ def revalidate_on_resume() -> Iterator[None]:
 @_removes
 def bind_the_name() -> Iterator[None]:
     """Nobody takes the version's name before its manifest is written."""
-    with patch.object(Replicas, "bind", lambda self, manifest: None):
+    # The judge must see the harm itself, not only that the record is missing.
+    unbound = patch.object(Judge, "demands_binding", new=False)
+    with unbound, patch.object(Replicas, "bind", lambda self, manifest: None):
         yield
 
 
 @_removes
 def overwrite_only_what_was_seen() -> Iterator[None]:
-    """Compare-and-set in the regions, the lesser half of create-only."""
-    put = SimStore.put
+    """A repair replaces whatever is there by then."""
+    put, complete = SimStore.put, SimUpload.complete
 
     def careless(self: SimStore, key: str, body: Buffer, *, when: Condition, **rest: Any) -> Stat:
         replaces = isinstance(when, Matches) and not self.site.is_control
         return put(self, key, body, when=ALWAYS if replaces else when, **rest)
 
-    with patch.object(SimStore, "put", careless):
+    def careless_too(
+        self: SimUpload, parts: Sequence[Part], *, digests: Digests, when: Condition
+    ) -> Stat:
+        replaces = isinstance(when, Matches)
+        return complete(self, parts, digests=digests, when=ALWAYS if replaces else when)
+
+    with patch.object(SimStore, "put", careless), patch.object(SimUpload, "complete", careless_too):
         yield
 
 

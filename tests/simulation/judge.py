@@ -34,6 +34,9 @@ class Violation(BaseException):
 class Judge:
     """The invariants of DESIGN.md, and what has to be remembered to assert them."""
 
+    demands_binding = True
+    """Whether a manifest may only show once its digest is bound to the version's name."""
+
     def __init__(
         self,
         scheduler: Scheduler,
@@ -58,6 +61,8 @@ class Judge:
         self._tell = tell
         self.excused: set[tuple[str, str, str]] = set()
         """Region, key and tag of what the adversary has flipped, or a bad link has spoilt."""
+        self._spoilt: set[tuple[str, str, str]] = set()
+        """Those of them that a link has spoilt: whoever wrote them must notice."""
         self.rotten_uploads: set[str] = set()
         self.bodies: dict[tuple[str, str, str], bytes] = {}
         """Region, key and tag of all objects ever written: the bytes as they were written."""
@@ -86,8 +91,13 @@ class Judge:
 
     # The story.
 
-    def trace(self, process: Process | None, *what: object, fate: Fate | None = None,
-              error: BaseException | None = None) -> None:
+    def trace(
+        self,
+        process: Process | None,
+        *what: object,
+        fate: Fate | None = None,
+        error: BaseException | None = None,
+    ) -> None:
         """One step."""
         if fate is not None and fate is not Fate.WORKS:
             what = (*what, f"[{fate.value}]")
@@ -170,6 +180,8 @@ class Judge:
                 or (was in self.excused and after[0] != self._true_bytes(key))
             ):
                 self.excused.add((site.name, key, after[1].tag))
+                if spoilt:
+                    self._spoilt.add((site.name, key, after[1].tag))
             self._retried.discard((store.process.name, site.name, key))
         if key.startswith(SUBJECT.prefix):
             self._data_effect(store, verb, key, before, after)
@@ -216,7 +228,7 @@ class Judge:
             if (site.name, _MANIFEST_KEY, stat.tag) not in self.excused:
                 raise self.fail(f"{site} shows a manifest that nobody published")
             return
-        if self.bound is not contents and not self.control_lost:
+        if self.demands_binding and self.bound is not contents and not self.control_lost:
             raise self.fail(f"{site} shows {contents.name}, which the version is not bound to")
         self._decide(site, contents)
         for key, bytes_ in contents.objects.items():
@@ -276,9 +288,7 @@ class Judge:
         return self.winner.objects.get(key)
 
     def _was_lied_to(self, process: Process, site: Site) -> bool:
-        return any(
-            self.lies[process.name, site.name, fate] for fate in (Fate.STALE, Fate.CORRUPT)
-        )
+        return any(self.lies[process.name, site.name, fate] for fate in (Fate.STALE, Fate.CORRUPT))
 
     # The control store.
 
@@ -312,8 +322,9 @@ class Judge:
 
     def _bound_effect(self, store: SimStore, body: bytes, key: str) -> None:
         """Once a majority holds a record of the version's digest, it is that for ever."""
-        holding = sum((found := site.object(key)) is not None and found[0] == body
-                      for site in self.control)
+        holding = sum(
+            (found := site.object(key)) is not None and found[0] == body for site in self.control
+        )
         if holding <= len(self.control) // 2:
             return
         contents = self.by_digest[json.loads(body)["digest"]]
@@ -396,12 +407,16 @@ class Judge:
             return True
         if wanted is not None and found is not None and found[0] == wanted.manifest.encoded:
             return True
-        return (region, _MANIFEST_KEY, found[1].tag if found else "") in self.excused
+        there = (region, _MANIFEST_KEY, found[1].tag if found else "")
+        return there in self.excused and there not in self._spoilt
 
     def found_wrong(self, region: str, paths: Iterable[str]) -> None:
         """A check has recorded this."""
-        keys = frozenset(f"{SUBJECT.prefix}{path}" for path in paths)
-        self._known_wrong[region] = (self.scheduler.now, keys)
+        keys = {f"{SUBJECT.prefix}{path}" for path in paths}
+        found_at, known = self._known_wrong.get(region, (0.0, frozenset()))
+        if known and self._wrong_since.get(region, 0.0) < found_at:
+            keys |= known
+        self._known_wrong[region] = (self.scheduler.now, frozenset(keys))
 
     def knew(self, process: Process, region: str) -> set[str]:
         """Keys that were found wrong before the process began, and have not been right since."""

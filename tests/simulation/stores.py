@@ -309,7 +309,7 @@ class SimStore:
             raise Crash
         fate = weather.fate(random, writes=writes)
         latency = weather.latency_seconds * random.expovariate(1.0)
-        if weather.pauses and random.random() < weather.pauses:
+        if weather.pauses and random.random() < weather.pauses * _weight(verb, key):
             process.freeze(random.choice((5.0, 25.0, 40.0, 120.0)) * random.uniform(0.8, 1.2))
             self.judge.trace(process, f"freezes until {process.frozen_until:.1f}")
         if fate is Fate.HANGS:
@@ -428,6 +428,13 @@ class SimStore:
 
     def _then(self) -> float:
         return self.process.scheduler.now - self.site.random.expovariate(1 / 10)
+
+
+def _weight(verb: str, key: str) -> int:
+    """Where a frozen process is most likely to wake up deposed, it freezes more often."""
+    if verb == "put" and key.startswith("journal/"):
+        return 8
+    return 4 if verb in ("put", "complete") else 1
 
 
 def _late(effect: Callable[[], object]) -> None:

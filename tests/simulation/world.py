@@ -15,7 +15,7 @@ from mlplatform.control.quorum import ControlStore
 from mlplatform.control.reconcile import Report
 from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.core.digest import UNKNOWN_DIGESTS, Evidence
-from mlplatform.core.errors import IntegrityError, MlplatformError, VersionConflict
+from mlplatform.core.errors import Fenced, IntegrityError, MlplatformError, VersionConflict
 from mlplatform.core.plan import Result
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -67,6 +67,9 @@ DIALECTS: Mapping[str, Callable[[str, Process], MemoryStore]] = {
         name, features=replace(FEATURES, part_bytes_min=128), clock=clock
     ),
 }
+
+_OFTEN = {Fate.AFTER: 4, Fate.LATE: 4, Fate.CORRUPT: 2}
+"""What is worth more than its share: the answers that leave a caller in doubt."""
 
 SETTINGS = Settings(budget_bytes=4096, make_executor=lambda workers, name: InlineExecutor())
 
@@ -148,10 +151,10 @@ class World:
     def _brew(self) -> None:
         """Which kinds of trouble this world has, and how much: not all worlds have all."""
         random = self.random
-        trouble = random.choice((0.0, 0.02, 0.05, 0.15))
-        crashes = random.choice((0.0, 0.004, 0.015))
+        trouble = random.choice((0.0, 0.03, 0.1, 0.25))
+        crashes = random.choice((0.0, 0.005, 0.02))
         kinds = [fate for fate in Fate if fate is not Fate.WORKS and random.random() < 0.5]
-        shares = {fate: random.random() for fate in kinds}
+        shares = {fate: random.random() * _OFTEN.get(fate, 1) for fate in kinds}
         total = sum(shares.values()) or 1.0
         fates = {fate: trouble * share / total for fate, share in shares.items()}
         fates[Fate.CRASH_BEFORE] = fates[Fate.CRASH_AFTER] = crashes
@@ -222,10 +225,17 @@ class World:
         self._populate(replicators=(1, 1, 2, 3), verifiers=(0, 0, 1, 2), flips=(0, 0, 0, 1, 2, 4))
 
     def _go_on(self) -> None:
-        """All is well, and stays not so."""
+        """All was well; then something rotted, and perhaps somebody has found that."""
         random = self.random
-        self.scheduler.spawn(founder := self._process("founder"), lambda: self._found(founder))
+        founder = self._process("founder")
+        self.scheduler.spawn(founder, lambda: self._found(founder))
         self.scheduler.run()
+        if random.random() < 0.5:
+            for _ in range(random.choice((1, 1, 2, 3))):
+                self._harm()
+            auditor = self._process("auditor")
+            self.scheduler.spawn(auditor, lambda: self._verify(auditor, Depth.DEEP))
+            self.scheduler.run()
         if random.random() < 0.2:
             self._start("publisher", self._publish_home, self._in(20))
         self._populate(replicators=(1, 2, 3), verifiers=(1, 2, 3), flips=(1, 2, 4, 6))
@@ -316,9 +326,7 @@ class World:
 
     def replicas(self, process: Process) -> Replicas:
         """What a process works with: its own way to every store."""
-        retry = Retry(
-            process, process.random, attempts=4, deadline_seconds=60.0, stop=process.stop
-        )
+        retry = Retry(process, process.random, attempts=4, deadline_seconds=60.0, stop=process.stop)
         members = [RetryingStore(SimStore(process, s, self.judge), retry) for s in self.control]
         process.random.shuffle(members)
         stores = {name: SimStore(process, s, self.judge) for name, s in self.regions.items()}
@@ -362,8 +370,8 @@ class World:
         for _, report in operations.resume(self.replicas(process), None):
             self._reported(process, report, (), None)
 
-    def _verify(self, process: Process) -> None:
-        depth = process.random.choice((Depth.QUICK, Depth.DEEP))
+    def _verify(self, process: Process, depth: Depth | None = None) -> None:
+        depth = depth or process.random.choice((Depth.QUICK, Depth.DEEP))
         before = {name: set(self.judge.wrong(site)) for name, site in self.regions.items()}
         results = operations.check(self.replicas(process), SUBJECT, [], depth)
         for name, result in results.items():
@@ -392,7 +400,9 @@ class World:
         """The adversary flips a bit of something, or takes it away."""
         random = self.random
         site = random.choice(tuple(self.regions.values()))
-        sessions = [s for s in site.inner._sessions.values() if any(b for b, *_ in s.parts.values())]
+        sessions = [
+            s for s in site.inner._sessions.values() if any(b for b, *_ in s.parts.values())
+        ]
         if sessions and random.random() < 0.5:
             session = random.choice(sessions)
             index = random.choice([i for i, (body, *_) in sorted(session.parts.items()) if body])
@@ -437,7 +447,9 @@ class World:
                 if not judge.shows(region, contents, process):
                     raise judge.fail(f"{process} reports success, {region} does not show it")
                 if still := judge.knew(process, region):
-                    raise judge.fail(f"{process} reports success, {still} in {region} stay wrong")
+                    raise judge.fail(
+                        f"{process} reports success, and {region} stays wrong: {sorted(still)}"
+                    )
         return report
 
     # The two acts.
@@ -496,6 +508,7 @@ class World:
         replicas = self.replicas(operator)
         if judge.control_lost:
             self._abandon_torn(replicas)
+            self._outrun(replicas)
         request = operations.request_for(replicas, SUBJECT)
         contents = judge.winner or self.contents
         wanted = list(self.regions)
@@ -540,6 +553,13 @@ class World:
             except IntegrityError:
                 journal.abandon(operation)
 
+    def _outrun(self, replicas: Replicas) -> None:
+        """Generations begin anew, and a journal written by an older one refuses the first few."""
+        for _ in range(20):
+            with suppress(Fenced):
+                self._publish_again(replicas, self.judge.winner or self.contents)
+                return
+
     def _publish_again(self, replicas: Replicas, contents: Contents) -> Report | None:
         """Whoever published finishes what they left, the one who lost too."""
         report = None
@@ -562,7 +582,9 @@ class World:
             raise self.judge.fail(f"all stores answer, and {what} is refused")
         bad = [o for o in report.outcomes if o.result in (Result.FAILED, Result.UNKNOWN)]
         if bad or report.plan.holds:
-            raise self.judge.fail(f"all stores answer, and {what} fails: {bad or report.plan.holds}")
+            raise self.judge.fail(
+                f"all stores answer, and {what} fails: {bad or report.plan.holds}"
+            )
 
     def _journal(self) -> list[tuple[str, str]]:
         return [(site.name, key) for site in self.control for key in site.keys("journal/")]
