@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -82,7 +83,18 @@ def test_no_command_at_all(mlplatform: Run) -> None:
     ran = mlplatform()
     assert ran.returncode == 2
     assert ran.stdout == ""
-    assert "mlplatform --help" in ran.stderr
+    assert ran.stderr == mlplatform("--help").stdout
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_command_has_examples_that_are_its_own(name: str) -> None:
+    parser = parsers()[name]
+    _, examples = frame.told(parser)
+    assert examples
+    for example in examples:
+        prog, command, *arguments = shlex.split(example)
+        assert (prog, command) == ("mlplatform", name)
+        parser.make_context(name, arguments)  # raises what a user would be told
 
 
 def test_a_command_that_is_not_there(mlplatform: Run) -> None:

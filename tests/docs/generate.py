@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from mlplatform.cli import app
+from mlplatform.cli import app, frame
 from mlplatform.cli.errors import EXIT_CODES
 from mlplatform.cli.options import COMMON
 from mlplatform.core.manifest import Manifest
@@ -98,8 +98,14 @@ def _command(path: str, command: Any) -> Iterator[str]:
     yield " ".join([path, *command.collect_usage_pieces(context)])
     yield "```"
     yield ""
-    yield command.help
+    text, examples = frame.told(command)
+    yield text
     yield ""
+    if examples:
+        yield "```sh"
+        yield from examples
+        yield "```"
+        yield ""
     arguments = [
         parameter for parameter in command.params if parameter.param_type_name == "argument"
     ]
@@ -125,7 +131,7 @@ def _options(command: Any, *, common: bool) -> Iterator[str]:
 
 
 def _record(parameter: Any, context: Any) -> tuple[str, str]:
-    name, told = parameter.get_help_record(context)
+    name, told = frame.help_record(parameter, context) or ("", "")
     return f"`{name}`", told
 
 

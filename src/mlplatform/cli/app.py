@@ -17,6 +17,7 @@ import typer.main
 
 from mlplatform.cli import frame
 from mlplatform.cli.errors import EXIT_CODES
+from mlplatform.core.errors import UsageError
 
 PROG = "mlplatform"
 
@@ -72,6 +73,12 @@ COMMANDS = {
 
 class LazyGroup(typer.core.TyperGroup):
     """All commands by name, none of them imported."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(self.get_help(ctx), err=True)
+            raise typer.Exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)

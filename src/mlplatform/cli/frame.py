@@ -7,7 +7,10 @@
         *,
         regions: options.Regions = None,
     ) -> int:
-        '''List the versions of a model.'''
+        '''List the versions of a model.
+
+        $ mlplatform versions resnet50
+        '''
         from mlplatform.replication.catalogue import list_versions
 
         topology = session.topology()
@@ -16,8 +19,9 @@
         return outranking(row["exit_code"] for row in rows)
 
 The first parameter is the session; the rest are Typer's. Options that every command has are added
-here. The command returns its exit code, or nothing for 0, and raises our errors. Imports that cost
-time stay inside the function: `--help` must be quick.
+here. Lines of the docstring that begin with `$` are its examples. The command returns its exit
+code, or nothing for 0, and raises our errors. Imports that cost time stay inside the function:
+`--help` must be quick.
 
 The `python -m` shells run the same way, by `run(command, prog=…)`.
 """
@@ -28,6 +32,7 @@ import functools
 import gc
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -89,8 +94,50 @@ def _run_one(call: Callable[[Session], int | None], common: dict[str, Any]) -> i
             return errors.report(error, console, as_json=as_json, debug=common["debug"])
 
 
+_RANGE = re.compile(r"; x>=[^\]]+")
+"""What the parser adds to a default. What the value means tells as much."""
+
+
+def told(command: Any) -> tuple[str, list[str]]:
+    """What a command says of itself, and its examples."""
+    lines = (command.help or "").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("$ "))
+    return text.strip(), [line[2:] for line in lines if line.startswith("$ ")]
+
+
+def help_record(parameter: Any, context: Any) -> tuple[str, str] | None:
+    """How an argument or an option is listed, and what is said of it."""
+    record = parameter.get_help_record(context)
+    if record is None:
+        return None
+    name, text = record
+    if parameter.param_type_name == "argument":
+        name, text = _name_of(parameter), parameter.help
+    return name, _RANGE.sub("", text)
+
+
+def _name_of(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
 class _Command(typer.core.TyperCommand):
-    """A command whose help tells its own options from those that every command has."""
+    """A command whose help has examples, and tells its own options from those that every command
+    has."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [each for each in self.params if each.param_type_name == "argument"]
+        names = ((_name_of(each), each.required) for each in arguments)
+        return ["[OPTIONS]", *(name if required else f"[{name}]" for name, required in names)]
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        text, examples = told(self)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text)
+        if examples:
+            with formatter.section("Examples"):
+                for line in examples:
+                    formatter.write(f"{' ' * formatter.current_indent}{line}\n")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {
@@ -99,7 +146,7 @@ class _Command(typer.core.TyperCommand):
             "Options of every command": [],
         }
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = help_record(parameter, ctx)
             if record is None:
                 continue
             if parameter.param_type_name == "argument":

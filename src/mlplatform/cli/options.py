@@ -68,7 +68,15 @@ COMMON = (
     ),
     _option(
         "output",
-        Annotated[Output, typer.Option("--output", "-o", help="How results are printed.")],
+        Annotated[
+            Output,
+            typer.Option(
+                "--output",
+                "-o",
+                metavar="FORMAT",
+                help="How results are printed: table, json or ndjson.",
+            ),
+        ],
         default=Output.TABLE,
     ),
     _option(
@@ -87,7 +95,12 @@ COMMON = (
     ),
     _option(
         "log_format",
-        Annotated[LogFormat, typer.Option("--log-format", help="How stderr is written.")],
+        Annotated[
+            LogFormat,
+            typer.Option(
+                "--log-format", metavar="FORMAT", help="How stderr is written: text or json."
+            ),
+        ],
         default=LogFormat.TEXT,
     ),
     _option(

@@ -47,14 +47,18 @@ models:
 def demo(
     session: Session,
     chapter: Annotated[
-        str | None, typer.Argument(metavar="[publish]", help="Only this chapter.")
+        str | None, typer.Argument(metavar="CHAPTER", help="Only this one: publish.")
     ] = None,
     *,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the folder, and say how to go on.")
     ] = False,
 ) -> int:
-    """Tell the product as a story, on real models and three regions in a temporary folder."""
+    """Tell the product as a story, on real models and three regions in a temporary folder.
+
+    $ mlplatform demo
+    $ mlplatform demo --keep
+    """
     if chapter not in (None, *CHAPTERS):
         raise UsageError(f"{chapter}: no such chapter", hint=f"chapters: {', '.join(CHAPTERS)}")
     folder = Path(tempfile.mkdtemp(prefix="mlplatform-demo-"))

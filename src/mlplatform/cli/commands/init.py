@@ -28,6 +28,8 @@ def init(
     """Write a commented topology.yaml to start from.
 
     Its stores are folders beside it, so that everything works at once; give it your own.
+
+    $ mlplatform init
     """
     path = session.topology_file or Path("topology.yaml")
     here = quote(str((session.cwd / path).parent.resolve()))

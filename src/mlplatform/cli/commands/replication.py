@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlplatform.cli import options
-from mlplatform.cli.errors import outranking
+from mlplatform.cli.errors import UNREADABLE_HINT, outranking
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
@@ -57,12 +57,17 @@ def publish(
         Path | None, typer.Argument(help="The folder or file that is the model.")
     ] = None,
     *,
-    model: Annotated[str | None, typer.Option("--model", help="The model's name.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="The model's name.")
+    ] = None,
     version: Annotated[
-        str | None, typer.Option("--version", help="The version; it never changes afterwards.")
+        str | None,
+        typer.Option(
+            "--version", metavar="VERSION", help="The version; it never changes afterwards."
+        ),
     ] = None,
     region: Annotated[
-        str | None, typer.Option("--region", help="Where; else the model's home.")
+        str | None, typer.Option("--region", metavar="REGION", help="Where; else the model's home.")
     ] = None,
     adopt: Annotated[
         str | None,
@@ -86,7 +91,11 @@ def publish(
     plan: options.PlanOnly = False,
     wait: Wait = False,
 ) -> int:
-    """Publish a model version in a region: every byte digested, the manifest last."""
+    """Publish a model version in a region: every byte digested, the manifest last.
+
+    $ mlplatform publish ./resnet50 --model resnet50 --version v1.2.0
+    $ mlplatform publish --adopt models/resnet50-v1.0.0.pth --region us-east-1
+    """
     from mlplatform.cli.plans import requirements_of, said_by, show_outcomes, show_plan
     from mlplatform.control.reconcile import propose
     from mlplatform.core.errors import UsageError
@@ -128,7 +137,7 @@ def replicate(
     reference: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL[@VERSION]]",
+            metavar="MODEL[@VERSION]",
             help="A version; without one, everything that the topology wants.",
         ),
     ] = None,
@@ -159,6 +168,11 @@ def replicate(
 
     What is done is done once: run it again and it goes on from there. `--yes` is accepted for
     runbooks; replication never destroys anything, so it never asks.
+
+    $ mlplatform replicate --plan
+    $ mlplatform replicate
+    $ mlplatform replicate resnet50@v1.2.0 --to eu-west-1,europe-west4
+    $ mlplatform replicate --watch
     """
     from mlplatform.cli.plans import said_by, show_outcomes, show_plan
     from mlplatform.core.errors import UsageError
@@ -210,6 +224,9 @@ def verify(
 
     Exit 3: a mismatch, which demotes the placement until `replicate` repairs it. Exit 5: something
     could not be read.
+
+    $ mlplatform verify resnet50
+    $ mlplatform verify resnet50@v1.2.0 --region eu-west-1 --deep
     """
     from mlplatform.replication import operations
     from mlplatform.replication.verify import Depth
@@ -257,11 +274,18 @@ def show_verifications(
         ],
     )
     for region, result in found.items():
-        if result.findings:
+        if any(finding.problem == "manifest" for finding in result.findings):
+            session.say(
+                f"{subject} in {region} is demoted; see what can be done: "
+                f"mlplatform replicate {subject} --to {region} --plan"
+            )
+        elif result.findings:
             session.say(
                 f"{subject} in {region} is demoted; repair it: "
                 f"mlplatform replicate {subject} --to {region}"
             )
+    if any(result.unknown and not result.checked_files for result in found.values()):
+        session.say(UNREADABLE_HINT, level="hint")
     return exit_code(found.values())
 
 
@@ -275,7 +299,7 @@ def _colour_of_verdict(verdict: object) -> str | None:
 def status(
     session: Session,
     reference: Annotated[
-        str | None, typer.Argument(metavar="[MODEL[@VERSION]]", help="Only this one.")
+        str | None, typer.Argument(metavar="MODEL[@VERSION]", help="Only this one.")
     ] = None,
     *,
     watch: Annotated[
@@ -286,7 +310,11 @@ def status(
     ] = 5.0,
     region_timeout: options.RegionTimeout = 10.0,
 ) -> int:
-    """Show the grid: which version is where, and how its bytes were proven."""
+    """Show the grid: which version is where, and how its bytes were proven.
+
+    $ mlplatform status
+    $ mlplatform status resnet50 --watch
+    """
     from mlplatform.cli.grid import show_grid
     from mlplatform.replication import operations
 
@@ -305,7 +333,10 @@ def versions(
     session: Session,
     model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
 ) -> int:
-    """List published versions, and the regions that hold them."""
+    """List published versions, and the regions that hold them.
+
+    $ mlplatform versions resnet50
+    """
     from mlplatform.cli.render import Column
     from mlplatform.replication import operations
 
@@ -343,6 +374,9 @@ def pull(
     """Bring a version to this machine: resumable, every block verified.
 
     The folder appears when it is whole.
+
+    $ mlplatform pull resnet50 ./resnet50
+    $ mlplatform pull resnet50@v1.2.0 ./resnet50 --from eu-west-1
     """
     from mlplatform.cli.render import Column, size
     from mlplatform.replication import operations
@@ -377,11 +411,15 @@ def withdraw(
     session: Session,
     reference: Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="The version.")],
     *,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is shown to who asks for it.")],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; it is shown to who asks for it.")
+    ],
 ) -> int:
     """Refuse new placements of a version; nothing is deleted.
 
     Replicas stay where they are, and serve.
+
+    $ mlplatform withdraw resnet50@v1.2.0 --reason "wrong labels"
     """
     from mlplatform.cli.render import Column
     from mlplatform.core.errors import UsageError
@@ -419,10 +457,14 @@ def history(
         str | None, typer.Option("--operation", metavar="ID", help="Only this operation, whole.")
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, help="At most so many operations, the newest.")
+        int, typer.Option("--limit", metavar="N", min=1, help="Only the newest N operations.")
     ] = 20,
 ) -> int:
-    """Tell what was planned, meant and done, by whom and when."""
+    """Tell what was planned, meant and done, by whom and when.
+
+    $ mlplatform history --limit 3
+    $ mlplatform history --operation 20260102T030405Z-replicate-5b6c01
+    """
     from mlplatform.cli.plans import show_history
     from mlplatform.replication import operations
 
@@ -435,7 +477,7 @@ def resume(
     session: Session,
     operation: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="The operation; without it, every unfinished one."),
+        typer.Argument(metavar="ID", help="The operation; without it, every unfinished one."),
     ] = None,
     *,
     wait: Wait = False,
@@ -443,6 +485,8 @@ def resume(
     """Finish what a crash or an interruption left.
 
     Finished steps are skipped; the rest is looked at anew, and then done.
+
+    $ mlplatform resume
     """
     from mlplatform.cli.plans import said_by, show_outcomes
     from mlplatform.replication import operations

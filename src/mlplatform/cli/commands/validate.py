@@ -31,6 +31,9 @@ def validate(
 
     In each store a scratch object is written, read, replaced and deleted again. The table shows
     which of the rights list, get, put and delete is missing, and whether conditional writes hold.
+
+    $ mlplatform validate
+    $ mlplatform validate --offline
     """
     from mlplatform import wiring
 
