@@ -35,6 +35,9 @@ EXIT_CODES = {
 }
 """Never renumbered: scripts and runbooks branch on them."""
 
+UNREADABLE_HINT = "`mlplatform validate` names each store's error, or the right that is missing"
+"""What to try where a region could not be read."""
+
 _RANK = (130, 1, 2, 7, 4, 6, 8, 3, 5, 0)
 
 _SYSTEM = {
