@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from mlplatform.cli.errors import UNREADABLE_HINT
 from mlplatform.cli.render import NO_BREAK, Column, Output, ago
 from mlplatform.cli.session import Session
 from mlplatform.core.placement import Grid, Integrity, Placement, Rung
@@ -42,6 +43,8 @@ def show_grid(
         session.show("placements", placements, columns=[], unreadable=dict(grid.unreadable))
     for reason in grid.unreadable.values():
         session.console.warn(reason)
+    if grid.unreadable:
+        session.say(UNREADABLE_HINT, level="hint")
     return 5 if grid.unreadable else 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlplatform.cli import render
-from mlplatform.cli.errors import outranking
+from mlplatform.cli.errors import UNREADABLE_HINT, outranking
 from mlplatform.cli.render import Column, Output, Row, duration, size
 from mlplatform.cli.session import Session
 from mlplatform.control.journal import Entry, Journal, Kind
@@ -140,10 +140,7 @@ def _tell_holds(session: Session, holds: Sequence[Hold]) -> None:
     for hold in holds:
         session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
     if any(hold.unknown for hold in holds):
-        session.say(
-            "`mlplatform validate` names each store's error, or the right that is missing",
-            level="hint",
-        )
+        session.say(UNREADABLE_HINT, level="hint")
 
 
 def _outcome_row(report: Report, outcome: Outcome) -> dict[str, Any]:
