@@ -55,7 +55,8 @@ def read_region(
 ) -> RegionSeen:
     """What the region shows of one version. Raises `StoreError` when it cannot be read.
 
-    `checks` are what is on record for the region; those that speak of another receipt lapse.
+    `checks` are what is on record for the region; those that speak of another receipt lapse, but
+    not because the receipt was lost.
     `measure_partial` also counts the bytes under the version's prefix when no manifest is there,
     which costs a listing.
     """
@@ -76,6 +77,7 @@ def read_region(
             if found.key != subject.manifest_key
         )
     nonce = receipt.nonce if receipt else None
+    lost = receipt is None and stat is not None
     return RegionSeen(
         region=region,
         manifest=manifest,
@@ -83,7 +85,7 @@ def read_region(
         manifest_stored_at=stat.modified if stat else None,
         damaged=damaged,
         receipt=receipt,
-        checks=tuple(check for check in checks if check.receipt_nonce == nonce),
+        checks=tuple(check for check in checks if lost or check.receipt_nonce == nonce),
         withdrawal=_read_withdrawal(store, subject) or withdrawal,
         present_bytes=present_bytes,
     )
