@@ -71,6 +71,7 @@ class Judge:
         self._wrong_since: dict[str, float] = {}
         self._known_wrong: dict[str, tuple[float, frozenset[str]]] = {}
         """Region: when a check that found it wrong was last recorded, and which keys it named."""
+        self._receipt_harmed_at: dict[str, float] = {}
         self.emptied_at: dict[str, float] = {}
         self.control_lost = False
         """The only control store was lost: what lay there binds nobody any more."""
@@ -119,7 +120,9 @@ class Judge:
         found = site.object(key)
         self.excused.add((site.name, key, found[1].tag if found else ""))
         if key == _RECEIPT_KEY:
-            self._known_wrong.pop(site.name, None)  # what was said of another receipt lapses
+            # What was said of another receipt lapses.
+            self._known_wrong.pop(site.name, None)
+            self._receipt_harmed_at[site.name] = self.scheduler.now
         self._note_wrong(site)
         self.last_wrong.setdefault(site.name, self.scheduler.now)
         self.last_wrong[site.name] = max(self.last_wrong[site.name], self.scheduler.now)
@@ -410,8 +413,10 @@ class Judge:
         there = (region, _MANIFEST_KEY, found[1].tag if found else "")
         return there in self.excused and there not in self._spoilt
 
-    def found_wrong(self, region: str, paths: Iterable[str]) -> None:
+    def found_wrong(self, process: Process, region: str, paths: Iterable[str]) -> None:
         """A check has recorded this."""
+        if self._receipt_harmed_at.get(region, -1.0) >= process.started_at:
+            return
         keys = {f"{SUBJECT.prefix}{path}" for path in paths}
         found_at, known = self._known_wrong.get(region, (0.0, frozenset()))
         if known and self._wrong_since.get(region, 0.0) < found_at:

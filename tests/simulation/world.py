@@ -377,7 +377,7 @@ class World:
         for name, result in results.items():
             self.judge.trace(process, f"found {name} {result.verdict}")
             if result.verdict is Verdict.MISMATCH:
-                self.judge.found_wrong(name, (finding.path for finding in result.findings))
+                self.judge.found_wrong(process, name, [found.path for found in result.findings])
             if depth is Depth.DEEP and result.verdict is Verdict.GOOD:
                 self._found_good(process, name, before[name])
 
