@@ -248,4 +248,4 @@ def test_dead_stores_cost_one_timeout_together() -> None:
     assert 5 in reports["dead3"].exit_codes
     assert reports["dead3"].leftover == ".mlplatform/scratch/n"
     assert reports["none"].exit_codes == {2}
-    assert reports["none"].hint == "pip install 'mlplatform[aws]'"
+    assert reports["none"].hints == ("pip install 'mlplatform[aws]'",)

@@ -68,6 +68,7 @@ class Finding:
     verdict: Verdict
     reason: str = ""
     exit_code: int = 0
+    hint: str | None = None
 
 
 _UNREAD = 5
@@ -83,7 +84,6 @@ class StoreReport:
     """What its adapter says of it; none where it could not even be opened."""
     leftover: str | None = None
     """The scratch key, if it may still be there."""
-    hint: str | None = None
 
     @property
     def features(self) -> StoreFeatures | None:
@@ -103,6 +103,11 @@ class StoreReport:
         return tuple(
             right.value for right in RIGHTS if self.findings[right].verdict is Verdict.DENIED
         )
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """What to try, each once."""
+        return tuple(dict.fromkeys(found.hint for found in self.findings.values() if found.hint))
 
     @property
     def exit_codes(self) -> frozenset[int]:
@@ -157,7 +162,9 @@ class Probe:
             try:
                 self.findings[check] = attempt() or Finding(Verdict.OK)
             except Denied as error:
-                self.findings[check] = Finding(Verdict.DENIED, str(error), error.exit_code)
+                self.findings[check] = Finding(
+                    Verdict.DENIED, str(error), error.exit_code, error.hint
+                )
             except (ContainerMissing, Unavailable) as error:
                 self._leave_off(error)
                 break
@@ -292,7 +299,7 @@ def probe_all(
             probes[name] = Probe(opener(), nonce)
         except MlplatformError as error:
             found = _unknown(error)
-            reports[name] = StoreReport(dict.fromkeys(Check, found), hint=error.hint)
+            reports[name] = StoreReport(dict.fromkeys(Check, found))
         else:
             running[name] = executor.submit(probes[name].run)
     wait(running.values(), timeout=timeout_seconds)
@@ -322,4 +329,4 @@ def _broken(reason: str) -> Finding:
 def _unknown(error: MlplatformError) -> Finding:
     """What could not be found out. A fault that will pass counts as not read."""
     code = _UNREAD if error.retryable or error.exit_code == 1 else error.exit_code
-    return Finding(Verdict.UNKNOWN, str(error), code)
+    return Finding(Verdict.UNKNOWN, str(error), code, error.hint)

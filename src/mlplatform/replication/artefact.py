@@ -172,7 +172,9 @@ def _ignore_rules(root: Path) -> Callable[[str], bool]:
     except OSError as error:
         raise _unreadable(rules, error) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{rules}: is not UTF-8 text") from error
+        raise UsageError(
+            f"{rules}: is not UTF-8 text", hint="the form is that of .gitignore"
+        ) from error
     from pathspec import GitIgnoreSpec
 
     try:
@@ -406,10 +408,13 @@ def read_artefact(
     requirements: Requirements | None = None,
     follow_symlinks: bool = False,
     block_bytes: int = BLOCK_BYTES,
+    on_total: Callable[[int], None] = lambda size_bytes: None,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> tuple[Manifest, FolderSource]:
-    """The manifest of a folder or file, and the source from which its parts are sent."""
+    """The manifest of a folder or file, and the source from which its parts are sent. `on_total`
+    hears once how much there is to read, `on_bytes` what was read."""
     files = find_files(root, follow_symlinks=follow_symlinks)
+    on_total(sum(file.size_bytes for file in files))
     entries = [digest_file(file, block_bytes=block_bytes, on_bytes=on_bytes) for file in files]
     requirements = requirements or Requirements()
     if requirements.format is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
-from mlplatform.core.errors import IntegrityError, NotFound, Unreadable, UsageError
+from mlplatform.core.errors import IntegrityError, Interrupted, NotFound, Unreadable, UsageError
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements
 from mlplatform.core.placement import (
     Grid,
@@ -24,7 +25,7 @@ from mlplatform.core.placement import (
 )
 from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.ports.store import ObjectStore
+from mlplatform.ports.store import ObjectStore, check_key
 from mlplatform.replication.artefact import adopt_object, read_artefact
 from mlplatform.replication.decide import (
     FEATURE,
@@ -158,13 +159,22 @@ def publisher(
     replicas.topology.region(home)
     model = replicas.topology.models.get(subject.model)
     reason = "its home region" if model and model.home == home else "asked for by name"
-    replicas.progress.note(home, f"reading {folder}")
+    lane = folder.absolute().name
+
+    def has_read(size_bytes: int) -> None:
+        replicas.progress.add(lane, size_bytes)
+        if replicas.stop():
+            raise Interrupted(f"{subject}: interrupted while {folder} was read")
+
     manifest, source = read_artefact(
         folder,
         subject,
         requirements=requirements,
         follow_symlinks=follow_symlinks,
+        on_total=partial(replicas.progress.total, lane),
+        on_bytes=has_read,
     )
+    replicas.progress.done(lane, "read and digested")
     request = Request(subject, (home,), home, folder=str(folder.absolute()), reason=reason)
     return Publisher(replicas, request, manifest, source, guard)
 
@@ -193,6 +203,12 @@ def publish(
 def adopter(replicas: Replicas, key: str, subject: ModelVersion | None, region: str) -> Publisher:
     """The controller that publishes an object of the old convention where it lies."""
     replicas.topology.region(region)
+    try:
+        check_key(key)
+    except UsageError as error:
+        raise UsageError(
+            str(error), hint="a key is relative to the store, without '..': models/x-v1.0.0.pth"
+        ) from error
     if subject is None:
         model, version = parse_reference(Path(key).stem)
         if version is None:
@@ -253,7 +269,8 @@ def bring_down(
     source: str | None = None,
 ) -> Pulled:
     """Pull a version to a local folder from the region named, else home, else any that has it."""
-    request = request_for(replicas, subject, source=source, targets=[source] if source else [])
+    regions = [source] if source else list(replicas.topology.regions)
+    request = request_for(replicas, subject, source=source, targets=regions)
     remembered = replicas.remember(subject)
     seen = Seen(
         request,

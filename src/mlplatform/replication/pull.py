@@ -54,7 +54,10 @@ def pull(
             return Pulled(folder, manifest.digest, 0, already_there=True)
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot pull there: {error.strerror}") from error
+        raise UsageError(
+            f"{folder}: cannot pull there: {error.strerror}",
+            hint="name a folder that does not exist yet, where you may write",
+        ) from error
     store = open_folder(partial)
     request = TargetRequest(str(folder), store)
     report = Transfer(

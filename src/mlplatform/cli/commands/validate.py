@@ -115,7 +115,11 @@ def _tell(session: Session, place: str, store: str, report: "StoreReport") -> No
         where = reason if store in reason else f"{store}: {reason}"
         told = f"{place}: {', '.join(names)}: {verdict}: {where}"
         session.console.say(told, level="error" if code else "warning", region=place)
-    if report.hint:
-        session.console.say(report.hint, level="hint")
+    for hint in report.hints:
+        if "mlplatform validate" not in hint:
+            session.console.say(hint, level="hint")
+        else:  # which is what is being done
+            rights = " and ".join(report.missing_rights)
+            session.console.say(f"give these credentials the right to {rights}", level="hint")
     if report.leftover:
         session.console.warn(f"{place}: {store}/{report.leftover} may have been left there")
