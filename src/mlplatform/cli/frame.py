@@ -234,6 +234,7 @@ def _tell_usage(error: Exception, given: Sequence[str], prog: str) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else prog
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.replace("Value error, ", "")  # pydantic's, in the parser's words
     hint = f"{path} --help"
     before_command = context is not None and isinstance(context.command, typer.core.TyperGroup)
     if before_command and "No such option" in message:

@@ -46,15 +46,17 @@ def said_by(session: Session) -> Said:
     return Said(plan=plan)
 
 
-def show_plan(session: Session, plan: Plan) -> int:
+def show_plans(session: Session, *plans: Plan) -> int:
     """What would be done, with bytes and reasons. The exit code is that of what is held."""
+    actions = [action for plan in plans for action in plan.actions]
+    holds = [hold for plan in plans for hold in plan.holds]
     rows = [
         {
             **action.model_dump(mode="json"),
             "from": action.parameters.get("source") or action.parameters.get("folder"),
             "transfer_bytes": transfer_bytes(action),
         }
-        for action in plan.actions
+        for action in actions
     ]
     session.show(
         "actions",
@@ -67,17 +69,17 @@ def show_plan(session: Session, plan: Plan) -> int:
             Column("transfer_bytes", "BYTES", size, right=True),
             Column("reason"),
         ],
-        holds=[hold.model_dump(mode="json") for hold in plan.holds],
-        noop=plan.noop,
-        digest=plan.digest,
+        holds=[hold.model_dump(mode="json") for hold in holds],
+        noop=not actions,
+        digest=plans[0].digest if len(plans) == 1 else None,
     )
-    _tell_holds(session, plan.holds)
-    if plan.noop and not plan.holds:
+    _tell_holds(session, holds)
+    if actions:
+        total = sum(transfer_bytes(action) or 0 for action in actions)
+        session.say(f"plan: {len(actions)} to do, {size(total)} to send, nothing was changed")
+    elif not holds:
         session.say("nothing to do")
-    elif not plan.noop:
-        total = sum(transfer_bytes(action) or 0 for action in plan.actions)
-        session.say(f"plan: {len(plan.actions)} to do, {size(total)} to send, nothing was changed")
-    return exit_code((), plan.holds)
+    return exit_code((), holds)
 
 
 def transfer_bytes(action: Action) -> int | None:
@@ -137,8 +139,11 @@ def show_outcomes(session: Session, *reports: Report, **extra: Any) -> int:
 
 def _tell_holds(session: Session, holds: Sequence[Hold]) -> None:
     """What is not done, and why."""
+    regions: dict[tuple[str, str], list[str]] = {}
     for hold in holds:
-        session.console.warn(f"held: {hold.subject} in {hold.region or '-'}: {hold.reason}")
+        regions.setdefault((hold.subject, hold.reason), []).append(hold.region or "-")
+    for (subject, reason), where in regions.items():
+        session.console.warn(f"held: {subject} in {', '.join(where)}: {reason}")
     if any(hold.unknown for hold in holds):
         session.say(UNREADABLE_HINT, level="hint")
 

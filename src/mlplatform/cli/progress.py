@@ -97,7 +97,7 @@ class LineProgress:
         rate = (lane.sent_bytes - lane.told_bytes) / max(now - lane.told_at, 1e-3)
         lane.told_bytes, lane.told_at = lane.sent_bytes, now
         left = max(0, total - lane.sent_bytes) / rate if rate > 0 else None
-        pace = f"{size(int(rate))}/s, {duration(left)} left" if rate > 0 else "nothing moves"
+        pace = f"{size(int(rate))}/s, {_left(left)} left" if rate > 0 else "nothing moves"
         fields = {
             "bytes": lane.sent_bytes,
             "total_bytes": total,
@@ -125,10 +125,16 @@ def _lines(console: Console, clock: Clock | None = None) -> Iterator[LineProgres
         ticker.join()
 
 
+def _left(seconds: float | None) -> str:
+    """No better than it is known."""
+    return f"{seconds:.0f} s" if seconds is not None and seconds < 60 else duration(seconds)
+
+
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Stand(ProgressColumn):
@@ -137,10 +143,11 @@ def _bars(console: Console) -> Iterator[Progress]:
         def render(self, task: Task) -> Text:
             if outcome := task.fields.get("outcome"):
                 return Text(outcome)
-            rate = task.speed or 0
-            said = f"{size(int(task.completed))} of {size(int(task.total or 0))}"
-            if rate:
-                said += f", {size(int(rate))}/s, {duration(task.time_remaining)} left"
+            if task.total is None:
+                return Text("looking at what is there")
+            said = f"{size(int(task.completed))} of {size(int(task.total))}"
+            if task.speed and not task.finished:
+                said += f", {size(int(task.speed))}/s, {_left(task.time_remaining)} left"
             return Text(said)
 
     drawing = RichConsole(
@@ -149,10 +156,11 @@ def _bars(console: Console) -> Iterator[Progress]:
         color_system="standard" if console.colour_err else None,
         highlight=False,
     )
+    one_line = Column(no_wrap=True)
     bars = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        Stand(),
+        TextColumn("{task.description}", markup=False, table_column=one_line),
+        BarColumn(bar_width=24 if drawing.width >= 90 else 14),
+        Stand(table_column=one_line),
         console=drawing,
         refresh_per_second=4,
         # Stdout is for data, whoever writes it.
@@ -168,7 +176,8 @@ def _bars(console: Console) -> Iterator[Progress]:
             self._tasks: dict[str, Any] = {}
 
         def total(self, region: str, size_bytes: int) -> None:
-            bars.update(self._task(region), total=size_bytes)
+            if size_bytes:
+                bars.update(self._task(region), total=size_bytes)
 
         def add(self, region: str, size_bytes: int) -> None:
             bars.update(self._task(region), advance=size_bytes)

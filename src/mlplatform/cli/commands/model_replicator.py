@@ -102,14 +102,14 @@ def _move(
     *,
     plan: bool,
 ) -> int:
-    from mlplatform.cli.plans import said_by, show_outcomes, show_plan
+    from mlplatform.cli.plans import said_by, show_outcomes, show_plans
     from mlplatform.replication import operations
 
     request = operations.request_for(
         replicas, subject, source=source, targets=options.split(targets)
     )
     if plan:
-        return show_plan(session, operations.plan_replication(replicas, request))
+        return show_plans(session, operations.plan_replication(replicas, request))
     report = operations.replicate(replicas, request, wait="silent", said=said_by(session))
     return show_outcomes(session, report)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlplatform.cli import options
-from mlplatform.cli.errors import UNREADABLE_HINT, outranking
+from mlplatform.cli.errors import UNREADABLE_HINT
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
@@ -96,7 +96,7 @@ def publish(
     $ mlplatform publish ./resnet50 --model resnet50 --version v1.2.0
     $ mlplatform publish --adopt models/resnet50-v1.0.0.pth --region us-east-1
     """
-    from mlplatform.cli.plans import requirements_of, said_by, show_outcomes, show_plan
+    from mlplatform.cli.plans import requirements_of, said_by, show_outcomes, show_plans
     from mlplatform.control.reconcile import propose
     from mlplatform.core.errors import UsageError
     from mlplatform.core.placement import ModelVersion
@@ -124,7 +124,7 @@ def publish(
                 follow_symlinks=follow_symlinks,
             )
         if plan:
-            return show_plan(session, propose(controller, replicas.clock))
+            return show_plans(session, propose(controller, replicas.clock))
         report = operations.publish(
             replicas, controller, wait=wait or "silent", said=said_by(session)
         )
@@ -174,7 +174,7 @@ def replicate(
     $ mlplatform replicate resnet50@v1.2.0 --to eu-west-1,europe-west4
     $ mlplatform replicate --watch
     """
-    from mlplatform.cli.plans import said_by, show_outcomes, show_plan
+    from mlplatform.cli.plans import said_by, show_outcomes, show_plans
     from mlplatform.core.errors import UsageError
     from mlplatform.replication import operations
 
@@ -197,12 +197,8 @@ def replicate(
                 operations.request_for(replicas, subject, source=source, targets=options.split(to))
             ]
         if plan:
-            return outranking(
-                [
-                    show_plan(session, operations.plan_replication(replicas, request))
-                    for request in requests
-                ]
-            )
+            plans = [operations.plan_replication(replicas, request) for request in requests]
+            return show_plans(session, *plans)
         reports = [
             operations.replicate(replicas, request, wait=wait or "silent", said=said_by(session))
             for request in requests
