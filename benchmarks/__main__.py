@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import cli_start, fanout, memory, resume, single, small
 from benchmarks.measure import ClientFailed, Result
+from tests.real.servers.catalogue import BY_NAME
 from tests.real.servers.launch import ServerBroken, ServerMissing
 
 
@@ -35,7 +36,9 @@ def main() -> int:
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are {', '.join(benchmarks)}", file=sys.stderr)
         return 2
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    versions = [f"{name} {BY_NAME[name].version}" for name in ("minio", "rclone")]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(", ".join([machine, f"python {platform.python_version()}", *versions]), end="\n\n")
     results: list[Result] = []
     failed = False
     for name in asked.names or benchmarks:
