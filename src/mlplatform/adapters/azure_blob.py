@@ -99,6 +99,7 @@ from mlplatform.ports.store import (
 
 FEATURES = StoreFeatures(
     evidence=Evidence.STORE_PARTS,
+    drops_uploads=False,
     part_bytes_max=4000 * 1024**2,
     parts_max=50_000,
     put_bytes_max=5000 * 1024**2,

@@ -63,6 +63,10 @@ COMMANDS = {
         "mlplatform.cli.commands.replication:resume",
         "Finish what a crash or an interruption left.",
     ),
+    "clean": (
+        "mlplatform.cli.commands.clean:clean",
+        "Drop what was left of uploads that nobody goes on with.",
+    ),
     "demo": (
         "mlplatform.cli.commands.demo:demo",
         "Tell the product as a story, on real models and three regions in a temporary folder.",

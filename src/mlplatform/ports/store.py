@@ -115,6 +115,8 @@ class StoreFeatures:
     `Unsupported`."""
     conditional_delete: bool = True
     """`Matches` holds on delete. Without it nothing is ever deleted automatically."""
+    drops_uploads: bool = True
+    """`abort` frees what was sent. Without it the store does so itself, after a time of its own."""
     range_copy: RangeCopy = RangeCopy.NONE
     part_bytes_min: int = 1
     """Smallest part, the last one excepted."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
-from mlplatform.core.errors import IntegrityError, Interrupted, NotFound, Unreadable, UsageError
+from mlplatform.core.errors import (
+    IntegrityError,
+    Interrupted,
+    LeaseHeld,
+    NotFound,
+    Unreadable,
+    UsageError,
+)
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements
 from mlplatform.core.placement import (
     Grid,
@@ -27,6 +34,17 @@ from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.store import ObjectStore, check_key
 from mlplatform.replication.artefact import adopt_object, read_artefact
+from mlplatform.replication.clean import (
+    CLEAN,
+    KEPT,
+    Cleaner,
+    Fate,
+    Leftover,
+    fates_of,
+    find_leftovers,
+    judge,
+    why_kept,
+)
 from mlplatform.replication.decide import (
     FEATURE,
     PUBLISH,
@@ -386,11 +404,75 @@ def resume(
     if operation is not None:
         streams = [open_operation(journal, operation)]
     else:
-        streams = [s for s in journal.unfinished() if s.plan.feature in (FEATURE, PUBLISH)]
+        streams = [s for s in journal.unfinished() if s.plan.feature in (FEATURE, PUBLISH, CLEAN)]
     for stream in streams:
         if stream.closed:
             continue  # somebody was quicker: nothing is left to do
         yield stream.operation, _resume(replicas, journal, stream, wait, said)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What became of unfinished uploads."""
+
+    fates: Mapping[Leftover, Fate]
+    reports: tuple[Report, ...] = ()
+
+
+def find_waste(
+    replicas: Replicas, regions: Sequence[str], older_than: timedelta
+) -> tuple[Mapping[Leftover, Fate], dict[str, str]]:
+    """Every unfinished upload with what is to become of it, and the regions that could not be
+    read. Those that are to be dropped have their parts counted."""
+    for region in regions:
+        replicas.topology.region(region)
+    now = replicas.clock.now()
+    seen = find_leftovers(
+        replicas,
+        regions or list(replicas.topology.regions),
+        measure=lambda each: why_kept(each, now, older_than) is None,
+    )
+    unreadable = {region: f.reason for region, f in seen.items() if isinstance(f, Unknown)}
+    found = [each for f in seen.values() if not isinstance(f, Unknown) for each in f]
+    return {each: judge(each, now, older_than) for each in found}, unreadable
+
+
+def clean(
+    replicas: Replicas,
+    waste: Iterable[Leftover],
+    older_than: timedelta,
+    *,
+    said: Said | None = None,
+) -> Cleaned:
+    """Drop what is to be dropped, each version's under its lease, if nobody holds that."""
+    said = said or Said()
+    fates: dict[Leftover, Fate] = {}
+    reports = []
+    by_owner: dict[ModelVersion, list[Leftover]] = {}
+    for each in waste:
+        if each.owner is not None:
+            by_owner.setdefault(each.owner, []).append(each)
+    for subject, theirs in by_owner.items():
+        regions = list(dict.fromkeys(each.region for each in theirs))
+        lease = lease_of(replicas, subject)
+        try:
+            report = run(
+                Cleaner(replicas, subject, regions, older_than, lease.guard),
+                journal_of(replicas),
+                lease,
+                clock=replicas.clock,
+                wait="silent",
+                stop=replicas.stop,
+                background=replicas.background,
+                on_plan=said.plan,
+                on_outcome=said.outcome,
+            )
+        except LeaseHeld as held:
+            fates.update(dict.fromkeys(theirs, Fate(KEPT, f"in use: {held}")))
+            continue
+        reports.append(report)
+        fates.update(fates_of(theirs, report.plan, report.outcomes))
+    return Cleaned(fates, tuple(reports))
 
 
 def open_operation(journal: Journal, operation: str) -> Stream:
@@ -436,6 +518,10 @@ def _controller_of(
         return publisher(replicas, Path(folder), subject, first.region, guard=lease.guard)
     if plan.feature == FEATURE:
         return _replicator_of(replicas, plan, subject, lease)
+    if plan.feature == CLEAN:
+        regions = [action.region for action in plan.actions]
+        hours = max(float(action.parameters["older_than_hours"]) for action in plan.actions)
+        return Cleaner(replicas, subject, regions, timedelta(hours=hours), lease.guard)
     raise UsageError(f"{stream.operation}: is an operation of {plan.feature}")
 
 
