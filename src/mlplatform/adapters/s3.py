@@ -263,6 +263,10 @@ def _models(data_path: str | None) -> Any:
     return create_loader(data_path)
 
 
+_READING_MODELS = threading.Lock()
+"""Regions are looked at together: one reads that description, and the others find it read."""
+
+
 def _trusting(bundle: str | None) -> ssl.SSLContext:
     """The same authorities as the SDK's client trusts."""
     return ssl.create_default_context(cafile=bundle or get_cert_path(verify=True))
@@ -287,22 +291,23 @@ class _Link:
         bundle = url.options.get("ca_bundle") or session.get_config_variable("ca_bundle")
 
         def client(addressing: str) -> Any:
-            return session.create_client(
-                "s3",
-                region_name=self.region,
-                endpoint_url=endpoint,
-                verify=bundle,
-                config=Config(
-                    retries={"total_max_attempts": 1},
-                    connect_timeout=CONNECT_SECONDS,
-                    read_timeout=stall_seconds,
-                    max_pool_connections=_CONNECTIONS,
-                    tcp_keepalive=True,
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    s3={"payload_signing_enabled": False, "addressing_style": addressing},
-                ),
-            )
+            with _READING_MODELS:
+                return session.create_client(
+                    "s3",
+                    region_name=self.region,
+                    endpoint_url=endpoint,
+                    verify=bundle,
+                    config=Config(
+                        retries={"total_max_attempts": 1},
+                        connect_timeout=CONNECT_SECONDS,
+                        read_timeout=stall_seconds,
+                        max_pool_connections=_CONNECTIONS,
+                        tcp_keepalive=True,
+                        request_checksum_calculation="when_required",
+                        response_checksum_validation="when_required",
+                        s3={"payload_signing_enabled": False, "addressing_style": addressing},
+                    ),
+                )
 
         self.client = client("path" if endpoint else "auto")
         origin = self.client.meta.endpoint_url
