@@ -233,15 +233,19 @@ def test_the_amazon_policies_are_enough_and_delete_no_model(platform: Platform) 
     publisher = platform.by("s3-replicator.json", source=TARGET, target=HOME)
     replicator = platform.by("s3-replicator.json")
     reader = platform.by("s3-reader.json")
+    replicator_target = platform.store(replicator, TARGET)
+    replicator_target.begin("models/resnet50/v0/model.onnx", size_bytes=1, part_bytes=1)
     publish = ("publish", "resnet50", "--model", "resnet50", "--version", "v1")
     for identity, command in (
         (publisher, publish),
         (replicator, ("replicate",)),
         (replicator, ("verify", "resnet50", "--deep")),
+        (replicator, ("clean", "--region", TARGET, "--older-than", "0", "--yes")),
         (reader, ("pull", "resnet50", "here", "--from", TARGET)),
     ):
         ran = platform.run(identity, *command)
         assert ran.returncode == 0, f"{command}: {ran.stderr}"
+    assert list(replicator_target.uploads("")) == []
     # What the mark of an unfinished operation is deleted for.
     assert list(platform.store(replicator, "control").list("unfinished/")) == []
 
