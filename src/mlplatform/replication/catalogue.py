@@ -289,9 +289,10 @@ def _put_proven(store: ObjectStore, key: str, body: bytes, when: Condition) -> N
         tag = store.put(key, body, when=when).tag
         if store.features.evidence is not Evidence.READ_BACK:
             return
-        held, stat = read_bytes(store, key, limit_bytes=MANIFEST_BYTES_MAX)
-        if held == body or stat.tag != tag:
-            return  # as it should be, or another's by now
+        for _ in range(2):  # once more, if it was only read wrongly
+            held, stat = read_bytes(store, key, limit_bytes=MANIFEST_BYTES_MAX)
+            if held == body or stat.tag != tag:
+                return  # as it should be, or another's by now
         when = Matches(tag) if store.features.conditional_put else ALWAYS
     raise DigestMismatch(
         f"Checksum mismatch: {store.url}/{key} is stored with other bytes than were sent",

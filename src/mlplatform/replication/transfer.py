@@ -506,7 +506,9 @@ class Transfer:
             return None
         if stat.evidence is not None and _states(entry, stat) and not by_reading:
             return stat, stat.evidence
-        found = read_digests(target.store, stat, self._manifest.block_bytes, retry=target.retry)
+        block_bytes = self._manifest.block_bytes
+        blocks = entry.block_digests(block_bytes).blocks
+        found = read_digests(target.store, stat, block_bytes, retry=target.retry, expected=blocks)
         return (stat, Evidence.READ_BACK) if found == entry.digests else None
 
     def _take_up(
@@ -857,10 +859,16 @@ class Transfer:
 
 
 def read_digests(
-    store: ObjectStore, stat: Stat, chunk_bytes: int, *, retry: Retry | None = None
+    store: ObjectStore,
+    stat: Stat,
+    chunk_bytes: int,
+    *,
+    retry: Retry | None = None,
+    expected: Sequence[Digests] = (),
 ) -> Digests:
     """The CRCs of an object's bytes, by reading them, the version that `stat` names. A chunk whose
-    read breaks off is read again."""
+    read breaks off is read again; so is one that is not as `expected`, since a second read tells
+    bytes that are wrong from bytes that were read wrong."""
     buffer = memoryview(bytearray(min(chunk_bytes, _READ_BYTES, max(stat.size_bytes, 1))))
 
     def read(span: Span) -> Digests:
@@ -877,11 +885,14 @@ def read_digests(
         return digests
 
     found = []
-    for start in range(0, stat.size_bytes, chunk_bytes):
+    for index, start in enumerate(range(0, stat.size_bytes, chunk_bytes)):
         span = Span(start, min(start + chunk_bytes, stat.size_bytes))
         what = f"read {store.url}/{stat.key}"
         once = partial(read, span)
-        found.append((retry.call(once, what=what) if retry else once(), span.size_bytes))
+        digests = retry.call(once, what=what) if retry else once()
+        if expected and digests != expected[index]:
+            digests = retry.call(once, what=what) if retry else once()
+        found.append((digests, span.size_bytes))
     return combine(found)
 
 
