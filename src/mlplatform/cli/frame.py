@@ -94,8 +94,8 @@ def _run_one(call: Callable[[Session], int | None], common: dict[str, Any]) -> i
             return errors.report(error, console, as_json=as_json, debug=common["debug"])
 
 
-_RANGE = re.compile(r"; x>=[^\]]+")
-"""What the parser adds to a default. What the value means tells as much."""
+_NOISE = re.compile(r"; x>=[^\]]+|(?<=\d)\.0(?=[;\]])")
+"""What the parser adds to a default: its type, and a least value that goes without saying."""
 
 
 def told(command: Any) -> tuple[str, list[str]]:
@@ -113,7 +113,7 @@ def help_record(parameter: Any, context: Any) -> tuple[str, str] | None:
     name, text = record
     if parameter.param_type_name == "argument":
         name, text = _name_of(parameter), parameter.help
-    return name, _RANGE.sub("", text)
+    return name, _NOISE.sub("", text)
 
 
 def _name_of(argument: Any) -> str:

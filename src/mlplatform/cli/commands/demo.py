@@ -69,8 +69,10 @@ def demo(
             CHAPTERS[name](stage)
         stage.tell(f"That was all, in {time.monotonic() - began:.0f} seconds.")
         if keep:
-            stage.tell(f"Everything is still there. Go on with:\n\n    cd {folder}\n")
-            stage.tell("    mlplatform status\n    mlplatform --help")
+            stage.tell(
+                f"Everything is still there. Go on with:\n\n"
+                f"    cd {folder}\n    mlplatform status\n    mlplatform --help"
+            )
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
