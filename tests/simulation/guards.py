@@ -17,7 +17,7 @@ from mlplatform.control.retry import RetryingStore
 from mlplatform.core.digest import Buffer, Digests, Evidence
 from mlplatform.core.manifest import FileEntry
 from mlplatform.core.plan import Plan
-from mlplatform.ports.store import ALWAYS, Condition, Matches, Part, Stat, Upload
+from mlplatform.ports.store import ALWAYS, Condition, Part, Stat, Upload
 from mlplatform.replication.effects import Replicas
 from mlplatform.replication.parts import PartPlan
 from mlplatform.replication.transfer import Transfer
@@ -159,25 +159,6 @@ def bind_the_name() -> Iterator[None]:
     # The judge must see the harm itself, not only that the record is missing.
     unbound = patch.object(Judge, "demands_binding", new=False)
     with unbound, patch.object(Replicas, "bind", lambda self, manifest: None):
-        yield
-
-
-@_removes
-def overwrite_only_what_was_seen() -> Iterator[None]:
-    """A repair replaces whatever is there by then."""
-    put, complete = SimStore.put, SimUpload.complete
-
-    def careless(self: SimStore, key: str, body: Buffer, *, when: Condition, **rest: Any) -> Stat:
-        replaces = isinstance(when, Matches) and not self.site.is_control
-        return put(self, key, body, when=ALWAYS if replaces else when, **rest)
-
-    def careless_too(
-        self: SimUpload, parts: Sequence[Part], *, digests: Digests, when: Condition
-    ) -> Stat:
-        replaces = isinstance(when, Matches)
-        return complete(self, parts, digests=digests, when=ALWAYS if replaces else when)
-
-    with patch.object(SimStore, "put", careless), patch.object(SimUpload, "complete", careless_too):
         yield
 
 

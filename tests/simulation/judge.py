@@ -58,6 +58,8 @@ class Judge:
         self.calls = 0
         self.calls_max = 10**9
         self.steps: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=60)
+        self.met: Counter[str] = Counter()
+        """Fates that befell a call, and errors that came of it: how unkind this world was."""
         self._tell = tell
         self.excused: set[tuple[str, str, str]] = set()
         """Region, key and tag of what the adversary has flipped, or a bad link has spoilt."""
@@ -101,8 +103,10 @@ class Judge:
     ) -> None:
         """One step."""
         if fate is not None and fate is not Fate.WORKS:
+            self.met[fate.value] += 1
             what = (*what, f"[{fate.value}]")
         if error is not None:
+            self.met[type(error).__name__] += 1
             what = (*what, f"-> {type(error).__name__}: {error}")
         step = (self.scheduler.now, process.name if process else "world", what)
         self.steps.append(step)
@@ -208,16 +212,18 @@ class Judge:
         if verb not in ("put", "complete") or after is None:
             return
         if before is None:
-            withdrawn = self.withdrawn_at is not None
-            if withdrawn and key == _MANIFEST_KEY and store.process.started_at > self.withdrawn_at:
+            withdrawn_at = self.withdrawn_at if self.withdrawn_at is not None else float("inf")
+            if key == _MANIFEST_KEY and store.process.started_at > withdrawn_at:
                 raise self.fail(f"{store.process} placed a withdrawn version in {site}")
             return
         true = self._true_bytes(key)
         if true is None or before[0] != true:
             return
-        if after[0] != true:
+        if self._was_misled(store.process, site):
+            self.excused.add((site.name, key, after[1].tag))
+        elif after[0] != true:
             raise self.fail(f"{store.process} overwrote good bytes with others: {key} in {site}")
-        if not self._was_lied_to(store.process, site):
+        else:
             raise self.fail(f"{store.process} sent {key} again over good bytes in {site}")
 
     def visible(self, site: Site) -> None:
@@ -290,8 +296,13 @@ class Judge:
             return self.winner.manifest.encoded
         return self.winner.objects.get(key)
 
-    def _was_lied_to(self, process: Process, site: Site) -> bool:
-        return any(self.lies[process.name, site.name, fate] for fate in (Fate.STALE, Fate.CORRUPT))
+    def _was_misled(self, process: Process, site: Site) -> bool:
+        """Whether no reader could have known better: one wrong read is read again, a stale answer
+        looks like any other."""
+        return (
+            self.lies[process.name, site.name, Fate.STALE] > 0
+            or self.lies[process.name, site.name, Fate.CORRUPT] > 1
+        )
 
     # The control store.
 
@@ -349,9 +360,7 @@ class Judge:
         process, region = store.process, check["region"]
         wrong_since_start = self.last_wrong.get(region, -1.0) >= process.started_at
         wrong_since_start |= self.emptied_at.get(region, -1.0) >= process.started_at
-        stale = self.lies[process.name, region, Fate.STALE]
-        corrupt = self.lies[process.name, region, Fate.CORRUPT]
-        if not (wrong_since_start or stale or corrupt > 1):
+        if not (wrong_since_start or self._was_misled(process, self.regions[region])):
             raise self.fail(
                 f"{process} demoted {region}, whose bytes are right: {check['findings'][0]}"
             )
@@ -429,7 +438,7 @@ class Judge:
             return set()
         found_at, keys = self._known_wrong.get(region, (float("inf"), frozenset()))
         if self.wrong_since(region) < found_at < process.started_at:
-            return keys & set(self.wrong(self.regions[region]))
+            return set(keys).intersection(self.wrong(self.regions[region]))
         return set()
 
     # The lease.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tests.simulation.judge import Violation, spell
 from tests.simulation.world import World
@@ -24,3 +24,13 @@ def run_seed(seed: int, *, tell: Callable[[str], None] | None = None) -> World:
     finally:
         logging.disable(logging.NOTSET)
     return world
+
+
+def first_failure(seeds: Iterable[int]) -> tuple[int, str] | None:
+    """The first world that fails, and what it says."""
+    for seed in seeds:
+        try:
+            run_seed(seed)
+        except AssertionError as failure:
+            return seed, str(failure)
+    return None

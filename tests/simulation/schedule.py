@@ -134,10 +134,10 @@ class Scheduler:
     def sleep(self, process: Process, seconds: float) -> None:
         """Let time pass for the current task. Raises `Crash` if its process is gone by then."""
         wake = max(self.now + seconds, process.frozen_until)
-        if not self._due or self._due[0][0] > wake:
-            if not process.dead and not self.enough:
-                self.now = wake  # nobody is due before: no need to change over
-                return
+        alone = not self._due or self._due[0][0] > wake
+        if alone and not process.dead and not self.enough:
+            self.now = wake  # nobody is due before: no need to change over
+            return
         if not process.dead:
             task = self.current
             self._push(wake, task)

@@ -8,6 +8,7 @@ weather has chosen befalls it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -229,33 +230,40 @@ class SimStore:
 
         return self._write("put", key, effect, corrupted=corrupted if held else None)
 
-    def get(self, key: str, span: Span | None = None, *, when: Condition = ALWAYS) -> Body:
+    def get(
+        self, key: str, span: Span | None = None, *, when: Condition = ALWAYS
+    ) -> AbstractContextManager[Body]:
         fate = self._pass("get", key)
-        site = self.site
         if fate is Fate.STALE:
-            version = site.once(key, self._then())
-            self.judge.lied(self, key, fate)
-            if version is None or version.stat is None or version.body is None:
-                raise NotFound("no such object (stale)", store=self.url, key=key)
-            if isinstance(when, Matches) and when.tag != version.stat.tag:
-                return self._after(fate, lambda: site.inner.get(key, span, when=when))
-            whole = Span(0, len(version.body))
-            body = version.body[(span or whole).start : (span or whole).stop]
-            if span is not None and len(body) < span.size_bytes:
-                raise Unavailable("beyond the end (stale)", store=self.url, key=key)
-            return _SimBody(version.stat, body)
-        body_ = self._after(fate, lambda: site.inner.get(key, span, when=when))
+            return self._get_stale(key, span, when)
+        opened = self._after(fate, lambda: self.site.inner.get(key, span, when=when))
         if fate not in (Fate.CORRUPT, Fate.BREAKS):
-            return body_
-        content = bytes(body_._rest)
-        if not content:
-            return body_
+            return opened
+        with opened as body:
+            content = bytearray(span.size_bytes if span else body.stat.size_bytes)
+            if not body.readinto(memoryview(content)):
+                return _SimBody(body.stat, b"")
         if fate is Fate.BREAKS:
-            return _SimBody(
-                body_.stat, content, breaks_at=site.random.randrange(len(content)), url=self.url
-            )
+            self.judge.trace(self.process, "get", self.site, key, fate=fate)
+            breaks_at = self.site.random.randrange(len(content))
+            return _SimBody(body.stat, bytes(content), breaks_at=breaks_at, url=self.url)
         self.judge.lied(self, key, fate)
-        return _SimBody(body_.stat, self._corrupt(content))
+        return _SimBody(body.stat, self._corrupt(content))
+
+    def _get_stale(
+        self, key: str, span: Span | None, when: Condition
+    ) -> AbstractContextManager[Body]:
+        """What was there some time ago."""
+        self.judge.lied(self, key, Fate.STALE)
+        version = self.site.once(key, self._then())
+        if version is None or version.stat is None or version.body is None:
+            raise NotFound("no such object (stale)", store=self.url, key=key)
+        if isinstance(when, Matches) and when.tag != version.stat.tag:
+            return self.site.inner.get(key, span, when=when)
+        body = version.body[span.start : span.stop] if span else version.body
+        if span is not None and len(body) < span.size_bytes:
+            raise Unavailable("beyond the end (stale)", store=self.url, key=key)
+        return _SimBody(version.stat, body)
 
     def stat(self, key: str) -> Stat:
         fate = self._pass("stat", key)
@@ -421,7 +429,7 @@ class SimStore:
             )
         return result
 
-    def _corrupt(self, body: bytes) -> bytes:
+    def _corrupt(self, body: Buffer) -> bytes:
         rotten = bytearray(body)
         rotten[self.site.random.randrange(len(rotten))] ^= 1 << self.site.random.randrange(8)
         return bytes(rotten)

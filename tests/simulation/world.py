@@ -156,7 +156,7 @@ class World:
         kinds = [fate for fate in Fate if fate is not Fate.WORKS and random.random() < 0.5]
         shares = {fate: random.random() * _OFTEN.get(fate, 1) for fate in kinds}
         total = sum(shares.values()) or 1.0
-        fates = {fate: trouble * share / total for fate, share in shares.items()}
+        fates: dict[Fate, float] = {f: trouble * share / total for f, share in shares.items()}
         fates[Fate.CRASH_BEFORE] = fates[Fate.CRASH_AFTER] = crashes
         weather = Weather(
             fates, latency_seconds=self._pace, pauses=random.choice((0.0, 0.0, 0.005, 0.02))
@@ -251,10 +251,8 @@ class World:
         self, *, replicators: Sequence[int], verifiers: Sequence[int], flips: Sequence[int]
     ) -> None:
         random = self.random
-        for rival in list(self.judge.candidates.values())[1:]:
-            self._start(
-                "rival", lambda p: self._publish(p, rival, self._homes[rival.name]), self._in(5)
-            )
+        if len(self.judge.candidates) > 1:
+            self._start("rival", self._publish_rival, self._in(5))
         for _ in range(random.choice(replicators)):
             self._start("replicator", self._replicate, self._in(12))
         for _ in range(random.choice((0, 0, 1, 2))):
@@ -347,6 +345,10 @@ class World:
     def _publish_home(self, process: Process) -> Report:
         return self._publish(process, self.contents, self.home)
 
+    def _publish_rival(self, process: Process) -> Report:
+        rival = list(self.judge.candidates.values())[1]
+        return self._publish(process, rival, self._homes[rival.name])
+
     def _publish(self, process: Process, contents: Contents, region: str) -> Report:
         request = Request(SUBJECT, (region,), region, folder=FOLDER, reason="published here")
         replicas = self.replicas(process)
@@ -400,12 +402,10 @@ class World:
         """The adversary flips a bit of something, or takes it away."""
         random = self.random
         site = random.choice(tuple(self.regions.values()))
-        sessions = [
-            s for s in site.inner._sessions.values() if any(b for b, *_ in s.parts.values())
-        ]
+        sessions = [session for session in site.inner._sessions.values() if session.parts]
         if sessions and random.random() < 0.5:
             session = random.choice(sessions)
-            index = random.choice([i for i, (body, *_) in sorted(session.parts.items()) if body])
+            index = random.choice(sorted(session.parts))
             self.judge.trace(None, "flips a bit in part", index, "of", session.key, "in", site)
             site.inner.damage_part(session.id, index, 0)
             self.judge.rotten_uploads.add(session.id)

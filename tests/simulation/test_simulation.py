@@ -1,0 +1,75 @@
+"""Two thousand worlds, each from its seed. `python -m tests.simulation` says how to replay one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.guards import without
+from tests.simulation.run import first_failure, run_seed
+from tests.simulation.stores import Fate
+
+SEEDS = 2000
+CHUNK = 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_the_invariants_hold_in_every_world(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        run_seed(seed)
+
+
+def test_worlds_meet_every_kind_of_trouble() -> None:
+    met: Counter[str] = Counter()
+    for seed in range(200):
+        met += run_seed(seed).judge.met
+    crashes = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER}  # told in words
+    kinds = {fate.value for fate in Fate if fate is not Fate.WORKS and fate not in crashes}
+    errors = {
+        "ConditionFailed",
+        "ContainerMissing",
+        "Denied",
+        "DigestMismatch",
+        "Fenced",
+        "Interrupted",
+        "LeaseHeld",
+        "NoMajority",
+        "StoreFull",
+        "Unavailable",
+        "UsageError",
+        "VersionConflict",
+    }
+    assert not (kinds | errors) - met.keys()
+
+
+def test_a_seed_is_the_same_world_everywhere() -> None:
+    def told(hash_seed: str) -> list[str]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "tests.simulation", "--seeds", "0-7", "--trace"],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return ran.stdout.splitlines()[:-1]  # the last line says how long it took
+
+    first = told("1")
+    assert len(first) > 500
+    assert first == told("2")
+
+
+def test_a_failing_seed_tells_its_last_steps_and_how_to_replay_it() -> None:
+    with without("guard-before-what-shows"):
+        failure = first_failure(range(100))
+    assert failure is not None
+    seed, said = failure
+    assert "without holding the lease" in said
+    assert said.endswith(f"replay: python -m tests.simulation --seed {seed} --trace")
+    assert len(said.splitlines()) > 10
