@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlplatform import wiring
 from mlplatform.cli import app, frame
+from mlplatform.control.lease import Lease
+from mlplatform.core.topology import Topology
+from mlplatform.ports.clock import SystemClock
 from tests.cli.conftest import CLEAN, PROGRAM
 from tests.real.weather.sites import topology_text
 
 Snapshot = dict[str, bytes]
+PUBLISH = ("publish", "model", "--model", "m", "--version", "v1")
 
 
 @dataclass(frozen=True)
@@ -162,3 +168,36 @@ def without_privilege() -> None:
 def environment(*, home: Path, **more: str) -> Mapping[str, str]:
     """Another machine's: another home."""
     return {"HOME": str(home), **more}
+
+
+def require(ran: Ran, code: int, *texts: str, hint: bool = True) -> None:
+    """The exit code, what is said, and what to try. Nothing that only developers read."""
+    assert ran.code == code, ran.said
+    words = " ".join((ran.out + ran.err).split())
+    for text in texts:
+        assert text in words, f"{text!r} is not said: {ran.said}"
+    assert ("\nhint: " in f"\n{ran.err}") or not hint, f"no hint: {ran.said}"
+    assert "Traceback" not in ran.err, ran.said
+    assert "internal error" not in ran.err, ran.said
+
+
+@contextlib.contextmanager
+def somebody_at_work(estate: Estate, *, alive: bool = True, clock: Any = None) -> Iterator[Lease]:
+    """Another process holds the version's lease."""
+    topology = Topology.load(estate.folder / "topology.yaml")
+    clock = clock or SystemClock()
+    lease = Lease(
+        wiring.open_control(topology, clock, random.Random()),
+        "replication/m/v1",
+        holder="alice@laptop:42",
+        clock=clock,
+        random=random.Random(),
+        term_seconds=2.0,
+    )
+    lease.acquire()
+    if not alive:
+        yield lease
+        return
+    with lease.keep():
+        yield lease
+    lease.release()

@@ -22,8 +22,6 @@ from typing import Any
 
 import pytest
 
-from mlplatform import wiring
-from mlplatform.control.lease import Lease
 from mlplatform.core.manifest import Manifest
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import canonical
@@ -31,11 +29,18 @@ from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
 from mlplatform.replication import operations
 from mlplatform.replication.model_replicator import open_replicas
-from tests.cli.estate import Estate, Ran, without_privilege, wrapped
+from tests.cli.estate import (
+    PUBLISH,
+    Estate,
+    Ran,
+    require,
+    somebody_at_work,
+    without_privilege,
+    wrapped,
+)
 from tests.real.servers.launch import Endpoint
 from tests.real.weather.sites import credentials, fresh, unmade
 
-PUBLISH = ("publish", "model", "--model", "m", "--version", "v1")
 MANIFEST = "eu/models/m/v1/manifest.json"
 
 
@@ -57,17 +62,6 @@ def everywhere(published: Estate) -> Estate:
     """And in `eu` and `ap`."""
     published.good("replicate", "m")
     return published
-
-
-def require(ran: Ran, code: int, *texts: str, hint: bool = True) -> None:
-    """The exit code, what is said, and what to try. Nothing that only developers read."""
-    assert ran.code == code, ran.said
-    words = " ".join((ran.out + ran.err).split())
-    for text in texts:
-        assert text in words, f"{text!r} is not said: {ran.said}"
-    assert ("\nhint: " in f"\n{ran.err}") or not hint, f"no hint: {ran.said}"
-    assert "Traceback" not in ran.err, ran.said
-    assert "internal error" not in ran.err, ran.said
 
 
 # -------------------------------------------------------------------------------- what is published
@@ -770,30 +764,6 @@ def test_a_disk_that_is_full(published: Estate) -> None:
 
 
 # ----------------------------------------------------------------------------- two hands, one wheel
-
-
-@contextmanager
-def somebody_at_work(estate: Estate, *, alive: bool = True, clock: Any = None) -> Iterator[Lease]:
-    """Another process holds the version's lease."""
-    import random
-
-    topology = Topology.load(estate.folder / "topology.yaml")
-    clock = clock or SystemClock()
-    lease = Lease(
-        wiring.open_control(topology, clock, random.Random()),
-        "replication/m/v1",
-        holder="alice@laptop:42",
-        clock=clock,
-        random=random.Random(),
-        term_seconds=2.0,
-    )
-    lease.acquire()
-    if not alive:
-        yield lease
-        return
-    with lease.keep():
-        yield lease
-    lease.release()
 
 
 def test_two_replicators_at_once(published: Estate) -> None:
