@@ -243,6 +243,54 @@ def test_killed_at_half_and_resumed_on_another_machine(
 
 
 @pytest.mark.xdist_group("minio")
+def test_a_publication_that_is_killed(tmp_path: Path, minio: Endpoint) -> None:
+    """With a part on its way. Without the files nobody can finish it, and is told so; with them,
+    wherever they lie by now, it goes on from what the region holds."""
+    with meddling(minio) as proxy:
+        estate = Estate(
+            tmp_path,
+            regions={"home": fresh(minio, "home").url(proxy.url, stall_seconds=20)},
+            env=dict(credentials(tmp_path, [minio])),
+            home="home",
+        )
+        (estate.model / "weights.bin").write_bytes(os.urandom(4 * PART_BYTES + 999))
+        size_bytes = sum(path.stat().st_size for path in estate.model.iterdir())
+        on_its_way = threading.Event()
+        opened = threading.Event()
+
+        def hold(asked: Asked) -> Reply | None:
+            if asked.is_large and proxy.large_bytes >= 2 * PART_BYTES:
+                on_its_way.set()
+                opened.wait(30)
+                return Reply(503)
+            return None
+
+        proxy.refuse = hold
+        with running(estate.start(*PUBLISH)) as process:
+            wait_until(on_its_way.is_set)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        proxy.calm()
+        opened.set()
+        rows = estate.good("status", "-o", "json").json()["placements"]
+        assert not any(row["verified"] for row in rows)
+
+        estate.model.rename(tmp_path / "moved")
+        ran = estate.run("resume")
+        require(
+            ran, 2, "publishes m@v1 from ", "which is not on this machine", "run `mlplatform pub"
+        )
+        ran = estate.good("publish", "moved", *PUBLISH[2:], "-o", "json")
+        (row,) = [row for row in ran.json()["outcomes"] if row["sent_bytes"]]
+        assert row["measured"]["resumed_parts"] >= 2
+        # Only what was on its way has gone twice.
+        assert proxy.large_bytes <= size_bytes
+        assert estate.run("verify", "m", "--deep").code == 0
+        require(estate.run("resume"), 0, "nothing is unfinished", hint=False)
+
+
+@pytest.mark.xdist_group("minio")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_once(source: tuple[Estate, Meddler], number: signal.Signals) -> None:
     """It finishes what is under way, says so, and gives its lease back: the next run goes on at
