@@ -18,6 +18,7 @@ from mlplatform.control.lease import _MARGIN
 from mlplatform.core.digest import blake3_hex
 from mlplatform.core.manifest import Receipt
 from mlplatform.core.plan import Outcome, Result
+from mlplatform.replication.decide import FEATURE, PUBLISH
 from tests.simulation.contents import SUBJECT, Contents
 from tests.simulation.schedule import Process, Scheduler
 from tests.simulation.stores import Fate, SimStore, Site
@@ -51,6 +52,7 @@ class Judge:
         self.control = control
         self.candidates = {c.manifest.encoded: c for c in candidates}
         self.by_digest = {c.manifest.digest: c for c in candidates}
+        self.by_key = {key for contents in candidates for key in contents.objects}
         self.winner: Contents | None = candidates[0] if len(candidates) == 1 else None
         """The one content that this version may ever show, once that is settled."""
         self.bound: Contents | None = None
@@ -72,7 +74,8 @@ class Judge:
         """Region: when it last stopped showing wrong bytes; infinity while it does."""
         self._wrong_since: dict[str, float] = {}
         self._known_wrong: dict[str, tuple[float, frozenset[str]]] = {}
-        """Region: when a check that found it wrong was last recorded, and which keys it named."""
+        """Region: when a check that found it wrong was last recorded, and the keys that checks have
+        named and that have not been right since."""
         self._receipt_harmed_at: dict[str, float] = {}
         self.emptied_at: dict[str, float] = {}
         self.control_lost = False
@@ -212,6 +215,8 @@ class Judge:
         if verb not in ("put", "complete") or after is None:
             return
         if before is None:
+            if key == _MANIFEST_KEY and self._emptied_under(store.process, site):
+                self.excused |= {(site.name, k, "") for k in self.by_key if not site.object(k)}
             withdrawn_at = self.withdrawn_at if self.withdrawn_at is not None else float("inf")
             if key == _MANIFEST_KEY and store.process.started_at > withdrawn_at:
                 raise self.fail(f"{store.process} placed a withdrawn version in {site}")
@@ -278,7 +283,10 @@ class Judge:
         return wrong
 
     def _note_wrong(self, site: Site) -> None:
-        if self.wrong(site):
+        wrong = self.wrong(site)
+        found_at, known = self._known_wrong.get(site.name, (0.0, frozenset()))
+        self._known_wrong[site.name] = (found_at, known.intersection(wrong))
+        if wrong:
             if self.last_wrong.get(site.name) != float("inf"):
                 self._wrong_since[site.name] = self.scheduler.now
             self.last_wrong[site.name] = float("inf")
@@ -295,6 +303,10 @@ class Judge:
         if key == _MANIFEST_KEY:
             return self.winner.manifest.encoded
         return self.winner.objects.get(key)
+
+    def _emptied_under(self, process: Process, site: Site) -> bool:
+        """Whether the store was lost after the process looked at it, or may have."""
+        return self.emptied_at.get(site.name, -1.0) >= process.started_at
 
     def _was_misled(self, process: Process, site: Site) -> bool:
         """Whether no reader could have known better: one wrong read is read again, a stale answer
@@ -359,7 +371,7 @@ class Judge:
             return
         process, region = store.process, check["region"]
         wrong_since_start = self.last_wrong.get(region, -1.0) >= process.started_at
-        wrong_since_start |= self.emptied_at.get(region, -1.0) >= process.started_at
+        wrong_since_start |= self._emptied_under(process, self.regions[region])
         if not (wrong_since_start or self._was_misled(process, self.regions[region])):
             raise self.fail(
                 f"{process} demoted {region}, whose bytes are right: {check['findings'][0]}"
@@ -398,7 +410,8 @@ class Judge:
 
     def _outcome(self, process: Process, outcome: Outcome) -> None:
         """What the journal says was done, is done."""
-        if not outcome.ok or self.withdrawing:
+        kind = outcome.action.partition("/")[0]
+        if not outcome.ok or self.withdrawing or kind not in (PUBLISH, FEATURE):
             return
         *_, region, digest = outcome.action.split("/")
         contents = self.by_digest[digest]
@@ -415,7 +428,7 @@ class Judge:
         site = self.regions[region]
         wanted = contents or self.winner
         found = site.object(_MANIFEST_KEY)
-        if process is not None and self.emptied_at.get(region, -1.0) >= process.started_at:
+        if process is not None and self._emptied_under(process, site):
             return True
         if wanted is not None and found is not None and found[0] == wanted.manifest.encoded:
             return True
@@ -427,19 +440,14 @@ class Judge:
         if self._receipt_harmed_at.get(region, -1.0) >= process.started_at:
             return
         keys = {f"{SUBJECT.prefix}{path}" for path in paths}
-        found_at, known = self._known_wrong.get(region, (0.0, frozenset()))
-        if known and self._wrong_since.get(region, 0.0) < found_at:
-            keys |= known
-        self._known_wrong[region] = (self.scheduler.now, frozenset(keys))
+        _, known = self._known_wrong.get(region, (0.0, frozenset()))
+        wrong = self.wrong(self.regions[region])
+        self._known_wrong[region] = (self.scheduler.now, known.union(keys).intersection(wrong))
 
     def knew(self, process: Process, region: str) -> set[str]:
         """Keys that were found wrong before the process began, and have not been right since."""
-        if self.last_wrong.get(region) != float("inf") or self.control_lost:
-            return set()
-        found_at, keys = self._known_wrong.get(region, (float("inf"), frozenset()))
-        if self.wrong_since(region) < found_at < process.started_at:
-            return set(keys).intersection(self.wrong(self.regions[region]))
-        return set()
+        found_at, keys = self._known_wrong.get(region, (0.0, frozenset()))
+        return set() if self.control_lost or found_at >= process.started_at else set(keys)
 
     # The lease.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from random import Random
 
@@ -259,6 +260,8 @@ class World:
             self._start("operator", self._resume, self._in(25))
         for _ in range(random.choice(verifiers)):
             self._start("verifier", self._verify, self._in(25))
+        if random.random() < 0.1:
+            self._start("cleaner", self._clean, self._in(25))
         if random.random() < 0.08:
             self._start("withdrawer", self._withdraw, self._in(15))
         for _ in range(random.choice(flips)):
@@ -391,6 +394,15 @@ class World:
             since = self.judge.wrong_since(region)
             if since < process.started_at:
                 raise self.judge.fail(f"{process} found {region} good, where {still} are wrong")
+
+    def _clean(self, process: Process) -> None:
+        """Drop what looks abandoned: by a wrong wall clock, what was begun a moment ago."""
+        replicas = self.replicas(process)
+        older_than = timedelta(seconds=process.random.choice((0, 1, 60)))
+        waste, _ = operations.find_waste(replicas, [], older_than)
+        cleaned = operations.clean(replicas, waste, older_than)
+        for report in cleaned.reports:
+            self._reported(process, report, (), None)
 
     def _withdraw(self, process: Process) -> None:
         self.judge.withdrawing = True
@@ -532,6 +544,8 @@ class World:
             for name, site in self.regions.items():
                 if not judge.shows(name, contents) or judge.wrong(site):
                     raise judge.fail(f"found good, and {name} is not: {judge.wrong(site)}")
+        for _ in operations.resume(replicas, None, wait=True):
+            pass  # what a cleaner left
         before = self._journal()
         again = operations.replicate(replicas, request, wait=True)
         if not again.plan.noop or again.operation or self._journal() != before:
