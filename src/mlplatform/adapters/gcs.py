@@ -650,8 +650,12 @@ class GCSStore:
             yield
         except google.auth.exceptions.GoogleAuthError as error:
             raise _credentials_error(error, self._url, key, right) from error
-        except (urllib3.exceptions.HTTPError, HTTPException, OSError, JSONDecodeError) as error:
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError) as error:
             raise Unavailable(_transport_text(error), store=self._url, key=key) from error
+        except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Unavailable(
+                f"the answer is not JSON: {type(error).__name__}", store=self._url, key=key
+            ) from error
 
 
 @contextmanager
@@ -1121,7 +1125,7 @@ class _Refusal:
         right: str,
     ) -> _Refusal:
         text, reason = body.decode(errors="replace"), ""
-        with suppress(ValueError, LookupError, TypeError, AttributeError):
+        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             error = json.loads(text)["error"]
             text = str(error["message"])
             reason = str((error.get("errors") or [{}])[0].get("reason", ""))

@@ -7,6 +7,7 @@ A region is read by name, never by guess: manifest, receipt, withdrawal. What do
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from datetime import UTC, datetime
@@ -38,6 +39,8 @@ from mlplatform.ports.store import (
     read_bytes,
 )
 from mlplatform.replication.seen import Check, RegionSeen, Withdrawal
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -177,6 +180,10 @@ def each_region(
                 results[region] = Unknown(f"{region}: no answer within {timeout_seconds:g} s")
         except MlplatformError as error:
             results[region] = Unknown(describe(region, error))
+        except Exception as error:  # one region's must not become the others'
+            log.error("%s: internal error", region, exc_info=error)
+            name = type(error).__name__
+            results[region] = Unknown(f"{region}: internal error: {name}: {error}")
     return results
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import base64
 import itertools
+import random
 import re
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mlplatform.core.digest import digest_of
+from mlplatform.core.errors import MlplatformError
 from mlplatform.ports.store import exists
 from mlplatform.replication.verify import Depth, Verdict
 from tests.real.servers.launch import Endpoint
@@ -323,3 +327,61 @@ def test_whatever_words_a_passing_failure_has(world: World, site: Site, proxy: M
     assert proxy.refused >= 3
     proxy.calm()
     world.require_whole("far")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xff\xfe{}", b"<html>", b'{"kind":', b"[" * 100_000])
+def test_answers_that_are_no_answers(
+    world: World, site: Site, proxy: Meddler, garbage: bytes
+) -> None:
+    """In place of what the store said of a listing or a write; never of a model's bytes."""
+    world.publish()
+    world.regions["far"] = site.url(proxy.url)
+    numbers = itertools.count(1)
+    proxy.outward = lambda asked, found: (
+        garbage if found and asked.method != "GET" and next(numbers) % 3 == 0 else found
+    )
+    report = world.replicate()
+    assert report.exit_code == 0, [o.detail for o in report.outcomes]
+    assert "internal error" not in str(report)
+    proxy.calm()
+    world.require_good("far")
+
+
+def noise(seed: int, share: float) -> Callable[[Asked, bytes], bytes]:
+    """One bit, anywhere in a body, of a share of them."""
+    chance = random.Random(seed)
+    lock = threading.Lock()
+
+    def alter(_: Asked, body: bytes) -> bytes:
+        with lock:
+            if not body or chance.random() >= share:
+                return body
+            changed = bytearray(body)
+            changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+            return bytes(changed)
+
+    return alter
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise(world: World, site: Site, proxy: Meddler, seed: int) -> None:
+    """Bits flip in whatever is said, both ways: listings, errors, digests, models. It may take
+    several runs; what shows at any time is right, and nothing breaks but what may."""
+    world.publish()
+    world.regions["far"] = site.url(proxy.url)
+    proxy.inward, proxy.outward = noise(seed, 0.15), noise(seed + 100, 0.15)
+    for _ in range(8):
+        try:
+            report = world.replicate(replicas=world.replicas(attempts=6))
+        except MlplatformError:
+            continue
+        assert "internal error" not in str(report)
+        if world.is_visible("far"):
+            world.require_good("far")
+            if report.exit_code == 0:
+                break
+    else:
+        pytest.fail("it never came through")
+    proxy.calm()
+    assert world.replicate().exit_code == 0
+    assert world.check("far")["far"].verdict is Verdict.GOOD
