@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,9 @@ def test_the_invariants_hold_in_every_world(first: int) -> None:
 
 
 def test_worlds_meet_every_kind_of_trouble() -> None:
-    met: Counter[str] = Counter()
-    for seed in range(200):
-        met += run_seed(seed).judge.met
     crashes = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER}  # told in words
-    kinds = {fate.value for fate in Fate if fate is not Fate.WORKS and fate not in crashes}
-    errors = {
+    not_met = {fate.value for fate in Fate if fate is not Fate.WORKS and fate not in crashes}
+    not_met |= {
         "ConditionFailed",
         "ContainerMissing",
         "Denied",
@@ -45,7 +41,11 @@ def test_worlds_meet_every_kind_of_trouble() -> None:
         "UsageError",
         "VersionConflict",
     }
-    assert not (kinds | errors) - met.keys()
+    seed = 0
+    while not_met and seed < SEEDS:
+        not_met -= run_seed(seed).judge.met.keys()
+        seed += 1
+    assert not not_met
 
 
 def test_a_seed_is_the_same_world_everywhere() -> None:
