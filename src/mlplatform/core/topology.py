@@ -12,16 +12,10 @@ from itertools import combinations
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    PlainSerializer,
-    PlainValidator,
     PrivateAttr,
     StrictInt,
     ValidationError,
@@ -31,76 +25,23 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mlplatform.core.errors import TopologyError, UsageError
 from mlplatform.core.placement import ModelVersion
+from mlplatform.core.section import (
+    ModelName,
+    OneOrMore,
+    RegionName,
+    Section,
+    Store,
+    Version,
+    WebURL,
+    as_list,
+    store_url,
+)
 from mlplatform.core.store_url import StoreURL
+from mlplatform.core.traffic import Traffic
 from mlplatform.core.yaml_lines import Location, NotYaml, Problem, YamlLines
 
 FILE_NAME = "topology.yaml"
 VARIABLE = "MLPLATFORM_TOPOLOGY"
-
-
-def _store_url(value: object) -> StoreURL:
-    if isinstance(value, StoreURL):
-        return value
-    if not isinstance(value, str):
-        raise PydanticCustomError("store_url", "must be a store URL, such as s3://bucket")
-    try:
-        url = StoreURL.parse(value)
-    except UsageError as error:
-        said = f"{error}; {error.hint}" if error.hint else str(error)
-        raise PydanticCustomError("store_url", "{said}", {"said": said}) from error
-    if url.scheme == "file" and (url.authority not in {"", "localhost"} or not url.path.strip("/")):
-        raise PydanticCustomError(
-            "store_url",
-            "{url} is not an absolute path: every process must find the same folder, wherever it "
-            "runs; write file:///srv/models",
-            {"url": repr(value)},
-        )
-    return url
-
-
-def _web_url(value: object) -> str:
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise PydanticCustomError("web_url", "must be an http:// or https:// URL")
-    if parts.username or parts.password:
-        raise PydanticCustomError("web_url", "carries credentials; these belong elsewhere")
-    return str(value)
-
-
-def _name(what: str) -> PlainValidator:
-    def check(value: object) -> str:
-        if not isinstance(value, str):
-            raise PydanticCustomError("string_type", "must be text")
-        try:
-            ModelVersion(value, "v0")  # one rule for all names: they become parts of keys and flags
-        except UsageError as error:
-            raise PydanticCustomError(
-                "name",
-                "{name} cannot be the name of a {what}: {hint}",
-                {"name": repr(value), "what": what, "hint": str(error.hint)},
-            ) from error
-        return value
-
-    return PlainValidator(check)
-
-
-def _as_list(value: object) -> object:
-    """One value where a list of them is meant."""
-    return [value] if isinstance(value, str | StoreURL) else value
-
-
-Store = Annotated[StoreURL, PlainValidator(_store_url), PlainSerializer(lambda url: url.text)]
-WebURL = Annotated[str, PlainValidator(_web_url)]
-RegionName = Annotated[str, _name("region")]
-ModelName = Annotated[str, _name("model")]
-Version = Annotated[str, _name("version")]
-OneOrMore = BeforeValidator(_as_list)
-
-
-class Section(BaseModel):
-    """A frozen part of the file. A key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
 class Cluster(Section):
@@ -150,22 +91,6 @@ class Model(Section):
     def regions(self) -> tuple[str, ...]:
         """Every region that should hold it, home first."""
         return (self.home, *self.replicate_to)
-
-
-class Route(Section):
-    """A route of the world's traffic: its actuator, and the weights that are wanted."""
-
-    actuator: str
-    models: Annotated[tuple[ModelName, ...], OneOrMore] = ()
-    weights: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    mode: str = "advise"
-    overload: float | None = Field(default=None, gt=0)
-
-
-class Traffic(Section):
-    """Owned by failover: the routes between regions."""
-
-    routes: Mapping[str, Route] = Field(default_factory=dict)
 
 
 class Rollout(Section):
@@ -365,7 +290,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _shared_stores(regions)
     yield from _control(data.get("control"))
     yield from _models(models, regions)
-    yield from _routes(_mapping(_mapping(data, "traffic"), "routes"), regions, models)
+    yield from _traffic(_mapping(data, "traffic"), regions, models)
 
 
 def _shared_stores(regions: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
@@ -395,21 +320,48 @@ def _models(
             seen.add(target)
 
 
-def _routes(
-    routes: Mapping[str, Any], regions: Mapping[str, Any], models: Mapping[str, Any]
+def _traffic(
+    traffic: Mapping[str, Any], regions: Mapping[str, Any], models: Mapping[str, Any]
 ) -> Iterator[tuple[Location, str]]:
-    for name, route in routes.items():
-        at: Location = ("traffic", "routes", name)
-        for region in _mapping(route, "weights"):
-            if region not in regions:
-                yield (*at, "weights", region), _no_such("region", str(region), regions)
+    owner: dict[str, str] = {}
+    at: Location
+    for name, route in _mapping(traffic, "routes").items():
+        at = ("traffic", "routes", name)
+        for key in ("weights", "targets"):
+            for region in _mapping(route, key):
+                if region not in regions:
+                    yield (*at, key, region), _no_such("region", str(region), regions)
         for index, model in _strings(_fields(route).get("models")):
             if model not in models:
                 yield (*at, "models", index), _no_such("model", model, models)
+        weights = [each for each in _mapping(route, "weights").values() if isinstance(each, int)]
+        if weights and sum(weights) != 100:
+            yield (*at, "weights"), f"total {sum(weights)}; give per cent, 100 in all"
+        for key in ("actuator", "second"):
+            actuator = _fields(route).get(key)
+            if not isinstance(actuator, str):
+                continue
+            first = owner.setdefault(actuator, name)
+            if first != name:
+                yield (*at, key), f"is the actuator of {first} already; each route has its own"
+            elif key == "second" and actuator == _fields(route).get("actuator"):
+                yield (*at, key), "is the first one again; give a path that does not share it"
+    for name, vantage in _mapping(traffic, "vantages").items():
+        stands = _fields(vantage).get("region")
+        if isinstance(stands, str) and stands not in regions:
+            at = ("traffic", "vantages", name, "region")
+            yield at, _no_such("region", stands, regions)
+    for region, declared in _mapping(traffic, "capacity").items():
+        if region not in regions:
+            yield ("traffic", "capacity", region), _no_such("region", str(region), regions)
+        for model in declared if isinstance(declared, Mapping) else ():
+            if model not in models:
+                at = ("traffic", "capacity", region, model)
+                yield at, _no_such("model", str(model), models)
 
 
 def _control(value: object) -> Iterator[tuple[Location, str]]:
-    texts = _as_list(value)
+    texts = as_list(value)
     if not isinstance(texts, list | tuple):
         return
     if len(texts) not in {1, 3}:
@@ -434,13 +386,21 @@ def _doubts(topology: Topology) -> Iterator[tuple[Location, str]]:
             same = url.scheme != "file" and _domain(url) == _domain(region.store)
             if same or _inside(url, region.store):
                 yield at, f"in the store of {region.name}: it is lost with that region"
+    domains = topology.traffic.domains
+    for name, route in topology.traffic.routes.items():
+        if route.mode == "auto" and len(domains) < topology.traffic.safety.domains:
+            said = (
+                f"auto never acts: vantages stand in {len(domains)} failure domains, "
+                f"{topology.traffic.safety.domains} must vote"
+            )
+            yield ("traffic", "routes", name, "mode"), said
     if all(url.scheme == "file" for url in control):
         yield ("control",), "file:// serves a laptop: what it holds is lost with this machine"
 
 
 def _url(value: object) -> StoreURL | None:
     try:
-        return _store_url(value)
+        return store_url(value)
     except (PydanticCustomError, ValueError):
         return None  # the shape's errors name it
 
@@ -477,7 +437,7 @@ def _mapping(value: object, key: str) -> Mapping[str, Any]:
 
 def _strings(value: object) -> Iterator[tuple[int, str]]:
     """The strings of a list, or of one that stands for it, with their indexes."""
-    listed = _as_list(value)
+    listed = as_list(value)
     for index, each in enumerate(listed if isinstance(listed, list | tuple) else ()):
         if isinstance(each, str):
             yield index, each

@@ -182,6 +182,7 @@ def test_all_errors_at_once_in_the_order_of_the_file() -> None:
         ),
         "t.yaml:16: traffic.routes.api.mod: unknown key; did you mean 'mode'?",
         "t.yaml:16: traffic.routes.api.models[0]: no model 'resnet'; did you mean 'resnet50'?",
+        "t.yaml:16: traffic.routes.api.weights: total 2; give per cent, 100 in all",
         (
             "t.yaml:16: traffic.routes.api.weights.mars: no region 'mars'; "
             "there are: us-east-1, eu-west-1, no, us, empty"
