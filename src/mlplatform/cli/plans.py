@@ -224,7 +224,7 @@ def _entry_row(entry: Entry) -> dict[str, Any]:
 
 def _told(entry: Entry) -> str:
     payload = entry.payload
-    if entry.kind is Kind.PLAN:
+    if entry.kind in (Kind.PLAN, Kind.REVISION):
         actions = payload.get("plan", {}).get("actions", [])
         return "\n".join(
             f"{action['kind']} {action['subject']} to {action['region']}: {action['reason']}"

@@ -50,6 +50,8 @@ class Kind(StrEnum):
 
     PLAN = "plan"
     """`{"plan", "lease"}`: always the first."""
+    REVISION = "revision"
+    """`{"plan"}`: what is decided since; the same operation follows it."""
     INTENT = "intent"
     """`{"actions", "batch"}`: the keys of actions that are begun now."""
     OUTCOME = "outcome"
@@ -188,8 +190,9 @@ class Stream:
 
     @property
     def plan(self) -> Plan:
-        """What the operation set out to do."""
-        return Plan.model_validate(self._first.payload["plan"])
+        """What the operation is to do: what it set out with, or the last revision of it."""
+        revisions = (e for e in reversed(self.entries) if e.kind is Kind.REVISION)
+        return Plan.model_validate(next(revisions, self._first).payload["plan"])
 
     @property
     def lease(self) -> str:

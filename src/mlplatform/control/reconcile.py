@@ -9,6 +9,9 @@
 
 A crash between any two of these leaves a stream that anyone can go on with. A run that finds
 nothing to do writes nothing to the journal.
+
+Where the world moves while it is acted on, `amend` looks again before each batch: what is no longer
+decided is not begun, and what is decided newly revises the plan, in the same operation.
 """
 
 from __future__ import annotations
@@ -111,7 +114,7 @@ def run(
     clock: Clock,
     wait: Waiting = False,
     approved: Plan | None = None,
-    revalidate: bool = False,
+    amend: bool = False,
     independent: bool = True,
     stop: Callable[[], bool] | None = None,
     on_plan: Callable[[Plan, str], None] | None = None,
@@ -125,28 +128,59 @@ def run(
     process can: it stays unfinished. Another request's controller would take what it was not asked
     for as no longer wanted. By default `controller` finishes its own feature's.
     `approved`: the plan that somebody agreed to; `StalePlan` if the world has changed since.
-    `revalidate`: before each batch after the first, observe again; `StalePlan` unless the batch
-    would still be decided. `independent`: a batch that fails does not stop the next.
-    `on_plan` gets the plan and the operation before anything is done.
+    `amend`: before each batch after the first, observe and decide again, and follow that.
+    `independent`: a batch that fails does not stop the next.
+    `on_plan` gets the plan and the operation before anything is done, and each revision.
     """
-    with _holding(lease, background, wait=wait):
-        loop = _Loop(
-            controller, lease, lease.generation, clock, revalidate, independent, stop, on_outcome
+    with holding(lease, background, wait=wait):
+        return run_held(
+            controller,
+            journal,
+            lease,
+            clock=clock,
+            approved=approved,
+            amend=amend,
+            independent=independent,
+            stop=stop,
+            on_plan=on_plan,
+            on_outcome=on_outcome,
+            finisher=finisher,
         )
-        resumed = tuple(loop.finish_left(journal, finisher))
-        plan = propose(controller, clock)
-        if approved is not None:
-            _require_unchanged(approved, plan)
-            plan = approved
-        if plan.noop:
-            return Report(plan, resumed=resumed)
-        lease.guard()
-        operation = journal.new_operation(plan.feature)
-        stream = journal.start(operation, plan, lease=lease.name, fence=loop.fence)
-        if on_plan is not None:
-            on_plan(plan, operation)
-        loop.carry_out(stream, plan.actions)
-        return Report(plan, operation, tuple(stream.outcomes().values()), resumed)
+
+
+def run_held(
+    controller: Controller[Seen],
+    journal: Journal,
+    lease: Lease,
+    *,
+    clock: Clock,
+    approved: Plan | None = None,
+    amend: bool = False,
+    independent: bool = True,
+    stop: Callable[[], bool] | None = None,
+    on_plan: Callable[[Plan, str], None] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    finisher: Callable[[Plan], Controller[Any] | None] | None = None,
+) -> Report:
+    """`run`, by whoever is `holding` the lease already: a controller that goes round and round."""
+    loop = _Loop(
+        controller, lease, lease.generation, clock, amend, independent, stop, on_plan, on_outcome
+    )
+    resumed = tuple(loop.finish_left(journal, finisher))
+    plan = propose(controller, clock)
+    if approved is not None:
+        _require_unchanged(approved, plan)
+        plan = approved
+    if plan.noop:
+        return Report(plan, resumed=resumed)
+    lease.guard()
+    operation = journal.new_operation(plan.feature)
+    stream = journal.start(operation, plan, lease=lease.name, fence=loop.fence)
+    if on_plan is not None:
+        on_plan(plan, operation)
+    loop.carry_out(stream, plan.actions)
+    plan = stream.plan if amend else plan
+    return Report(plan, operation, tuple(stream.outcomes().values()), resumed)
 
 
 def resume(
@@ -157,23 +191,25 @@ def resume(
     *,
     clock: Clock,
     wait: Waiting = False,
-    revalidate: bool = False,
+    amend: bool = False,
     independent: bool = True,
     stop: Callable[[], bool] | None = None,
+    on_plan: Callable[[Plan, str], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     background: Background | None = None,
 ) -> Report:
     """Finish one operation that was left unfinished, by whomever. `lease` is the one under which
     it ran (`Stream.lease`)."""
-    with _holding(lease, background, wait=wait):
-        loop = _Loop(
-            controller, lease, lease.generation, clock, revalidate, independent, stop, on_outcome
-        )
+    with holding(lease, background, wait=wait):
+        fence = lease.generation
+        loop = _Loop(controller, lease, fence, clock, amend, independent, stop, on_plan, on_outcome)
         return loop.finish(journal.open(operation))
 
 
 @contextmanager
-def _holding(lease: Lease, background: Background | None, *, wait: Waiting) -> Iterator[None]:
+def holding(
+    lease: Lease, background: Background | None = None, *, wait: Waiting = False
+) -> Iterator[None]:
     """The lease, acquired, kept and released."""
     lease.acquire(wait=wait)
     try:
@@ -192,9 +228,10 @@ class _Loop(Generic[Seen]):
     fence: int
     """What is known is recorded although the lease may have lapsed: the number was still free."""
     clock: Clock
-    revalidate: bool
+    amend: bool
     independent: bool
     stop: Callable[[], bool] | None
+    on_plan: Callable[[Plan, str], None] | None
     on_outcome: Callable[[Outcome], None] | None
 
     def finish_left(
@@ -220,21 +257,36 @@ class _Loop(Generic[Seen]):
             return Report(plan, stream.operation, tuple(stream.outcomes().values()))
         self._append(stream, Kind.NOTE, {"text": "resumed"})
         fresh = self._decide_anew(plan)
-        decided = {action.key: action for action in fresh.actions}
-        held = {(hold.subject, hold.region): hold for hold in fresh.holds}
         done = {key for key, outcome in stream.outcomes().items() if outcome.ok}
-        left: list[Action] = []
-        for action in plan.actions:
-            if action.key in done:
-                continue
-            if action.key in decided:
-                left.append(decided[action.key])
-            else:
-                hold = held.get((action.subject, action.region))
-                self._record(stream, _undecided(action, hold))
+        open_ = [action for action in plan.actions if action.key not in done]
+        left = self._still_wanted(stream, open_, fresh)
         self.carry_out(stream, left)
         rest = fresh.model_copy(update={"actions": tuple(left)})
         return Report(rest, stream.operation, tuple(stream.outcomes().values()))
+
+    def _still_wanted(
+        self, stream: Stream, left: Sequence[Action], fresh: Plan
+    ) -> Sequence[Action]:
+        """What to go on with: of `left`, what is decided still, and, where plans are amended, what
+        is decided newly. The rest gets its outcome."""
+        done = {key for key, outcome in stream.outcomes().items() if outcome.ok}
+        decided = {action.key: action for action in fresh.actions if action.key not in done}
+        wanted: list[Action] = []
+        if self.amend and decided.keys() - {action.key for action in stream.plan.actions}:
+            self._append(stream, Kind.REVISION, {"plan": fresh.model_dump(mode="json")})
+            if self.on_plan is not None:
+                self.on_plan(fresh, stream.operation)
+            wanted = list(decided.values())
+        revised = {action.key for action in wanted}
+        held = {(hold.subject, hold.region): hold for hold in fresh.holds}
+        for action in left:
+            if action.key in revised:
+                continue
+            if action.key in decided or action.carries_on:
+                wanted.append(decided.get(action.key, action))
+            else:
+                self._record(stream, _undecided(action, held.get((action.subject, action.region))))
+        return wanted
 
     def _decide_anew(self, plan: Plan) -> Plan:
         """What is decided now of `plan`; what is refused for good is held."""
@@ -249,20 +301,26 @@ class _Loop(Generic[Seen]):
 
     def carry_out(self, stream: Stream, actions: Sequence[Action]) -> None:
         """Perform `actions`, batch by batch, and close the stream."""
-        failed = False
-        for number, (name, batch) in enumerate(batches(actions).items()):
+        left: Sequence[Action] = list(actions)
+        failed = begun = False
+        while left:
             if self.stop is not None and self.stop():
                 raise Interrupted(
                     f"operation {stream.operation}: interrupted between actions",
                     hint="what is finished is recorded; run again to go on",
                 )
             if failed and not self.independent:
-                self._skip(stream, batch)
-                continue
-            if self.revalidate and number:
-                self._revalidate(stream, batch)
-            self.lease.guard()
+                self._skip(stream, [action for action in left if not action.carries_on])
+                left = [action for action in left if action.carries_on]
+            elif self.amend and begun:
+                left = self._still_wanted(stream, left, self._decide_anew(stream.plan))
+            if not left:
+                break
+            name, batch = next(iter(batches(left).items()))
             keys = [action.key for action in batch]
+            left = [action for action in left if action.key not in keys]
+            begun = True
+            self.lease.guard()
             self._append(stream, Kind.INTENT, {"actions": keys, "batch": name})
             for outcome in self._act(stream, batch):
                 self._record(stream, outcome)
@@ -287,18 +345,7 @@ class _Loop(Generic[Seen]):
                 action=key, result=Result.UNKNOWN, detail=detail, error=error_name, exit_code=code
             )
 
-    def _revalidate(self, stream: Stream, batch: Sequence[Action]) -> None:
-        fresh = {a.key: a for a in propose(self.controller, self.clock).actions}
-        for action in batch:
-            if not _same(action, fresh.get(action.key)):
-                text = f"{action.kind} {action.subject} in {action.region} is no longer decided"
-                self._append(stream, Kind.CLOSED, {"text": f"stale: {text}"})
-                raise StalePlan(
-                    f"operation {stream.operation}: {text}, so the rest was not begun",
-                    hint="run again: what is still wanted is decided anew",
-                )
-
-    def _skip(self, stream: Stream, batch: Sequence[Action]) -> None:
+    def _skip(self, stream: Stream, batch: Iterable[Action]) -> None:
         for action in batch:
             detail = "not begun, because a step before it failed"
             self._record(

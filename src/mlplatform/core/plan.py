@@ -55,6 +55,9 @@ class Action(Record):
     batch: str = ""
     """Actions of one batch are handed to `act` together, so that they can share work (one read
     of the source for many targets). Empty: on its own."""
+    carries_on: bool = False
+    """Done whatever is decided by the time it is due, and whatever failed before it: it watches, or
+    puts back, what actions before it did."""
     parameters: JSON = Field(default_factory=dict)
     consumes: tuple[Consumption, ...] = ()
 

@@ -147,7 +147,7 @@ class Process:
         *,
         wait: bool = False,
         approved: Plan | None = None,
-        revalidate: bool = False,
+        amend: bool = False,
         independent: bool = True,
         stop: Callable[[], bool] | None = None,
         on_plan: Callable[[Plan, str], None] | None = None,
@@ -161,7 +161,7 @@ class Process:
             background=kept_by_hand,
             wait=wait,
             approved=approved,
-            revalidate=revalidate,
+            amend=amend,
             independent=independent,
             stop=stop,
             on_plan=on_plan,
@@ -445,29 +445,81 @@ def test_an_approved_plan_is_stale_if_something_else_would_be_done(world: World)
         Process(world).run(Lamplighter(world, colour="red"), approved=plan)
 
 
-# Validated again before each batch.
+# Decided anew before each batch.
 
 
-def test_revalidation_lets_through_what_still_holds(world: World) -> None:
-    report = Process(world).run(Lamplighter(world), revalidate=True)
+def light_later(world: World, lamp: str) -> Callable[[Outcome], None]:
+    """Somebody else lights it while we are at work."""
+    return lambda _: world.lit.add(lamp)
+
+
+def test_what_is_still_decided_is_done(world: World) -> None:
+    report = Process(world).run(Lamplighter(world), amend=True)
     assert results(report) == {"a": "done", "b": "done", "c": "done"}
+    assert report.plan.digest == propose(Lamplighter(World()), world.time).digest
 
 
-def test_revalidation_stops_at_what_no_longer_holds(world: World) -> None:
+def test_what_is_no_longer_decided_is_not_begun(world: World) -> None:
     process = Process(world)
-
-    def somebody_else_lights_c(outcome: Outcome) -> None:
-        world.lit.add("c")
-
-    with pytest.raises(StalePlan, match="light c in hall is no longer decided"):
-        process.run(Lamplighter(world), revalidate=True, on_outcome=somebody_else_lights_c)
-    assert told(process.entries())[-2:] == ["b done", "closed"]
+    report = process.run(Lamplighter(world), amend=True, on_outcome=light_later(world, "c"))
+    assert told(process.entries())[-2:] == ["c nothing-to-do", "closed"]
     assert world.effects == ["a", "b"]
-    assert Process(world, "host:2").run(Lamplighter(world)).operation is None
+    assert report.exit_code == 0
 
 
-def test_without_revalidation_the_plan_is_carried_out(world: World) -> None:
-    Process(world).run(Lamplighter(world), on_outcome=lambda _: world.lit.add("c"))
+def test_what_is_held_meanwhile_fails_with_the_reason(world: World) -> None:
+    process = Process(world)
+    report = process.run(
+        Lamplighter(world), amend=True, on_outcome=lambda _: world.unreadable.add("c")
+    )
+    assert results(report) == {"a": "done", "b": "done", "c": "unknown"}
+    assert "dark glass" in report.outcomes[-1].detail
+
+
+def test_what_is_decided_newly_revises_the_plan_in_the_same_operation(world: World) -> None:
+    world.lit.add("a")
+    plans: list[tuple[Plan, str]] = []
+    process = Process(world)
+    report = process.run(
+        Lamplighter(world),
+        amend=True,
+        on_plan=lambda plan, operation: plans.append((plan, operation)),
+        on_outcome=lambda outcome: world.lit.discard("a") if outcome.action == "light b" else None,
+    )
+    assert results(report) == {"a": "done", "b": "done", "c": "done"}
+    kinds = [entry.kind for entry in process.entries()]
+    assert kinds.count(Kind.PLAN) == kinds.count(Kind.REVISION) == 1
+    assert {operation for _, operation in plans} == {report.operation}
+    assert [action.subject for action in report.plan.actions] == ["a", "c"]
+
+
+def test_what_carries_on_is_done_whatever_is_decided_or_fails(world: World) -> None:
+    @dataclass
+    class Watchful(Lamplighter):
+        """Lights one, then looks after it."""
+
+        def decide(self, seen: dict[str, bool | Unknown], now: datetime) -> Plan:
+            plan = super().decide(seen, now)
+            if not plan.actions:
+                return plan
+            look = plan.actions[0].model_copy(
+                update={"key": "look", "carries_on": True, "batch": ""}
+            )
+            return plan.model_copy(update={"actions": (*plan.actions, look)})
+
+    watchful = Watchful(world, wanted=("a",))
+    assert list(results(Process(world).run(watchful, amend=True)).values()) == ["done", "done"]
+    assert watchful.acted == [("a",), ("a",)]
+
+    process = Process(world, "host:2")
+    failing = Watchful(world, wanted=("b", "c"), failing={"b": Denied("no")})
+    report = process.run(failing, amend=True, independent=False)
+    assert [outcome.action for outcome in report.outcomes if outcome.detail] == ["light c"]
+    assert failing.acted == [("b",), ("b",)]
+
+
+def test_who_does_not_amend_carries_out_the_plan(world: World) -> None:
+    Process(world).run(Lamplighter(world), on_outcome=light_later(world, "c"))
     assert world.effects == ["a", "b", "c"]
 
 
