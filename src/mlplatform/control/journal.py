@@ -20,6 +20,7 @@ import heapq
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -301,12 +302,7 @@ class Journal:
         stream.append(Kind.PLAN, payload, fence=fence)
         # After the plan: a crash between the two leaves a plan that was never begun, not a hint to
         # nothing. Before any intent: what may have had an effect is always found.
-        hint = canonical({"operation": operation, "lease": lease})
-        if self._control.put_observation(_hint_key(operation), hint) < self._control.majority:
-            raise NoMajority(
-                f"operation {operation}: too few control stores took it; nothing was begun",
-                hint="see to the control stores, then run again",
-            )
+        self._mark_unfinished(operation, lease)
         return stream
 
     def open(self, operation: str) -> Stream:
@@ -364,6 +360,21 @@ class Journal:
         if errors:
             raise errors[0]
 
+    def import_from(self, other: Journal) -> Iterator[str]:
+        """Take over the streams of a journal that was kept elsewhere while this one could not be
+        written, entry by entry as they are; the id of each that was not here whole. `Fenced` if a
+        stream of the same id says something else here."""
+        for operation in other.operations():
+            stream = other.open(operation)
+            with suppress(NotFound):
+                if self.open(operation).entries == stream.entries:
+                    continue
+            for entry in stream.entries:
+                self._control.create(_key(operation, entry.number), entry.body)
+            if not stream.closed:
+                self._mark_unfinished(operation, stream.lease)
+            yield operation
+
     def _entry(
         self,
         operation: str,
@@ -385,6 +396,14 @@ class Journal:
             nonce=f"{self._random.getrandbits(128):032x}",
             payload=payload,
         )
+
+    def _mark_unfinished(self, operation: str, lease: str) -> None:
+        hint = canonical({"operation": operation, "lease": lease})
+        if self._control.put_observation(_hint_key(operation), hint) < self._control.majority:
+            raise NoMajority(
+                f"operation {operation}: too few control stores took it; nothing was begun",
+                hint="see to the control stores, then run again",
+            )
 
     def _finished(self, operation: str) -> None:
         """The hint has served. Members that cannot be reached keep it until it is read again."""

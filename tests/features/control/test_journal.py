@@ -646,3 +646,37 @@ def test_a_slow_member_does_not_hold_up_the_journal() -> None:
         for _ in range(10):
             note(stream)
     assert len(stream.entries) == 11
+
+
+# Kept elsewhere meanwhile.
+
+
+def test_a_journal_that_was_kept_elsewhere_is_imported_once() -> None:
+    aside, members = Members(1), Members()
+    stream = begin(aside)
+    note(stream)
+    with lost(members, 1):
+        assert list(journal(members).import_from(journal(aside))) == [OPERATION]
+    assert journal(members).open(OPERATION).entries == stream.entries
+    assert [left.operation for left in journal(members).unfinished()] == [OPERATION]
+    assert list(journal(members).import_from(journal(aside))) == []
+    stream.append(Kind.CLOSED, {"text": "done"}, fence=1)
+    assert list(journal(members).import_from(journal(aside))) == [OPERATION]
+    assert journal(members).open(OPERATION).closed
+
+
+def test_an_operation_that_says_something_else_here_is_not_overwritten() -> None:
+    aside, members = Members(1), Members()
+    note(begin(aside), "there")
+    note(begin(members, "host:2"), "here")
+    with pytest.raises(Fenced):
+        list(journal(members).import_from(journal(aside)))
+    assert journal(members).open(OPERATION).entries[-1].payload == {"text": "here"}
+
+
+def test_a_revision_is_the_plan_from_then_on() -> None:
+    members = Members()
+    stream = begin(members)
+    revised = PLAN.model_copy(update={"actions": PLAN.actions[:1]})
+    stream.append(Kind.REVISION, {"plan": revised.model_dump(mode="json")}, fence=1)
+    assert journal(members).open(OPERATION).plan == revised
