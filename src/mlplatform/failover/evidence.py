@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import Field
+
 from mlplatform.core.plan import Record
 from mlplatform.core.seen import Unknown
 
@@ -36,23 +38,27 @@ class Sample(Record):
     seconds_ago: float
     """Before the record was written."""
     ok: bool
+    region: str | None = None
+    """Which region answered, through the front door; None where the answer does not say."""
     seconds: float | None = None
-    """From the first packet to the last byte."""
+    """From the first packet, that of DNS, to the last byte."""
     dns_seconds: float | None = None
     connect_seconds: float | None = None
     tls_seconds: float | None = None
     first_byte_seconds: float | None = None
     status: int | None = None
     error: str = ""
-    """What went wrong: `dns`, `refused`, `timeout`, `reset`, `tls`, `certificate`, `status`,
-    `answer`."""
+    """What went wrong: `dns`, `refused` (or no way there), `timeout`, `reset`, `tls`, `certificate`
+    (chain, name or date), `status` (not 2xx), `answer` (no HTTP, cut short, or too large)."""
     detail: str = ""
 
 
 class Series(Record):
-    """Probes of one region along one path, oldest first."""
+    """Probes of one region along one path, oldest first. Only those of rounds in which the vantage
+    could see: what a blind one met says nothing of regions."""
 
     region: str
+    """Empty through the front door: each sample says who answered."""
     path: Path
     route: str | None = None
     """Through the front door of which route."""
@@ -60,6 +66,7 @@ class Series(Record):
     up: bool | None = None
     """The vantage's opinion before the oldest sample; None while it has none."""
     certificate_expires_at: datetime | None = None
+    """As of the last certificate that was in order."""
 
 
 class GoldenAnswer(Record):
@@ -72,9 +79,10 @@ class GoldenAnswer(Record):
     digest: str | None = None
     seconds_ago: float
     ok: bool
-    """The answer was the one that the manifest's golden requests expect."""
+    """The answer was the one that the version's golden requests expect."""
     seconds: float | None = None
     detail: str = ""
+    """What was wrong with it."""
 
 
 class VantageRecord(Record):
@@ -86,10 +94,15 @@ class VantageRecord(Record):
     at: datetime
     """Wall time, for people."""
     interval_seconds: float
+    writer: str = ""
+    """Who probes under that name, for people: `user@host:pid`."""
     blind: str = ""
     """Why it does not trust its own eyes: no reference could be reached."""
     series: tuple[Series, ...] = ()
     golden: tuple[GoldenAnswer, ...] = ()
+    """Oldest first."""
+    turns: Mapping[str, str] = Field(default_factory=dict)
+    """By region: the model whose turn it was last."""
 
 
 def vantage_key(name: str) -> str:
@@ -104,7 +117,7 @@ class Sighting:
     record: VantageRecord | Unknown
     age_seconds: float = 0.0
     """Since it was written, by the reader's own clock where it saw it change, else by the two wall
-    clocks; see `control` of the one who reads."""
+    clocks, of which one may be wrong: then it may be negative."""
 
     @property
     def stale(self) -> bool:
