@@ -12,21 +12,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mlplatform.core.errors import TopologyError, UsageError
+from mlplatform.core.store_url import StoreURL
 
 if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
-    from mlplatform.core.store_url import StoreURL
     from mlplatform.core.topology import Topology
     from mlplatform.ports.clock import Clock
     from mlplatform.ports.store import ObjectStore
+    from mlplatform.ports.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A module with `open_store(url)`, and the extra that installs its SDK."""
+    """A module with `open_store(url)` or `open_traffic(url, targets)`, and the extra that installs
+    its SDK."""
 
     module: str
     extra: str | None = None
@@ -40,21 +43,30 @@ ADAPTERS = {
     "az": Adapter("mlplatform.adapters.azure_blob", extra="azure"),
 }
 
+TRAFFIC_ADAPTERS = {
+    "memory": Adapter("mlplatform.adapters.memory_traffic"),
+    "caddy": Adapter("mlplatform.adapters.caddy"),
+    "rfc2136": Adapter("mlplatform.adapters.rfc2136", extra="dns"),
+    "httproute": Adapter("mlplatform.adapters.httproute", extra="kubernetes"),
+    "route53": Adapter("mlplatform.adapters.route53", extra="aws"),
+}
+
 _CONTROL_ATTEMPTS = 5
 _CONTROL_RETRY_SECONDS = 10.0
 """Less than the time that `ControlStore` waits for a member, so that a member which is merely busy
 is asked again within it."""
 
 
-def require_scheme(url: StoreURL) -> Adapter:
+def require_scheme(url: StoreURL, adapters: Mapping[str, Adapter] | None = None) -> Adapter:
     """The adapter for a URL; `UsageError` names the schemes there are."""
-    if adapter := ADAPTERS.get(url.scheme):
+    known = ADAPTERS if adapters is None else adapters
+    if adapter := known.get(url.scheme):
         return adapter
-    close = difflib.get_close_matches(url.scheme, ADAPTERS, n=1)
+    close = difflib.get_close_matches(url.scheme, known, n=1)
     meant = f"; did you mean {close[0]}://?" if close else ""
     raise UsageError(
-        f"store URL {url}: unknown scheme {url.scheme!r}{meant}",
-        hint=f"known here: {', '.join(f'{scheme}://' for scheme in ADAPTERS)}",
+        f"{url.noun} {url}: unknown scheme {url.scheme!r}{meant}",
+        hint=f"known here: {', '.join(f'{scheme}://' for scheme in known)}",
     )
 
 
@@ -83,18 +95,21 @@ def require_schemes(places: Mapping[str, StoreURL]) -> None:
 
 def open_store(url: StoreURL) -> ObjectStore:
     """The store behind a URL. Nothing is asked of it yet."""
-    adapter = require_scheme(url)
+    store: ObjectStore = _module(url, require_scheme(url)).open_store(url)
+    return store
+
+
+def _module(url: StoreURL, adapter: Adapter) -> Any:
     try:
-        store: ObjectStore = import_module(adapter.module).open_store(url)
+        return import_module(adapter.module)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if adapter.extra is None or missing.partition(".")[0] == "mlplatform":
             raise
         raise UsageError(
-            f"store URL {url}: {missing} is not installed",
+            f"{url.noun} {url}: {missing} is not installed",
             hint=f"pip install 'mlplatform[{adapter.extra}]'",
         ) from error
-    return store
 
 
 def open_region(topology: Topology, region: str) -> ObjectStore:
@@ -114,6 +129,50 @@ def region_stores(topology: Topology) -> Callable[[str], ObjectStore]:
             return opened[region]
 
     return store
+
+
+def open_traffic(topology: Topology, route: str, *, second: bool = False) -> Traffic:
+    """The actuator of a route, or its second one. Nothing is asked of it yet.
+
+    `UsageError` for a route that the topology does not have, or has no second actuator;
+    `TopologyError` where an actuator cannot be told what to point at.
+    """
+    routes = topology.traffic.routes
+    if route not in routes:
+        close = difflib.get_close_matches(route, routes, n=1)
+        raise UsageError(
+            f"{route}: no such route{f'; did you mean {close[0]}?' if close else ''}",
+            hint=f"there are: {', '.join(routes) or 'none'}",
+        )
+    text = routes[route].second if second else routes[route].actuator
+    if text is None:
+        raise UsageError(f"route {route} has no second actuator", hint="`second:` in the topology")
+    url = StoreURL.parse(text, noun="actuator")
+    adapter = require_scheme(url, TRAFFIC_ADAPTERS)
+    traffic: Traffic = _module(url, adapter).open_traffic(url, targets_of(topology, route))
+    return traffic
+
+
+def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:
+    """What each region of a route is to its actuator: its `targets`, else host and port of the
+    region's endpoint. A region belongs to a route that gives it a weight (0 will do) or targets."""
+    section = topology.traffic.routes[route]
+    targets: dict[str, tuple[str, ...]] = {}
+    for name, region in topology.regions.items():
+        if name in section.targets:
+            targets[name] = section.targets[name]
+        elif name in section.weights:
+            if region.endpoint is None:
+                raise TopologyError(
+                    f"{topology.path or 'topology'}: traffic.routes.{route}: nothing says where "
+                    f"{name} is",
+                    hint=f"give regions.{name}.endpoint, or traffic.routes.{route}.targets.{name}",
+                )
+            parts = urlsplit(region.endpoint)
+            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            targets[name] = (f"{host}:{port}",)
+    return targets
 
 
 def open_control(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -15,6 +15,8 @@ from mlplatform.ports.store import ObjectStore
 
 from . import report
 from .matrix import ROWS, Row
+
+TABLE = "tests/conformance/matrix.py"
 
 _containers = itertools.count(1)
 
@@ -35,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 pytest.param(
                     row,
                     id=row.server,
-                    marks=_marks(row),
+                    marks=server_marks(row.fixture),
                 )
                 for row in ROWS
             ],
@@ -43,13 +45,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-def _marks(row: Row) -> list[pytest.MarkDecorator]:
-    if row.fixture is None:
+def server_marks(fixture: str | None) -> list[pytest.MarkDecorator]:
+    """The marks of a test on the real server that a session fixture gives."""
+    if fixture is None:
         return []
-    return [
-        pytest.mark.xdist_group(row.fixture),
-        pytest.mark.real(row.fixture.replace("_", "-")),
-    ]
+    return [pytest.mark.xdist_group(fixture), pytest.mark.real(fixture.replace("_", "-"))]
 
 
 @pytest.fixture
@@ -95,30 +95,59 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, None]:
     outcome = yield
-    row = getattr(item, "callspec", None) and item.callspec.params.get("row")  # type: ignore[attr-defined]
-    if not isinstance(row, Row):
-        return
-    result: pytest.TestReport = outcome.get_result()
+    cases = cases_of(item)
+    row = cases.pop("row", None)
+    if isinstance(row, Row):
+        judge(item, call, outcome.get_result(), row, row.scheme, cases)
+
+
+def cases_of(item: pytest.Item) -> dict[str, Any]:
+    """What a test is parametrised with."""
+    callspec = getattr(item, "callspec", None)
+    return {} if callspec is None else dict(callspec.params)
+
+
+class Judged(Protocol):
+    """A row of a suite's table."""
+
+    @property
+    def server(self) -> str: ...
+
+    @property
+    def breaks(self) -> Mapping[str, str]: ...
+
+
+def judge(
+    item: pytest.Item,
+    call: pytest.CallInfo[None],
+    result: pytest.TestReport,
+    row: Judged,
+    group: str,
+    cases: Mapping[str, object],
+    table: str = TABLE,
+) -> None:
+    """Hold a clause's result against the row, and write it down for the summary."""
     clause = item.originalname.removeprefix("test_")  # type: ignore[attr-defined]
-    variant = clause + "".join(
-        f"[{value}]"
-        for name, value in sorted(item.callspec.params.items())  # type: ignore[attr-defined]
-        if name != "row"
-    )
+    variant = clause + "".join(f"[{value}]" for _, value in sorted(cases.items()))
     variant = variant.encode(errors="backslashreplace").decode()  # it has to reach a summary
     reason = row.breaks.get(variant) or row.breaks.get(clause, "")
     if result.when == "call" and reason:
-        turn_round(result, call, row, variant, reason)
+        turn_round(result, call, row, variant, reason, table)
     if result.when == "call" and result.skipped and not hasattr(result, "wasxfail"):
         # There is nothing to uphold, so it is upheld: only a test that could not run is skipped.
         reason = report.Verdict.NOT_DECLARED.value
         result.outcome, result.longrepr = "passed", None
     if result.when == "call" or result.skipped:
-        result.user_properties.append((report.PROPERTY, [row.scheme, row.server, variant, reason]))
+        result.user_properties.append((report.PROPERTY, [group, row.server, variant, reason]))
 
 
 def turn_round(
-    result: pytest.TestReport, call: pytest.CallInfo[None], row: Row, clause: str, reason: str
+    result: pytest.TestReport,
+    call: pytest.CallInfo[None],
+    row: Judged,
+    clause: str,
+    reason: str,
+    table: str = TABLE,
 ) -> None:
     """Judge a clause that the server is said to break: it has to be broken still, and by an answer
     of the server, not by a mistake in the test."""
@@ -126,8 +155,7 @@ def turn_round(
         what = "now upholds" if result.passed else "does not declare"
         result.outcome = "failed"
         result.longrepr = (
-            f"{row.server} {what} {clause}: remove it from the table in "
-            f"tests/conformance/matrix.py (it says: {reason})"
+            f"{row.server} {what} {clause}: remove it from the table in {table} (it says: {reason})"
         )
     elif call.excinfo is not None and call.excinfo.errisinstance(
         (AssertionError, pytest.fail.Exception, MlplatformError)

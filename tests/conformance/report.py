@@ -1,4 +1,4 @@
-"""The suite's summary: who upholds how much, and what no server of a scheme proves.
+"""The suites' summary: who upholds how much, and what no server of a scheme proves.
 
 A pytest plugin, apart from the conftest, because under xdist the summary is written by a process
 that collects no tests.
@@ -41,7 +41,7 @@ class Conformance:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._seen:
             return
-        terminalreporter.section("store conformance")
+        terminalreporter.section("conformance")
         for scheme, servers in sorted(self._seen.items()):
             for server, clauses in sorted(servers.items()):
                 verdicts = [verdict for verdict, _ in clauses.values()]
@@ -83,4 +83,4 @@ def _verdict(report: pytest.TestReport, reason: str) -> Verdict:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Conformance(), "store-conformance")
+        config.pluginmanager.register(Conformance(), "conformance")

@@ -1,4 +1,5 @@
-"""Store URLs: `scheme://container/prefix?option=value`. They select; they never carry a secret."""
+"""Store URLs: `scheme://container/prefix?option=value`, and actuators', which have the same form.
+They select; they never carry a secret."""
 
 from __future__ import annotations
 
@@ -21,41 +22,43 @@ _SECRET_WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class StoreURL:
-    """One region's store, or a control store, split but not yet interpreted: what authority and
-    path mean is the adapter's business."""
+    """One region's store, a control store or a route's actuator, split but not yet interpreted:
+    what authority and path mean is the adapter's business."""
 
     text: str
     scheme: str
     authority: str
     path: str
     options: dict[str, str]
+    noun: str = "store URL"
+    """What errors call it."""
 
     @classmethod
-    def parse(cls, text: str) -> StoreURL:
+    def parse(cls, text: str, *, noun: str = "store URL") -> StoreURL:
         """Read a URL; `UsageError` names what is wrong with it, without repeating secrets."""
         parts = urlsplit(text)
         if not parts.scheme or "://" not in text:
             raise UsageError(
-                f"store URL {text!r} has no scheme",
+                f"{noun} {text!r} has no scheme",
                 hint="write e.g. file:///srv/models, s3://bucket, gs://bucket, az://account/container",
             )
         if parts.username or parts.password:
             raise UsageError(
-                f"store URL {parts.scheme}://…@{parts.hostname} carries credentials",
+                f"{noun} {parts.scheme}://…@{parts.hostname} carries credentials",
                 hint="name a profile, file or role instead; secrets come from the environment",
             )
         options: dict[str, str] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name != "kms_key_id" and any(word in name.lower() for word in _SECRET_WORDS):
                 raise UsageError(
-                    f"store URL {parts.scheme}://{parts.netloc}{parts.path}: option {name!r} "
+                    f"{noun} {parts.scheme}://{parts.netloc}{parts.path}: option {name!r} "
                     "looks like a secret",
                     hint="secrets come from the environment or the SDK's own credential chain",
                 )
             if name in options:
-                raise UsageError(f"store URL {text!r} gives {name!r} twice")
+                raise UsageError(f"{noun} {text!r} gives {name!r} twice")
             options[name] = value
-        return cls(text, parts.scheme, parts.netloc, unquote(parts.path), options)
+        return cls(text, parts.scheme, parts.netloc, unquote(parts.path), options, noun)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}".rstrip("/")
@@ -65,7 +68,7 @@ class StoreURL:
         for name in self.options:
             if name not in known:
                 raise UsageError(
-                    f"store URL {self}: unknown option {name!r}",
+                    f"{self.noun} {self}: unknown option {name!r}",
                     hint=f"known here: {', '.join(sorted(known)) or 'none'}",
                 )
 
@@ -78,7 +81,7 @@ class StoreURL:
             return True
         if value.lower() in ("false", "0", "no"):
             return False
-        raise UsageError(f"store URL {self}: {name}={value!r} is neither true nor false")
+        raise UsageError(f"{self.noun} {self}: {name}={value!r} is neither true nor false")
 
     def seconds(self, name: str, *, default: float) -> float:
         """A duration option in seconds."""
@@ -90,7 +93,7 @@ class StoreURL:
         except ValueError:
             seconds = 0.0
         if not 0 < seconds < 86_400:
-            raise UsageError(f"store URL {self}: {name}={value!r} is not a number of seconds")
+            raise UsageError(f"{self.noun} {self}: {name}={value!r} is not a number of seconds")
         return seconds
 
     def endpoint(self) -> str | None:
@@ -100,10 +103,10 @@ class StoreURL:
             return None
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"store URL {self}: endpoint {endpoint!r} is not an http(s) URL")
+            raise UsageError(f"{self.noun} {self}: endpoint {endpoint!r} is not an http(s) URL")
         if parts.scheme == "http" and not (is_loopback(parts.hostname) or self.flag("insecure")):
             raise UsageError(
-                f"store URL {self}: endpoint {endpoint!r} is plain HTTP",
+                f"{self.noun} {self}: endpoint {endpoint!r} is plain HTTP",
                 hint="use https, or add insecure=true if the network between is trusted",
             )
         return endpoint.rstrip("/")

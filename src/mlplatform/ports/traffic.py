@@ -8,7 +8,7 @@ when the weights have come back to an old value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,11 +88,32 @@ class Traffic(Protocol):
         ...
 
 
-def check_weights(weights: Weights, *, where: str) -> Weights:
-    """`weights`, if they total 100 and some region serves; else `UsageError`. Each adapter calls it
-    before it writes: no actuator is ever told to send nothing anywhere."""
+def check_weights(
+    weights: Weights,
+    *,
+    where: str,
+    regions: Collection[str] | None = None,
+    features: TrafficFeatures | None = None,
+) -> Weights:
+    """`weights`, if they total 100, name exactly the `regions` of the route, and are what an
+    actuator of those `features` can hold; else `UsageError`. Each adapter calls it before it sends
+    anything: no actuator is ever told to send nothing anywhere, or to guess what was left out."""
     if any(weight < 0 for weight in weights.values()) or sum(weights.values()) != 100:
         raise UsageError(f"{where}: weights must total 100: {dict(weights)}")
+    if regions is not None and weights.keys() != set(regions):
+        unknown = sorted(weights.keys() - set(regions))
+        unnamed = sorted(set(regions) - weights.keys())
+        said = [f"{', '.join(unknown)}: no such region on this route"] if unknown else []
+        said += [f"{', '.join(unnamed)}: not named"] if unnamed else []
+        raise UsageError(
+            f"{where}: {'; '.join(said)}",
+            hint=f"give every region its weight, 0 where nothing goes: {', '.join(regions)}",
+        )
+    if features is not None and expressible(weights, features) != weights:
+        raise UsageError(
+            f"{where}: regions are in or out there, with equal shares: {dict(weights)}",
+            hint=f"it can hold {dict(expressible(weights, features))}",
+        )
     return weights
 
 
@@ -111,7 +132,11 @@ def expressible(weights: Weights, features: TrafficFeatures) -> Weights:
     gets an equal share."""
     if not features.all_or_nothing:
         return dict(weights)
-    serving = [region for region, weight in weights.items() if weight]
-    share, rest = divmod(100, len(serving))
-    shares = {region: share + (n < rest) for n, region in enumerate(sorted(serving))}
+    shares = equal_shares([region for region, weight in weights.items() if weight])
     return {region: shares.get(region, 0) for region in weights}
+
+
+def equal_shares(regions: Collection[str]) -> dict[str, int]:
+    """100 among `regions`; what is left over goes to the first by name."""
+    share, rest = divmod(100, len(regions))
+    return {region: share + (n < rest) for n, region in enumerate(sorted(regions))}
