@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .catalogue import (
     BY_NAME,
     SERVERS,
+    DebianPackages,
     GoInstall,
     GoModule,
     NpmLock,
@@ -33,6 +34,10 @@ _STRIPPED = ("-trimpath", "-ldflags", "-s -w")
 
 class BuildFailed(Exception):
     """A step ended badly; the text is its own last words."""
+
+
+class LeftOut(Exception):
+    """This kind of machine has no such server."""
 
 
 def _step(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> None:
@@ -73,9 +78,41 @@ def _make(server: Server, folder: Path) -> None:
             _step(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
             pip = (sys.executable, "-m", "pip", "--python", folder / "bin/python", "install")
             _step(*pip, "--require-hashes", "--no-deps", "--compile", "-r", lock, cwd=folder)
+        case DebianPackages(packages=packages):
+            _unpack(packages, folder)
         case OurEnvironment():
             raise BuildFailed("make setup installs it")
     (folder / ".identity").write_text(server.identity)
+
+
+def _unpack(packages: Sequence[str], folder: Path) -> None:
+    """Packages of this machine's distribution, and what they need that the machine has not. apt is
+    given lists and a cache of its own: it then needs no rights, and no list is out of date."""
+    if shutil.which("apt-get") is None:
+        raise LeftOut("this machine has no apt-get; its tests are skipped")
+    apt = folder / ".apt"
+    archives = apt / "cache/archives"
+    for part in (archives / "partial", apt / "lists/partial"):
+        part.mkdir(parents=True)
+    options = (
+        f"Dir::State::Lists={apt}/lists",
+        f"Dir::Cache={apt}/cache",
+        "Debug::NoLocking=1",  # the locks are root's; these folders are ours alone
+        "APT::Sandbox::User=root",  # whoever we are, without a second user
+        "APT::Update::Post-Invoke=",
+        "Acquire::Languages=none",
+        "Acquire::Retries=3",
+    )
+    get = ("apt-get", "-qq", *(word for option in options for word in ("-o", option)))
+    _step(*get, "update", cwd=folder)
+    _step(
+        *(*get, "--yes", "--download-only", "--no-install-recommends"),
+        *("--reinstall", "install", *packages),
+        cwd=folder,
+    )
+    for archive in sorted(archives.glob("*.deb")):
+        _step("dpkg-deb", "--extract", archive, folder, cwd=folder)
+    shutil.rmtree(apt)
 
 
 def build(server: Server) -> str:
@@ -106,6 +143,8 @@ def main(names: list[str]) -> int:
     def report(server: Server) -> bool:
         try:
             said, good = build(server), True
+        except LeftOut as why:
+            said, good = f"LEFT OUT: {why}", True
         except (BuildFailed, OSError) as error:
             said, good = f"FAILED: {error}", False
         print(f"  {server.name} {server.version}: {said}", flush=True)

@@ -6,6 +6,7 @@ one is an entry here and a fixture of one line in ``tests/conftest.py``.
 
 import json
 import os
+import platform
 import re
 import sys
 from base64 import b64encode
@@ -79,7 +80,16 @@ class OurEnvironment:
     inputs: tuple[Path, ...] = ()
 
 
-Recipe = GoInstall | GoModule | NpmLock | PythonLock | OurEnvironment
+@dataclass(frozen=True)
+class DebianPackages:
+    """Packages of this machine's distribution, with the libraries that it lacks, unpacked and not
+    installed: nobody needs to be root, and nothing of the machine changes."""
+
+    packages: tuple[str, ...]
+    inputs: tuple[Path, ...] = ()
+
+
+Recipe = GoInstall | GoModule | NpmLock | PythonLock | OurEnvironment | DebianPackages
 
 
 # ---------------------------------------------------------------------------- how a server starts
@@ -109,6 +119,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     ready: str = "/"
     base: str = ""  # what clients put behind the address
+    answers: Callable[[Room], bool] | None = None  # where it speaks no HTTP, instead of `ready`
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,8 @@ class Server:
     def identity(self) -> str:
         """All that the build depends on; when it changes, the server is built anew."""
         recipe = f"{self.version} {type(self.recipe).__name__}\n"
+        if isinstance(self.recipe, DebianPackages):
+            recipe += f"{' '.join(self.recipe.packages)}\n"
         return recipe + "".join(path.read_text() for path in self.recipe.inputs)
 
     @property
@@ -214,6 +227,183 @@ def _azurite(room: Room) -> Command:
 def _toxiproxy(room: Room) -> Command:
     argv = (room.program, "-host", "127.0.0.1", "-port", str(room.port))
     return Command(argv, env={"LOG_LEVEL": "error"}, ready="/version")
+
+
+ZONE = "failover.test"
+ADDRESSES = ("192.0.2.1", "192.0.2.2")
+TTL_SECONDS = 60
+ALLOWED_KEY, KNOWN_KEY = "failover", "bystander"
+"""The key that may change the zone, and one that the server knows and does not let change it. Both
+have the room's secret."""
+
+
+def _unpacked(room: Room) -> Path:
+    """Where a distribution's packages were unpacked: the folder above `usr/sbin/program`."""
+    return room.program.parents[2]
+
+
+def _libraries(room: Room) -> dict[str, str]:
+    """Where the program finds the libraries that were unpacked beside it."""
+    found = sorted({str(path.parent) for path in _unpacked(room).glob("**/*-linux-gnu/*.so*")})
+    return {"LD_LIBRARY_PATH": ":".join(found)}
+
+
+def _answers_dns(name: str) -> Callable[[Room], bool]:
+    """Whether a name server answers for `name`; it may be listening before it has loaded a zone."""
+
+    def answers(room: Room) -> bool:
+        import dns.exception
+        import dns.message
+        import dns.query
+        import dns.rcode
+
+        question = dns.message.make_query(name, "SOA")
+        try:
+            answer = dns.query.tcp(question, "127.0.0.1", timeout=2, port=room.port)
+        except (OSError, EOFError, dns.exception.DNSException):
+            return False
+        return answer.rcode() == dns.rcode.NOERROR
+
+    return answers
+
+
+def _zone_lines() -> list[tuple[str, str, int, str]]:
+    """The zone as an operator would have it before failover is there: addresses, and no epoch."""
+    soa = f"ns1.{ZONE}. hostmaster.{ZONE}. 1 3600 600 86400 1"
+    names = [f"ns1.{ZONE}", f"api.{ZONE}"]
+    return [
+        (ZONE, "SOA", 60, soa),
+        (ZONE, "NS", 60, f"ns1.{ZONE}."),
+        *((name, "A", TTL_SECONDS, address) for name in names for address in ADDRESSES),
+    ]
+
+
+def named(
+    room: Room,
+    *,
+    folder: Path | None = None,
+    notify: tuple[int, ...] = (),
+    primary: int | None = None,
+) -> Command:
+    """BIND with one zone that takes signed updates: its primary, or, where the port of a `primary`
+    is given, a secondary of that. `folder` outlives the run: the zone is then taken up again.
+    `notify` are the ports of those that are told of each change."""
+    folder = folder or room.data
+    zone_file = folder / "zone"
+    if primary is None and not zone_file.exists():
+        lines = (f"{name}. {ttl} IN {kind} {data}" for name, kind, ttl, data in _zone_lines())
+        zone_file.write_text("\n".join(lines) + "\n")
+    also = " ".join(f"127.0.0.1 port {port};" for port in notify)
+    role = (
+        f"type primary; update-policy {{ grant {ALLOWED_KEY} zonesub ANY; }}; "
+        f"notify explicit; also-notify {{ {also} }}; notify-delay 0; allow-transfer {{ any; }};"
+        if primary is None
+        else f"type secondary; primaries {{ 127.0.0.1 port {primary}; }}; notify no;"
+    )
+    keys = "".join(
+        f'key {key} {{ algorithm hmac-sha256; secret "{room.secret}"; }};\n'
+        for key in (ALLOWED_KEY, KNOWN_KEY)
+    )
+    (configuration := folder / "named.conf").write_text(f"""
+{keys}
+options {{
+  directory "{folder}"; managed-keys-directory "{folder}"; lock-file none; pid-file none;
+  session-keyfile "{folder}/session.key";
+  listen-on port {room.port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+  recursion no; dnssec-validation no; empty-zones-enable no;
+  tcp-clients 200; serial-query-rate 1000; startup-notify-rate 1000; notify-rate 1000;
+}};
+controls {{ }};
+zone "{ZONE}" {{ file "{zone_file}"; {role} }};
+""")
+    configuration.chmod(0o600)
+    return Command(
+        (room.program, "-f", "-n", "1", "-c", configuration),
+        env=_libraries(room),
+        answers=_answers_dns(ZONE),
+    )
+
+
+def pdns(room: Room, *, folder: Path | None = None) -> Command:
+    """PowerDNS with the same zone in SQLite, which takes the same signed updates."""
+    import sqlite3
+
+    folder = folder or room.data
+    unpacked = _unpacked(room)
+    if not (database := folder / "pdns.sqlite3").exists():
+        schema = unpacked / "usr/share/doc/pdns-backend-sqlite3/schema.sqlite3.sql"
+        connection = sqlite3.connect(database)
+        try:
+            with connection:
+                connection.executescript(schema.read_text())
+                connection.execute(
+                    "insert into domains (id, name, type) values (1, ?, 'NATIVE')", (ZONE,)
+                )
+                connection.executemany(
+                    "insert into records (domain_id, name, type, ttl, content, auth)"
+                    " values (1, ?, ?, ?, ?, 1)",
+                    [
+                        (n, kind, ttl, data.replace(". ", " ").rstrip("."))
+                        for n, kind, ttl, data in _zone_lines()
+                    ],
+                )
+                connection.executemany(
+                    "insert into tsigkeys (name, algorithm, secret) values (?, 'hmac-sha256', ?)",
+                    [(key, room.secret) for key in (ALLOWED_KEY, KNOWN_KEY)],
+                )
+                connection.execute(
+                    "insert into domainmetadata (domain_id, kind, content)"
+                    " values (1, 'TSIG-ALLOW-DNSUPDATE', ?)",
+                    (ALLOWED_KEY,),
+                )
+        finally:
+            connection.close()
+    (modules,) = {str(path.parent) for path in unpacked.glob("**/libgsqlite3backend.so")}
+    return Command(
+        (room.program, f"--config-dir={folder}", f"--socket-dir={folder}", "--daemon=no")
+        + ("--guardian=no", f"--module-dir={modules}", "--launch=gsqlite3")
+        + (f"--gsqlite3-database={database}", "--dnsupdate=yes")
+        + ("--local-address=127.0.0.1", f"--local-port={room.port}"),
+        env=_libraries(room),
+        answers=_answers_dns(ZONE),
+    )
+
+
+def unbound(room: Room, *, upstream: int | None = None) -> Command:
+    """A resolver. It takes the zone from the name server at the port `upstream`, and knows of the
+    rest of the world nothing but localhost."""
+    zone = f'stub-zone:\n  name: "{ZONE}"\n  stub-addr: 127.0.0.1@{upstream}\n' if upstream else ""
+    (configuration := room.data / "unbound.conf").write_text(f"""
+server:
+  directory: "{room.data}"
+  chroot: ""
+  username: ""
+  pidfile: ""
+  use-syslog: no
+  interface: 127.0.0.1
+  port: {room.port}
+  num-threads: 1
+  module-config: "iterator"
+  do-not-query-localhost: no
+  local-zone: "test." nodefault
+  prefetch: no
+{zone}remote-control:
+  control-enable: no
+""")
+    return Command(
+        (room.program, "-d", "-c", configuration),
+        env=_libraries(room),
+        answers=_answers_dns("localhost"),
+    )
+
+
+def _distribution() -> str:
+    """This machine's, whose packages have the version that it gives them."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return "none"
+    return f"{release['ID']}-{release.get('VERSION_ID', 'rolling')}"
 
 
 def _locked(lock: str, package: str) -> str:
@@ -297,6 +487,15 @@ SERVERS = (
         PythonLock(REQUIREMENTS / "bench-rclone.txt"),
         "bin/rclone",
     ),
+    Server("bind", _distribution(), DebianPackages(("bind9",)), "usr/sbin/named", named),
+    Server(
+        "powerdns",
+        _distribution(),
+        DebianPackages(("pdns-server", "pdns-backend-sqlite3")),
+        "usr/sbin/pdns_server",
+        pdns,
+    ),
+    Server("unbound", _distribution(), DebianPackages(("unbound",)), "usr/sbin/unbound", unbound),
 )
 
 BY_NAME: Mapping[str, Server] = {server.name: server for server in SERVERS}

@@ -15,8 +15,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .catalogue import BY_NAME, Command, Room, Server, credentials
@@ -52,7 +53,8 @@ class Endpoint:
     pid: int  # the server's own process
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -74,8 +76,9 @@ def _answers(url: str) -> bool:
 def _come_up(guard: "subprocess.Popen[bytes]", room: Room, command: Command, log: Path) -> None:
     """Wait until the server answers, or say with its own words why it does not."""
     deadline = time.monotonic() + _READY_WITHIN_S
+    answers = command.answers or (lambda room: _answers(f"http://{room.address}{command.ready}"))
     while guard.poll() is None and time.monotonic() < deadline:
-        if _answers(f"http://{room.address}{command.ready}") and guard.poll() is None:
+        if answers(room) and guard.poll() is None:
             return
         time.sleep(0.02)
     why = "ended by itself" if guard.poll() is not None else f"silent for {_READY_WITHIN_S:.0f} s"
@@ -92,15 +95,22 @@ def _child_of(guard: "subprocess.Popen[bytes]") -> int:
 
 
 @contextlib.contextmanager
-def _process(server: Server) -> Iterator[Endpoint]:
-    if server.start is None:
+def _process(
+    server: Server,
+    start: Callable[[Room], Command] | None = None,
+    port: int | None = None,
+    secret: str | None = None,
+) -> Iterator[Endpoint]:
+    start = start or server.start
+    if start is None:
         raise ValueError(f"{server.name} is a tool: run {server.path}")
-    user, secret = credentials(secrets.token_hex(16))
+    user, fresh = credentials(secrets.token_hex(16))
+    secret = secret or fresh
     scratch = Path(tempfile.mkdtemp(prefix=f"mlplatform-{server.name}-"))
     log = scratch / "log"
     (data := scratch / "data").mkdir()
-    room = Room(server.path, _free_port(), data, user, secret)
-    command = server.start(room)
+    room = Room(server.path, port or free_port(), data, user, secret)
+    command = start(room)
     with log.open("wb") as sink:
         guard = subprocess.Popen(
             (sys.executable, "-IS", Path(__file__).with_name("guard.py"), scratch, *command.argv),
@@ -130,20 +140,30 @@ def _process(server: Server) -> Iterator[Endpoint]:
 
 
 @contextlib.contextmanager
-def running(name: str) -> Iterator[Endpoint]:
-    """The server of that name in the catalogue, ready to answer, for as long as the block lasts."""
+def running(
+    name: str,
+    *,
+    start: Callable[[Room], Command] | None = None,
+    port: int | None = None,
+    secret: str | None = None,
+) -> Iterator[Endpoint]:
+    """The server of that name in the catalogue, ready to answer, for as long as the block lasts.
+    `start` stands in for its usual start, `port` and `secret` for fresh ones: for a second server
+    of a pair, and for one that comes back."""
     server = BY_NAME[name]
     if not server.built:
         raise ServerMissing(server)
     with contextlib.ExitStack() as stack:
-        yield _started(server, stack)
+        yield _started(partial(_process, server, start, port, secret), stack)
 
 
-def _started(server: Server, stack: contextlib.ExitStack) -> Endpoint:
+def _started(
+    process: Callable[[], contextlib.AbstractContextManager[Endpoint]], stack: contextlib.ExitStack
+) -> Endpoint:
     for _ in range(_TRIES - 1):
         with contextlib.suppress(ServerBroken):
-            return stack.enter_context(_process(server))
-    return stack.enter_context(_process(server))
+            return stack.enter_context(process())
+    return stack.enter_context(process())
 
 
 def main(name: str) -> None:
