@@ -1,0 +1,160 @@
+"""HTTP services that speak JSON, over the standard library: for adapters that ask seldom.
+
+TLS is verified; redirects are refused, since a credential must not follow one; proxies are taken
+from the environment, as everybody's are. Answers and failures become our errors here, once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlplatform.core.errors import (
+    ConditionFailed,
+    Denied,
+    NotFound,
+    StoreError,
+    Throttled,
+    Unavailable,
+)
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+_TOLD_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service said. Names of headers are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self, *, where: str) -> Any:
+        """The body. `Unavailable` if it is not JSON: whoever answered is not the service."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise Unavailable(f"the answer is not JSON: {self.body[:80]!r}", store=where) from error
+
+
+class JSONService:
+    """One service. `name` is what errors call it, the URL without its secrets unless given;
+    `headers` go with every request."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_seconds: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        name: str | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        self._base = base_url.rstrip("/")
+        self.name = name or f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+        self._timeout_seconds = timeout_seconds
+        self._headers = dict(headers or {})
+        context = context or ssl.create_default_context()
+        self._opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=context), _NoRedirects()
+        )
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        what: str = "",
+    ) -> Answer:
+        """One request; `body` is sent as JSON. `what` names the object in errors.
+
+        `Denied` (401, 403), `NotFound` (404, 410), `ConditionFailed` (409, 412), `Throttled` (429,
+        and 503 with Retry-After), `Unavailable` (5xx, time-outs, resets, answers cut short),
+        `StoreError` for any other refusal.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        sent = {"Accept": "application/json", **self._headers, **(headers or {})}
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        request = urllib.request.Request(  # noqa: S310 - the topology allows http and https alone
+            f"{self._base}{path}", data=data, headers=sent, method=method
+        )
+        try:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
+                return self._read(response, response.status)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                answer = self._read(refusal, refusal.code)
+            raise self._refusal(answer, what) from None
+        except urllib.error.URLError as error:
+            raise Unavailable(_told(error.reason), store=self.name, key=what) from error
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise Unavailable(_told(error), store=self.name, key=what) from error
+
+    def json(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
+        """`ask`, and the JSON of the answer."""
+        return self.ask(method, path, body, **rest).json(where=self.name)
+
+    def _read(self, response: Any, status: int) -> Answer:
+        body = response.read(ANSWER_BYTES_MAX + 1)
+        if len(body) > ANSWER_BYTES_MAX:
+            raise Unavailable(
+                f"an answer of more than {ANSWER_BYTES_MAX // 2**20} MiB", store=self.name
+            )
+        return Answer(status, {k.lower(): v for k, v in response.headers.items()}, body)
+
+    def _refusal(self, answer: Answer, what: str) -> StoreError:
+        said = answer.body[:_TOLD_CHARACTERS].decode(errors="replace").strip()
+        text = f"HTTP {answer.status}{f': {said}' if said else ''}"
+        wait = _retry_after_seconds(answer.headers.get("retry-after"))
+        where = {"store": self.name, "key": what}
+        if answer.status in (401, 403):
+            return Denied(text, **where)
+        if answer.status in (404, 410):
+            return NotFound(text, **where)
+        if answer.status in (409, 412):
+            return ConditionFailed(text, **where)
+        if answer.status == 429 or (answer.status == 503 and wait is not None):
+            return Throttled(text, retry_after_seconds=wait, **where)
+        if answer.status >= 500 or answer.status == 408:
+            return Unavailable(text, **where)
+        return StoreError(text, **where)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def _retry_after_seconds(value: str | None) -> float | None:
+    """RFC 9110, 10.2.3: seconds, or a date."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at.tzinfo else None
+
+
+def _told(error: object) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
