@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
     from mlplatform.core.topology import Topology
     from mlplatform.ports.clock import Clock
+    from mlplatform.ports.notify import Receiver
     from mlplatform.ports.store import ObjectStore
     from mlplatform.ports.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A module with `open_store(url)` or `open_traffic(url, targets)`, and the extra that installs
-    its SDK."""
+    """A module with `open_store(url)`, `open_traffic(url, targets)` or `open_receiver(name,
+    secret)`, and the extra that installs its SDK."""
 
     module: str
     extra: str | None = None
@@ -49,6 +50,10 @@ TRAFFIC_ADAPTERS = {
     "rfc2136": Adapter("mlplatform.adapters.rfc2136", extra="dns"),
     "httproute": Adapter("mlplatform.adapters.httproute", extra="kubernetes"),
     "route53": Adapter("mlplatform.adapters.route53", extra="aws"),
+}
+
+RECEIVERS = {
+    kind: Adapter(f"mlplatform.adapters.{kind}") for kind in ("webhook", "slack", "pagerduty")
 }
 
 _CONTROL_ATTEMPTS = 5
@@ -173,6 +178,22 @@ def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             targets[name] = (f"{host}:{port}",)
     return targets
+
+
+def open_receivers(topology: Topology, environ: Mapping[str, str]) -> list[Receiver]:
+    """Whoever is to be told of what failover does. `UsageError` names a variable that is not set:
+    who expects to be woken wants to know before the night."""
+    receivers: list[Receiver] = []
+    for name, notice in topology.traffic.notify.items():
+        secret = environ.get(notice.variable)
+        if not secret:
+            raise UsageError(
+                f"traffic.notify.{name}: the environment variable {notice.variable} is not set",
+                hint="it holds the URL, or the routing key, which the topology must not",
+            )
+        module = import_module(RECEIVERS[notice.kind].module)
+        receivers.append(module.open_receiver(name, secret))
+    return receivers
 
 
 def open_control(
