@@ -65,6 +65,12 @@ class Series(Record):
     samples: tuple[Sample, ...] = ()
     up: bool | None = None
     """The vantage's opinion before the oldest sample; None while it has none."""
+    up_seconds_ago: float | None = None
+    """When it came to that opinion, before the record was written: a hold-off outlasts the
+    samples that are kept."""
+    run: int = 0
+    """How many alike in a row came right before the oldest sample: successes above 0, failures
+    below. `opinion.Opinion` reckons all three."""
     certificate_expires_at: datetime | None = None
     """As of the last certificate that was in order."""
 
