@@ -68,7 +68,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> None:
 def break_bodies(world: World, site: Site, line: Line) -> None:
     """A connection ends in the middle of the second body that it carries or the one after, and
     every third is reset besides. A first body gets through."""
-    world.settings = Settings(budget_bytes=32 * MIB, senders_per_target=2)
+    world.settings = Settings(budget_bytes=32 * MIB, senders_per_target=1)
     line.add("limit_data", "upstream", bytes=(7 if site.scheme == "s3" else 2) * MIB + 300_000)
     line.add("reset_peer", "upstream", 0.3, timeout=30)
 
