@@ -59,6 +59,10 @@ class Action(Record):
     """Done whatever is decided by the time it is due, and whatever failed before it: it watches, or
     puts back, what actions before it did."""
     parameters: JSON = Field(default_factory=dict)
+    """What is done. A plan that was agreed to is stale when one of these has changed."""
+    figures: JSON = Field(default_factory=dict)
+    """What was measured when it was decided, and who decided: shown and kept. It moves all the
+    time, and makes no plan stale; what matters of it shows in `parameters` or in the basis."""
     consumes: tuple[Consumption, ...] = ()
 
 

@@ -33,6 +33,9 @@ class Route(Section):
     """Whether `failover watch` may act by itself."""
     overload: Annotated[float, Field(gt=0)] = 1.2
     """In an unplanned failover a target may be given this times what it has room for."""
+    rto_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Within this of a decision clients are to be served elsewhere; a plan warns where the record's
+    TTL does not let it."""
 
 
 class Vantage(Section):

@@ -111,7 +111,9 @@ class Standby:
     """None: no golden request was ever sent."""
     servers: int | Unknown = 0
     rate: Rate | None = None
+    """Measured; None: nobody has. Then `decide` takes what the topology declares."""
     canary: str | None = None
+    """A version that gets a share beside the last good one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,11 @@ class Recovery:
     began_seconds_ago: float
     ended_seconds_ago: float | None = None
     """None: it is open."""
+    targets: tuple[str, ...] = ()
+    """Regions that it gave weight to; for a failback, those it went back to."""
     moved: int = 0
-    """Points of weight that were taken from the source."""
+    """Points of weight that it has moved so far, by the shifts that were done: those taken from
+    the source; for a failback, those given to its targets. 0: it changed nothing."""
     passed: bool = False
     """Every action was done; for a drill: the standby is proven."""
 
@@ -180,7 +185,8 @@ class RouteSeen:
     lag_seconds: Mapping[str, float | Unknown] = field(default_factory=dict)
     """By region, where the topology asks for it."""
     written: Mapping[str, int] | None = None
-    """The weights that we wrote last, by the journal; None: we never did."""
+    """The weights that we wrote last, by the journal: of the last shift that was done, or was begun
+    and whose weights the target now holds. None: we never wrote any."""
     recoveries: tuple[Recovery, ...] = ()
     """Oldest first."""
 
