@@ -388,7 +388,7 @@ ENTRY = {"at", "operation", "number", "kind", "text", "writer", "fence", "payloa
 UPLOAD = {"region", "key", "version", "started", "age_seconds", "parts", "size_bytes"}
 UPLOAD |= {"result", "detail"}
 ACTION = {"key", "kind", "subject", "region", "reason", "severity", "batch", "parameters"}
-ACTION |= {"figures", "consumes", "from", "transfer_bytes"}
+ACTION |= {"carries_on", "figures", "consumes", "from", "transfer_bytes"}
 
 SHAPES: dict[str, tuple[tuple[str, ...], str, set[str], set[str]]] = {
     "plan": (
