@@ -554,8 +554,8 @@ class World:
         if left:
             raise judge.fail(f"unfinished operations are left: {left}")
         if not judge.withdrawing:
-            pending = operations.pending(replicas.grid(), operator.now())
-            if pending or len(wanted) != sum(1 for p in replicas.grid() if p.verified_at):
+            pending = operations.pending(replicas.catalogue.grid(), operator.now())
+            if pending or len(wanted) != sum(1 for p in replicas.catalogue.grid() if p.verified_at):
                 raise judge.fail(f"the grid does not show it: {pending}")
 
     def _abandon_torn(self, replicas: Replicas) -> None:

@@ -11,7 +11,7 @@
 
         $ mlplatform versions resnet50
         '''
-        from mlplatform.replication.catalogue import list_versions
+        from mlplatform.replication.operations import list_versions
 
         topology = session.topology()
         …

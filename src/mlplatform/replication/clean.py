@@ -25,7 +25,6 @@ from mlplatform.core.placement import ModelVersion, parse_reference
 from mlplatform.core.plan import Action, Hold, Outcome, Plan, Result, Severity, canonical
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.store import ObjectStore, Upload
-from mlplatform.replication.catalogue import each_region
 from mlplatform.replication.effects import Replicas
 
 CLEAN = "clean"
@@ -186,12 +185,7 @@ def find_leftovers(
             found.append(_measured(leftover, upload) if measure(leftover) else leftover)
         return found
 
-    return each_region(
-        regions,
-        find,
-        executor=replicas.executor,
-        timeout_seconds=replicas.region_timeout_seconds,
-    )
+    return replicas.catalogue.each(find, regions)
 
 
 def _measured(leftover: Leftover, upload: Upload) -> Leftover:

@@ -9,8 +9,8 @@ from mlplatform.core.errors import UsageError, VersionConflict
 from mlplatform.core.manifest import Manifest
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Action, Consumption, Hold, Plan
+from mlplatform.core.replica import Regions, RegionSeen
 from mlplatform.core.seen import Unknown
-from mlplatform.replication.seen import Regions, RegionSeen
 
 FEATURE = "replicate"
 PUBLISH = "publish"

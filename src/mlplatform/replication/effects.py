@@ -6,15 +6,13 @@ version from a folder into its home region, `Replicator` from there to the other
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
-from typing import TypeVar
 
+from mlplatform.control.catalogue import CHECKS, VERSIONS, WITHDRAWALS, Catalogue
 from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.lease import Background
 from mlplatform.control.quorum import ControlStore
@@ -29,22 +27,14 @@ from mlplatform.core.errors import (
     VersionConflict,
 )
 from mlplatform.core.manifest import Manifest, ObjectReceipt, Receipt
-from mlplatform.core.placement import Grid, ModelVersion
+from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Action, Outcome, Plan, Record, Result, canonical
+from mlplatform.core.replica import Check, Finding, Published, Regions, RegionSeen, Withdrawal
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.progress import Progress, SilentProgress
 from mlplatform.ports.store import ObjectStore
-from mlplatform.replication.catalogue import (
-    each_region,
-    list_versions,
-    make_visible,
-    parse_withdrawal,
-    read_region,
-    write_receipt,
-    write_withdrawal,
-)
 from mlplatform.replication.decide import (
     FEATURE,
     PUBLISH,
@@ -53,14 +43,7 @@ from mlplatform.replication.decide import (
     decide,
     decide_publish,
 )
-from mlplatform.replication.seen import (
-    Check,
-    Finding,
-    Regions,
-    RegionSeen,
-    Withdrawal,
-    placement_of,
-)
+from mlplatform.replication.records import make_visible, write_receipt, write_withdrawal
 from mlplatform.replication.transfer import (
     Settings,
     Source,
@@ -70,54 +53,6 @@ from mlplatform.replication.transfer import (
     Transfer,
 )
 from mlplatform.replication.verify import Depth, Verdict, Verification, verify
-
-log = logging.getLogger(__name__)
-
-R = TypeVar("R", bound=Record)
-
-_CHECKS = "observations/checks/"
-_VERSIONS = "versions/"
-_WITHDRAWALS = "observations/withdrawals/"
-
-
-class Published(Record):
-    """Which bytes a version's name means, for ever. It says nothing else, so that whoever brings
-    the same bytes writes the same record."""
-
-    model: str
-    version: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What the control store says of versions. Without a majority it says nothing, and why."""
-
-    checks: tuple[Check, ...] = ()
-    published: tuple[Published, ...] = ()
-    settled: frozenset[ModelVersion] = frozenset()
-    """Versions whose record a majority holds, by what could be read."""
-    withdrawals: tuple[Withdrawal, ...] = ()
-    problem: str | None = None
-
-    def digest_of(self, subject: ModelVersion) -> str | None:
-        """The recorded digest, if all records agree on one."""
-        found = {
-            record.digest
-            for record in self.published
-            if (record.model, record.version) == (subject.model, subject.version)
-        }
-        return found.pop() if len(found) == 1 else None
-
-    def is_bound(self, subject: ModelVersion, digest: str) -> bool:
-        """Whether the version's name is taken for these bytes, for ever."""
-        return subject in self.settled and self.digest_of(subject) == digest
-
-    def withdrawal_of(self, subject: ModelVersion) -> Withdrawal | None:
-        for record in self.withdrawals:
-            if (record.model, record.version) == (subject.model, subject.version):
-                return record
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,146 +82,27 @@ class Replicas:
     region_timeout_seconds: float | None = 30.0
     background: Background | None = None
     """Where leases are renewed; by default in a thread."""
+    catalogue: Catalogue = field(init=False)
+    """What regions hold, as it is read."""
 
-    # --- observe -----------------------------------------------------------------------------
+    def __post_init__(self) -> None:
+        self.catalogue = Catalogue(
+            self.topology,
+            self.open_store,
+            self.control,
+            self.retry,
+            self.executor,
+            self.region_timeout_seconds,
+        )
 
     def store(self, region: str) -> RetryingStore:
         """The region's store, under the retry policy."""
-        return RetryingStore(self.open_store(region), self.retry)
+        return self.catalogue.store(region)
 
     def source(self, region: str) -> StoreSource:
         """The region's store, to read parts from: a part is one call under the policy, not a call
         in a call, each of which tries for as long as it may."""
         return StoreSource(region, self.open_store(region), self.retry)
-
-    def remember(self, subject: ModelVersion | None = None) -> Remembered:
-        """What the control store says, of one version or of all."""
-        below = f"{subject.model}/{subject.version}" if subject else ""
-        try:
-            published, settled = self._published(f"{_VERSIONS}{below}")
-            return Remembered(
-                checks=tuple(self._records(Check, f"{_CHECKS}{below}")),
-                published=published,
-                settled=settled,
-                withdrawals=tuple(
-                    parse_withdrawal(body, _subject_of(key))
-                    for key, body in self.control.read_observations(
-                        f"{_WITHDRAWALS}{below}"
-                    ).records
-                ),
-            )
-        except NoMajority as error:
-            return Remembered(problem=str(error))
-
-    def recall(self, subject: ModelVersion) -> Remembered:
-        """`remember`, for those who act on it: `NoMajority` rather than to forget a demotion."""
-        remembered = self.remember(subject)
-        if remembered.problem is not None:
-            raise NoMajority(remembered.problem, hint="see to the control stores, then run again")
-        return remembered
-
-    def _published(self, prefix: str) -> tuple[tuple[Published, ...], frozenset[ModelVersion]]:
-        """Records of versions, and which of them a majority holds; those speak alone."""
-        published: list[Published] = []
-        settled: set[ModelVersion] = set()
-        for key, reading in self.control.read_many(self.control.list(prefix)).items():
-            bodies = reading.bodies()
-            taken = [b for b, copies in bodies.items() if copies >= self.control.majority]
-            for body in taken or sorted(bodies):
-                for record in _parsed(Published, key, body):
-                    published.append(record)
-                    if taken:
-                        settled.add(ModelVersion(record.model, record.version))
-        return tuple(published), frozenset(settled)
-
-    def _records(self, kind: type[R], prefix: str) -> Iterator[R]:
-        for key, body in self.control.read_observations(prefix).records:
-            yield from _parsed(kind, key, body)
-
-    def see(
-        self,
-        subject: ModelVersion,
-        regions: Iterable[str] | None = None,
-        *,
-        measure_partial: bool = False,
-        remembered: Remembered | None = None,
-    ) -> Regions:
-        """One version in the regions named, or in all."""
-        known = remembered or self.remember(subject)
-        withdrawal = known.withdrawal_of(subject)
-
-        def read(region: str) -> RegionSeen:
-            checks = [
-                check
-                for check in known.checks
-                if (check.model, check.version, check.region)
-                == (subject.model, subject.version, region)
-            ]
-            return read_region(
-                self.store(region),
-                region,
-                subject,
-                checks=checks,
-                withdrawal=withdrawal,
-                measure_partial=measure_partial,
-            )
-
-        return each_region(
-            regions if regions is not None else self.topology.regions,
-            read,
-            executor=self.executor,
-            timeout_seconds=self.region_timeout_seconds,
-        )
-
-    def versions(self) -> tuple[dict[str, dict[str, list[str]]], dict[str, str]]:
-        """Published versions by model, then version, with the regions that have a folder of it;
-        and the regions that could not be read, with the reason."""
-        answers = each_region(
-            self.topology.regions,
-            lambda region: list_versions(self.store(region)),
-            executor=self.executor,
-            timeout_seconds=self.region_timeout_seconds,
-        )
-        found: dict[str, dict[str, list[str]]] = {}
-        unreadable: dict[str, str] = {}
-        for region, answer in answers.items():
-            if isinstance(answer, Unknown):
-                unreadable[region] = answer.reason
-                continue
-            for model, versions in answer.items():
-                for version in versions:
-                    found.setdefault(model, {}).setdefault(version, []).append(region)
-        return found, unreadable
-
-    def grid(self, subjects: Iterable[ModelVersion] | None = None) -> Grid:
-        """Every placement that exists or is wanted."""
-        remembered = self.remember()
-        unreadable: dict[str, str] = {}
-        wanted: dict[ModelVersion, set[str]] = {}
-        for name, model in self.topology.models.items():
-            if model.version is not None:
-                wanted[ModelVersion(name, model.version)] = set(model.regions)
-        if subjects is None:
-            found, unreadable = self.versions()
-            subjects = {
-                ModelVersion(model, version)
-                for model, versions in found.items()
-                for version in versions
-            } | wanted.keys()
-        readable = [region for region in self.topology.regions if region not in unreadable]
-        placements = []
-        for subject in sorted(subjects):
-            seen = self.see(subject, readable, measure_partial=True, remembered=remembered)
-            for region in self.topology.regions:
-                state = seen.get(region) or Unknown(unreadable[region])
-                if isinstance(state, Unknown):
-                    unreadable.setdefault(region, state.reason)
-                placements.append(
-                    placement_of(subject, region, state, wanted=region in wanted.get(subject, ()))
-                )
-        return Grid(tuple(placements), unreadable)
-
-    # --- act ---------------------------------------------------------------------------------
 
     def bring(
         self,
@@ -384,7 +200,7 @@ class Replicas:
         """
         record = Published(model=manifest.model, version=manifest.version, digest=manifest.digest)
         body = canonical(record.model_dump(mode="json"))
-        key = f"{_VERSIONS}{manifest.model}/{manifest.version}.json"
+        key = f"{VERSIONS}{manifest.model}/{manifest.version}.json"
         try:
             self.control.create(key, body)
         except Fenced as refused:
@@ -413,20 +229,15 @@ class Replicas:
             by=self.writer,
             at=self.clock.now(),
         )
-        self._observe(f"{_WITHDRAWALS}{subject.model}/{subject.version}.json", record)
-        return each_region(
-            self.topology.regions,
-            lambda region: write_withdrawal(self.store(region), record),
-            executor=self.executor,
-            timeout_seconds=self.region_timeout_seconds,
-        )
+        self._observe(f"{WITHDRAWALS}{subject.model}/{subject.version}.json", record)
+        return self.catalogue.each(lambda region: write_withdrawal(self.store(region), record))
 
     def check(
         self, subject: ModelVersion, regions: Sequence[str], depth: Depth
     ) -> dict[str, Verification]:
         """Verify replicas and record what was found: a mismatch demotes the placement."""
-        remembered = self.recall(subject)
-        seen = self.see(subject, regions, remembered=remembered)
+        remembered = self.catalogue.recall(subject)
+        seen = self.catalogue.see(subject, regions, remembered=remembered)
         expected = remembered.digest_of(subject)
         results: dict[str, Verification] = {}
         workers = self.settings.make_executor(self.settings.readers, "verify")
@@ -475,7 +286,7 @@ class Replicas:
         # back: only a new receipt does.
         found = f"wrong-{record.depth}" if record.findings else "good"
         self._observe(
-            f"{_CHECKS}{subject.model}/{subject.version}/{state.region}/{found}.json", record
+            f"{CHECKS}{subject.model}/{subject.version}/{state.region}/{found}.json", record
         )
 
     def _renew_receipt(
@@ -523,18 +334,6 @@ def _differs(
     return any(path not in known or known[path].tag != o.tag for path, o in objects.items())
 
 
-def _parsed(kind: type[R], key: str, body: bytes) -> Iterator[R]:
-    try:
-        yield kind.model_validate(json.loads(body))
-    except ValueError:
-        log.warning("record cannot be read", extra={"key": key})
-
-
-def _subject_of(key: str) -> ModelVersion:
-    model, _, version = key.removeprefix(_WITHDRAWALS).removesuffix(".json").partition("/")
-    return ModelVersion(model, version)
-
-
 _STOPS_EVERYTHING = (Fenced, LeaseHeld, NoMajority, Interrupted, StalePlan)
 
 
@@ -549,8 +348,8 @@ class Replicator:
 
     def observe(self) -> Seen:
         """Every region, since any may be the source."""
-        remembered = self.replicas.recall(self.request.subject)
-        regions = self.replicas.see(
+        remembered = self.replicas.catalogue.recall(self.request.subject)
+        regions = self.replicas.catalogue.see(
             self.request.subject, measure_partial=True, remembered=remembered
         )
         return Seen(self.request, regions, remembered.digest_of(self.request.subject))
@@ -564,8 +363,8 @@ class Replicator:
         source_region = str(actions[0].parameters["source"])
         digest = str(actions[0].parameters["digest"])
         regions = [action.region for action in actions]
-        remembered = self.replicas.recall(self.request.subject)
-        seen = self.replicas.see(
+        remembered = self.replicas.catalogue.recall(self.request.subject)
+        seen = self.replicas.catalogue.see(
             self.request.subject, [source_region, *regions], remembered=remembered
         )
         source = seen[source_region]
@@ -602,8 +401,8 @@ class Publisher:
 
     def observe(self) -> tuple[Regions, str | None]:
         """Every region: a version is immutable everywhere."""
-        remembered = self.replicas.recall(self.request.subject)
-        regions = self.replicas.see(
+        remembered = self.replicas.catalogue.recall(self.request.subject)
+        regions = self.replicas.catalogue.see(
             self.request.subject, measure_partial=True, remembered=remembered
         )
         return regions, remembered.digest_of(self.request.subject)
@@ -615,8 +414,8 @@ class Publisher:
     def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
         """One action: the home region."""
         regions = [action.region for action in actions]
-        remembered = self.replicas.recall(self.request.subject)
-        seen = self.replicas.see(self.request.subject, regions, remembered=remembered)
+        remembered = self.replicas.catalogue.recall(self.request.subject)
+        seen = self.replicas.catalogue.see(self.request.subject, regions, remembered=remembered)
         yield from _bring(
             self.replicas,
             self.manifest,

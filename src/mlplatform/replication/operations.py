@@ -31,6 +31,7 @@ from mlplatform.core.placement import (
     parse_reference,
 )
 from mlplatform.core.plan import Outcome, Plan
+from mlplatform.core.replica import RegionSeen
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.store import ObjectStore, check_key
 from mlplatform.replication.artefact import adopt_object, read_artefact
@@ -55,7 +56,6 @@ from mlplatform.replication.decide import (
 )
 from mlplatform.replication.effects import Publisher, Replicas, Replicator
 from mlplatform.replication.pull import Pulled, pull
-from mlplatform.replication.seen import RegionSeen
 from mlplatform.replication.verify import Depth, Verification
 
 LEASE_SECONDS = 15.0
@@ -98,7 +98,7 @@ def resolve(replicas: Replicas, reference: str) -> ModelVersion:
     wanted = replicas.topology.models[model].version if model in replicas.topology.models else None
     if version is not None or wanted is not None:
         return choose_version(model, version, wanted=wanted, published={})
-    found, _ = replicas.versions()
+    found, _ = replicas.catalogue.versions()
     return choose_version(model, None, wanted=None, published=found.get(model, {}))
 
 
@@ -289,10 +289,10 @@ def bring_down(
     """Pull a version to a local folder from the region named, else home, else any that has it."""
     regions = [source] if source else list(replicas.topology.regions)
     request = request_for(replicas, subject, source=source, targets=regions)
-    remembered = replicas.remember(subject)
+    remembered = replicas.catalogue.remember(subject)
     seen = Seen(
         request,
-        replicas.see(subject, remembered=remembered),
+        replicas.catalogue.see(subject, remembered=remembered),
         remembered.digest_of(subject),
     )
     chosen = choose_source(seen)
@@ -322,7 +322,7 @@ def list_versions(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A row for each version that some region has a folder of, and the regions that could not be
     read. `regions` are those where it is stored; `unfinished` those where it is not yet."""
-    grid = replicas.grid()
+    grid = replicas.catalogue.grid()
     rows = []
     for subject in grid.subjects():
         if model is not None and subject.model != model:

@@ -13,7 +13,7 @@ from mlplatform.core.manifest import Manifest
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.progress import Progress
 from mlplatform.ports.store import ObjectStore
-from mlplatform.replication.catalogue import make_visible
+from mlplatform.replication.records import make_visible
 from mlplatform.replication.transfer import Settings, Source, TargetRequest, Transfer
 
 

@@ -26,10 +26,10 @@ from mlplatform.core.errors import (
     NotFound,
 )
 from mlplatform.core.manifest import FileEntry, Manifest, ObjectReceipt
+from mlplatform.core.replica import Finding, RegionSeen
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.progress import Progress
 from mlplatform.ports.store import Matches, ObjectStore, Span, Stat, read_into
-from mlplatform.replication.seen import Finding, RegionSeen
 
 
 class Depth(StrEnum):

@@ -52,7 +52,7 @@ def one_round(replicas: Replicas, said: Said | None = None) -> None:
                 "not replicated", extra={"subject": str(request.subject), "error": str(error)}
             )
     try:
-        grid = replicas.grid(
+        grid = replicas.catalogue.grid(
             {request.subject for request in operations.requests_of_topology(replicas)}
         )
     except MlplatformError as error:

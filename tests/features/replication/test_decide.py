@@ -11,6 +11,14 @@ from mlplatform.core.errors import UsageError, VersionConflict
 from mlplatform.core.manifest import Manifest, ObjectReceipt, Receipt
 from mlplatform.core.placement import Integrity, Rung
 from mlplatform.core.plan import Hold, Plan
+from mlplatform.core.replica import (
+    Check,
+    Finding,
+    Regions,
+    RegionSeen,
+    Withdrawal,
+    placement_of,
+)
 from mlplatform.core.seen import Unknown
 from mlplatform.replication.decide import (
     Request,
@@ -19,14 +27,6 @@ from mlplatform.replication.decide import (
     choose_version,
     decide,
     decide_publish,
-)
-from mlplatform.replication.seen import (
-    Check,
-    Finding,
-    Regions,
-    RegionSeen,
-    Withdrawal,
-    placement_of,
 )
 
 from .world import NOW, SUBJECT, Model, noise

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from mlplatform.adapters.memory import MemoryStore
+from mlplatform.control.catalogue import read_region
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.core.digest import Evidence
 from mlplatform.core.errors import (
@@ -18,11 +19,10 @@ from mlplatform.core.errors import (
     MlplatformError,
     Unavailable,
 )
+from mlplatform.core.replica import RegionSeen
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.progress import SilentProgress
 from mlplatform.ports.store import ObjectStore, StoreFeatures
-from mlplatform.replication.catalogue import read_region
-from mlplatform.replication.seen import RegionSeen
 from mlplatform.replication.verify import Depth, Verdict, Verification, exit_code, verify
 
 from .world import (

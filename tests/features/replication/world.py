@@ -41,8 +41,8 @@ from mlplatform.ports.store import (
     Upload,
     read_bytes,
 )
-from mlplatform.replication.catalogue import make_visible
 from mlplatform.replication.parts import PartPlan
+from mlplatform.replication.records import make_visible
 from mlplatform.replication.transfer import (
     Settings,
     Source,

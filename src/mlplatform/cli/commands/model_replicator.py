@@ -124,7 +124,7 @@ def _verify(session: Session, replicas: Replicas, subject: ModelVersion, *, deep
 
 
 def _show_status(session: Session, replicas: Replicas, subject: ModelVersion) -> int:
-    grid = replicas.grid([subject])
+    grid = replicas.catalogue.grid([subject])
     rows = [_status_row(placement) for placement in grid]
     session.show(
         "statuses",
@@ -168,7 +168,7 @@ def _show_pending(
     from mlplatform.replication import operations
 
     subjects = [operations.resolve(replicas, model_id)] if model_id else None
-    grid = replicas.grid(subjects)
+    grid = replicas.catalogue.grid(subjects)
     found = operations.pending(grid, replicas.clock.now())
     rows = [
         {

@@ -317,7 +317,7 @@ def status(
     with replicas_of(session, region_timeout=region_timeout) as replicas:
         while True:
             subjects = [operations.resolve(replicas, reference)] if reference else None
-            grid = replicas.grid(subjects)
+            grid = replicas.catalogue.grid(subjects)
             code = show_grid(session, grid, replicas.topology, replicas.clock.now(), clear=watch)
             if not watch or replicas.stop() or session.console.reader_gone:
                 return code

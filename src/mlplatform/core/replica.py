@@ -1,9 +1,11 @@
-"""What one region shows of one model version, and the placement that follows from it."""
+"""The replica: what one region shows of one model version, what is on record of it, and the
+placement that follows."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from mlplatform.core.manifest import Manifest, Receipt
@@ -48,6 +50,60 @@ class Withdrawal(Record):
     reason: str
     by: str
     at: datetime
+
+
+def parse_withdrawal(body: bytes, subject: ModelVersion) -> Withdrawal:
+    """A withdrawal that cannot be read is still one: the careful reading."""
+    try:
+        return Withdrawal.model_validate(json.loads(body))
+    except (ValueError, RecursionError):
+        return Withdrawal(
+            model=subject.model,
+            version=subject.version,
+            reason="(its record is damaged)",
+            by="unknown",
+            at=datetime(1970, 1, 1, tzinfo=UTC),
+        )
+
+
+class Published(Record):
+    """Which bytes a version's name means, for ever. It says nothing else, so that whoever brings
+    the same bytes writes the same record."""
+
+    model: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the control store says of versions. Without a majority it says nothing, and why."""
+
+    checks: tuple[Check, ...] = ()
+    published: tuple[Published, ...] = ()
+    settled: frozenset[ModelVersion] = frozenset()
+    """Versions whose record a majority holds, by what could be read."""
+    withdrawals: tuple[Withdrawal, ...] = ()
+    problem: str | None = None
+
+    def digest_of(self, subject: ModelVersion) -> str | None:
+        """The recorded digest, if all records agree on one."""
+        found = {
+            record.digest
+            for record in self.published
+            if (record.model, record.version) == (subject.model, subject.version)
+        }
+        return found.pop() if len(found) == 1 else None
+
+    def is_bound(self, subject: ModelVersion, digest: str) -> bool:
+        """Whether the version's name is taken for these bytes, for ever."""
+        return subject in self.settled and self.digest_of(subject) == digest
+
+    def withdrawal_of(self, subject: ModelVersion) -> Withdrawal | None:
+        for record in self.withdrawals:
+            if (record.model, record.version) == (subject.model, subject.version):
+                return record
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,18 @@
-"""What a region shows of a version, and how a version becomes visible in one: last, or not."""
+"""How a version becomes visible in a region: last, or not; and how it is taken back."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
 
 from mlplatform.adapters.memory import MemoryStore
-from mlplatform.control.executors import DaemonThreads, InlineExecutor
-from mlplatform.core.errors import (
-    ConditionFailed,
-    ContainerMissing,
-    Denied,
-    Fenced,
-    IntegrityError,
-    MlplatformError,
-    Unavailable,
-    VersionConflict,
-)
+from mlplatform.control.catalogue import read_region
+from mlplatform.core.errors import ConditionFailed, Fenced, IntegrityError, VersionConflict
 from mlplatform.core.manifest import Receipt
-from mlplatform.core.seen import Unknown
+from mlplatform.core.replica import Withdrawal
 from mlplatform.ports.store import StoreFeatures, exists, read_bytes
-from mlplatform.replication.catalogue import (
-    each_region,
-    list_versions,
-    make_visible,
-    read_region,
-    write_withdrawal,
-)
-from mlplatform.replication.seen import Withdrawal
+from mlplatform.replication.records import make_visible, write_withdrawal
 
 from .world import (
     FILES,
@@ -48,138 +31,6 @@ from .world import (
 )
 
 LARGE = "weights/large.bin"
-
-
-# --- reading a region ----------------------------------------------------------------------------
-
-
-def test_nothing_there() -> None:
-    seen = read_region(memory(), "eu", SUBJECT, measure_partial=True)
-    assert (seen.manifest, seen.receipt, seen.damaged, seen.present_bytes) == (None, None, None, 0)
-    assert not seen.stored
-
-
-def test_a_version_that_is_there() -> None:
-    model, store = mixed(), memory()
-    receipt = stored(model, "eu", store)
-    seen = read_region(store, "eu", SUBJECT)
-    assert seen.manifest == model.manifest
-    assert seen.receipt == receipt
-    assert seen.stored
-
-
-def test_bytes_without_a_manifest_are_measured_when_asked() -> None:
-    model, store = mixed(), memory()
-    bring(model, ("eu", store))
-    assert read_region(store, "eu", SUBJECT).present_bytes == 0
-    seen = read_region(store, "eu", SUBJECT, measure_partial=True)
-    assert seen.present_bytes == model.size_bytes
-    assert not seen.stored
-
-
-def test_a_bucket_that_is_not_there_is_not_an_empty_one() -> None:
-    store = memory()
-    store.drop()
-    with pytest.raises(ContainerMissing):
-        read_region(store, "eu", SUBJECT)
-
-
-@pytest.mark.parametrize("key", ["manifest", "receipt", "withdrawal"])
-def test_what_cannot_be_read_is_never_taken_for_absent(key: str) -> None:
-    store = memory()
-    stored(mixed(), "eu", store)
-
-    def fail(call: Call) -> None:
-        if key in call.key or ("withdrawn" in call.key and key == "withdrawal"):
-            raise Unavailable("no answer")
-
-    with pytest.raises(Unavailable):
-        read_region(Watched(store, before=fail), "eu", SUBJECT)
-
-
-def test_a_receipt_of_another_region_is_none() -> None:
-    model, store = mixed(), memory()
-    stored(model, "us", store)  # a bucket copied whole from there
-    seen = read_region(store, "eu", SUBJECT)
-    assert seen.receipt is None
-    assert not seen.stored
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"[" * 10_000])
-def test_a_receipt_that_cannot_be_read_is_none(body: bytes) -> None:
-    store = memory()
-    stored(mixed(), "eu", store)
-    store.put(SUBJECT.receipt_key, body)
-    assert not read_region(store, "eu", SUBJECT).stored
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"[" * 10_000, b"\xff"])
-def test_a_withdrawal_that_cannot_be_read_is_still_one(body: bytes) -> None:
-    store = memory()
-    stored(mixed(), "eu", store)
-    store.put(SUBJECT.withdrawal_key, body)
-    assert read_region(store, "eu", SUBJECT).withdrawal is not None
-
-
-def test_the_first_withdrawal_stays() -> None:
-    store = memory()
-    for reason in ("poisoned", "second thoughts"):
-        write_withdrawal(
-            store,
-            Withdrawal(
-                model=SUBJECT.model, version=SUBJECT.version, reason=reason, by="me", at=NOW
-            ),
-        )
-    withdrawal = read_region(store, "eu", SUBJECT).withdrawal
-    assert withdrawal is not None
-    assert withdrawal.reason == "poisoned"
-
-
-def test_versions_are_listed_by_their_folders() -> None:
-    store = memory()
-    for key in (
-        "models/resnet50/v1.0.0/manifest.json",
-        "models/resnet50/v1.0.0/a/b.bin",
-        "models/resnet50/v1.1.0/half.bin",
-        "models/vgg/v1/x",
-        "models/vgg-v1.2.0.pth",
-        "models/vgg/README.md",
-        "models/bad name/v1/x",
-        "models/vgg/-v1/x",
-        "elsewhere/a/b",
-    ):
-        store.put(key, b"1")
-    assert list_versions(store) == {"resnet50": ["v1.0.0", "v1.1.0"], "vgg": ["v1"]}
-
-
-def test_each_region_by_itself() -> None:
-    def read(region: str) -> str:
-        if region == "denied":
-            raise Denied("Access Denied", right="get")
-        return region.upper()
-
-    answers = each_region(["eu", "denied"], read, executor=InlineExecutor(), timeout_seconds=None)
-    assert answers["eu"] == "EU"
-    assert isinstance(answers["denied"], Unknown)
-    assert "Access Denied" in answers["denied"].reason
-
-
-def test_a_region_that_does_not_answer_costs_its_time_out() -> None:
-    never = threading.Event()
-
-    def read(region: str) -> str:
-        if region == "dead":
-            never.wait(timeout=30)
-        return region
-
-    answers = each_region(["dead", "eu"], read, executor=DaemonThreads(), timeout_seconds=0.2)
-    never.set()
-    assert answers["eu"] == "eu"
-    assert isinstance(answers["dead"], Unknown)
-    assert "0.2 s" in answers["dead"].reason
-
-
-# --- becoming visible ----------------------------------------------------------------------------
 
 
 def visible(store: MemoryStore) -> bool:
@@ -345,14 +196,15 @@ def test_killed_at_any_call_nothing_unproven_is_visible_and_a_second_run_finishe
     assert model.content_in(store) == model.bodies
 
 
-def test_an_error_of_a_region_is_told_in_one_line() -> None:
-    error: MlplatformError = Denied("no", right="get", store="s3://eu", key="models/x")
-    answers = each_region(
-        ["eu"], lambda region: fail(error), executor=InlineExecutor(), timeout_seconds=None
-    )
-    assert isinstance(answers["eu"], Unknown)
-    assert "\n" not in answers["eu"].reason
-
-
-def fail(error: MlplatformError) -> str:
-    raise error
+def test_the_first_withdrawal_stays() -> None:
+    store = memory()
+    for reason in ("poisoned", "second thoughts"):
+        write_withdrawal(
+            store,
+            Withdrawal(
+                model=SUBJECT.model, version=SUBJECT.version, reason=reason, by="me", at=NOW
+            ),
+        )
+    withdrawal = read_region(store, "eu", SUBJECT).withdrawal
+    assert withdrawal is not None
+    assert withdrawal.reason == "poisoned"
