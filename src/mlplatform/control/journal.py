@@ -318,9 +318,12 @@ class Journal:
             )
         return Stream(self, operation, chain(operation, found, self._control.majority))
 
-    def operations(self) -> Sequence[str]:
-        """Ids of all operations, oldest first."""
-        return [key[len(_JOURNAL) : -1] for key in self._control.list(_JOURNAL, shallow=True)]
+    def operations(self, *, since: datetime | None = None) -> Sequence[str]:
+        """Ids of all operations, oldest first; with `since`, of those that began later, as their
+        writers' clocks had it."""
+        after = f"{_JOURNAL}{since:%Y%m%dT%H%M%SZ}" if since else ""
+        listed = self._control.list(_JOURNAL, shallow=True, after=after)
+        return [key[len(_JOURNAL) : -1] for key in listed]
 
     def unfinished(self, *, lease: str | None = None) -> Iterator[Stream]:
         """Operations that began and are not closed, oldest first; with `lease`, those under it."""

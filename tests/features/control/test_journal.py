@@ -103,6 +103,14 @@ def test_operation_ids_are_readable_sortable_and_unique() -> None:
     assert len(same_second) == 50
 
 
+def test_operations_since() -> None:
+    members = Members()
+    for day in ("20260228T120000Z", "20260301T120000Z", "20260302T120000Z"):
+        journal(members).start(f"{day}-replicate-00beef", PLAN)
+    found = journal(members).operations(since=START)
+    assert [name[:8] for name in found] == ["20260301", "20260302"]
+
+
 def test_an_operation_that_is_not_there() -> None:
     with pytest.raises(NotFound, match="no operation nothing"):
         journal(Members()).open("nothing")
