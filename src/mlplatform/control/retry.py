@@ -20,7 +20,7 @@ from copy import copy
 from datetime import datetime
 from itertools import islice
 from random import Random
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import tenacity
 
@@ -31,6 +31,7 @@ from mlplatform.core.errors import (
     ContainerMissing,
     DeadlineExceeded,
     DigestMismatch,
+    Fenced,
     Interrupted,
     MlplatformError,
     NotFound,
@@ -289,7 +290,7 @@ class RetryingStore:
         if isinstance(when, Always):
             return self._retry.call(write, what=what)
         view = memoryview(body).cast("B")
-        attempt = _Settling("put", write, lambda: self._look_for_body(key, view, when))
+        attempt = Settling("put", write, lambda: self._look_for_body(key, view, when))
         return self._retry.call(attempt, what=what)
 
     @contextmanager
@@ -407,16 +408,15 @@ class RetryingStore:
         )
 
 
-class _Settling:
+class Settling(Generic[T]):
     """A conditional write as an attempt that can be repeated.
 
-    `write` is the write itself. `look` reads back: the `Stat` if what is there is ours, None if the
-    write did not take effect, `ConditionFailed` if somebody else's did.
+    `write` is the write itself. `look` reads back: what the write would have answered if what is
+    there is ours, None if the write did not take effect, `ConditionFailed` or `Fenced` if somebody
+    else's did.
     """
 
-    def __init__(
-        self, verb: str, write: Callable[[], Stat], look: Callable[[], Stat | None]
-    ) -> None:
+    def __init__(self, verb: str, write: Callable[[], T], look: Callable[[], T | None]) -> None:
         self._verb = verb
         self._write = write
         self._look = look
@@ -425,9 +425,9 @@ class _Settling:
         self._unread = False
         """It may be there now: read before sending it all again."""
 
-    def __call__(self) -> Stat:
-        if self._unread and (stat := self._settle()):
-            return stat
+    def __call__(self) -> T:
+        if self._unread and (found := self._settle()) is not None:
+            return found
         try:
             return self._write()
         except (ConditionFailed, NotFound):
@@ -435,8 +435,8 @@ class _Settling:
             if not self._doubt:
                 raise
             self._unread = True
-            if stat := self._settle():
-                return stat
+            if (found := self._settle()) is not None:
+                return found
             raise
         except MlplatformError as error:
             if error.retryable and not isinstance(error, DigestMismatch):
@@ -445,16 +445,16 @@ class _Settling:
                 self._unread = not isinstance(error, Throttled)
             raise
 
-    def _settle(self) -> Stat | None:
+    def _settle(self) -> T | None:
         """Until this has an answer, retryable errors leave `_unread` as it is."""
         try:
-            stat = self._look()
-        except ConditionFailed:
+            found = self._look()
+        except (ConditionFailed, Fenced):
             metrics.settled.add(verb=self._verb, answer="another")
             raise
         self._unread = False
-        metrics.settled.add(verb=self._verb, answer="ours" if stat else "undone")
-        return stat
+        metrics.settled.add(verb=self._verb, answer="undone" if found is None else "ours")
+        return found
 
 
 class _RetryingUpload:
@@ -491,7 +491,7 @@ class _RetryingUpload:
         size_bytes = sum(part.size_bytes for part in parts)
         if digests == UNKNOWN_DIGESTS:
             digests = combine((part.digests, part.size_bytes) for part in parts)
-        attempt = _Settling(
+        attempt = Settling(
             "complete",
             lambda: self._upload.complete(parts, digests=digests, when=when),
             lambda: self._store._look_for_upload(self.key, size_bytes, digests, when),
