@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.servers.catalogue import BY_NAME, SERVERS, Server
+from tests.real.servers.control_plane import ControlPlane, control_plane
 from tests.real.servers.launch import Endpoint, ServerMissing, running
 
 pytest_plugins = ("tests.conformance.report",)
@@ -69,11 +70,20 @@ gcp_storage_emulator = _server("gcp-storage-emulator")
 gcsemulator = _server("gcsemulator")
 azurite = _server("azurite")
 toxiproxy = _server("toxiproxy")
+etcd = _server("etcd")
 bind = _server("bind")
 powerdns = _server("powerdns")
 unbound = _server("unbound")
 promtool = _tool("promtool")
 rclone = _tool("rclone")
+
+
+@pytest.fixture(scope="session")
+def kubernetes(etcd: Endpoint) -> Iterator[ControlPlane]:
+    """An API server, up for the rest of the session."""
+    _require(BY_NAME["kubernetes"])
+    with control_plane(etcd) as plane:
+        yield plane
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

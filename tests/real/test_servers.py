@@ -17,6 +17,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from tests.real.servers import catalogue
+from tests.real.servers.control_plane import ControlPlane
 from tests.real.servers.launch import Endpoint, running
 from tests.real.servers.toxics import between
 
@@ -105,6 +106,21 @@ def test_promtool_checks_rules(promtool: Path, tmp_path: Path) -> None:
 def test_rclone_is_the_locked_version(rclone: Path) -> None:
     said = subprocess.run([rclone, "version"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith(f"rclone v{catalogue.BY_NAME['rclone'].version}")
+
+
+def test_kubernetes_keeps_what_it_was_told_over_a_restart(kubernetes: ControlPlane) -> None:
+    assert (
+        kubernetes.ask("GET", "/version")["gitVersion"] == catalogue.BY_NAME["kubernetes"].version
+    )
+    settings = {"metadata": {"name": "settings"}, "data": {"a": "1"}}
+    kubernetes.ask("POST", "/api/v1/namespaces/default/configmaps", settings)
+    kubernetes.restart()
+    found = kubernetes.ask("GET", "/api/v1/namespaces/default/configmaps/settings")
+    assert found["data"] == {"a": "1"}
+    for program in ("kube-controller-manager", "kube-scheduler"):
+        path = catalogue.BY_NAME["kubernetes"].home / program
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == "Kubernetes v1.34.4"
 
 
 def _alive(pid: int) -> bool:

