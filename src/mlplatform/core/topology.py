@@ -52,6 +52,10 @@ class Cluster(Section):
     namespace: str = "ml-platform"
 
 
+class _ByConvention(Cluster):
+    """What a region's cluster would be called; the topology does not say that it has one."""
+
+
 class Region(Section):
     """One region: its store, its servers, and what the bills call it."""
 
@@ -60,7 +64,7 @@ class Region(Section):
     store: Store
     endpoint: WebURL | None = None
     """Where the region's servers answer."""
-    cluster: Cluster = Cluster()
+    cluster: Cluster = _ByConvention()
     gpus: Mapping[str, Annotated[StrictInt, Field(ge=0)]] = Field(default_factory=dict)
     """How many of which product."""
     cost_region: Annotated[tuple[str, ...], OneOrMore] = ()
@@ -77,6 +81,12 @@ class Region(Section):
     def prices_as(self) -> str:
         """The name under which its prices are found."""
         return self.price_zone or self.bills_as[0]
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the topology says that its servers run in Kubernetes; else `cluster` is only what
+        it would be called."""
+        return not isinstance(self.cluster, _ByConvention)
 
 
 class Model(Section):
@@ -273,7 +283,9 @@ def _with_names(data: Any) -> Any:
             regions[name] = region.model_copy(update={"name": name, "cluster": cluster})
         elif isinstance(region, Mapping):
             told = {**region, "name": region.get("name") or name}
-            if isinstance(region.get("cluster", {}), Mapping):
+            if "cluster" not in region:
+                told["cluster"] = _ByConvention(context=name)
+            elif isinstance(region["cluster"], Mapping):
                 context = _mapping(region, "cluster").get("context") or name
                 told["cluster"] = {**_mapping(region, "cluster"), "context": context}
             regions[name] = told

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mlplatform.core.errors import TopologyError, UsageError
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.topology import Model, Region, Topology, find_topology
+from mlplatform.core.topology import Cluster, Model, Region, Topology, find_topology
 
 DESIGN = """\
 control: file:///srv/mlplatform/control
@@ -83,6 +83,21 @@ def test_the_designs_own_example() -> None:
     assert topology.traffic.routes["api"].weights == {"us-east-1": 50, "eu-west-1": 50}
     assert topology.cost.tags["model"] == ("mlplatform-model", "model")
     assert [str(url) for url in topology.control] == ["file:///srv/mlplatform/control"]
+
+
+def test_a_region_is_in_kubernetes_where_the_file_says_so() -> None:
+    topology = Topology(
+        control="memory://control",
+        regions={
+            "us": {"store": "memory://us", "cluster": {}},
+            "eu": {"store": "memory://eu"},
+            "ap": Region(store="memory://ap", cluster=Cluster(namespace="models")),
+            "sa": Region(store="memory://sa"),
+        },
+    )
+    regions = topology.regions.values()
+    assert [r.name for r in regions if r.clustered] == ["us", "ap"]
+    assert [r.cluster.context for r in regions] == ["us", "eu", "ap", "sa"]
 
 
 def test_what_it_writes_it_reads() -> None:
