@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import memory_site
+from . import dns_site, memory_site
 from .site import Site
 
 TABLE = "tests/conformance/traffic/matrix.py"
@@ -37,4 +37,6 @@ class Row:
 ROWS: tuple[Row, ...] = (
     Row("memory", "memory", memory_site.weighted),
     Row("memory-like-dns", "memory", memory_site.in_or_out),
+    Row("bind", "rfc2136", dns_site.bind_pair, "bind"),
+    Row("powerdns", "rfc2136", dns_site.powerdns, "powerdns"),
 )
