@@ -1,7 +1,8 @@
 """HTTP services that speak JSON, over the standard library: for adapters that ask seldom.
 
 TLS is verified; redirects are refused, since a credential must not follow one; proxies are taken
-from the environment, as everybody's are. Answers and failures become our errors here, once.
+from the environment, as everybody's are, except on the way to this machine itself. Answers and
+failures become our errors here, once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mlplatform.core.errors import (
     Throttled,
     Unavailable,
 )
+from mlplatform.core.store_url import is_loopback
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _TOLD_CHARACTERS = 300
@@ -66,8 +68,10 @@ class JSONService:
         self._timeout_seconds = timeout_seconds
         self._headers = dict(headers or {})
         context = context or ssl.create_default_context()
+        # A proxy's "this machine" is the proxy, and not everybody lists loopback in no_proxy.
+        direct = [urllib.request.ProxyHandler({})] if is_loopback(parts.hostname or "") else []
         self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), _NoRedirects()
+            urllib.request.HTTPSHandler(context=context), _NoRedirects(), *direct
         )
 
     def ask(
@@ -93,16 +97,19 @@ class JSONService:
             f"{self._base}{path}", data=data, headers=sent, method=method
         )
         try:
-            with self._opener.open(request, timeout=self._timeout_seconds) as response:
-                return self._read(response, response.status)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                answer = self._read(refusal, refusal.code)
-            raise self._refusal(answer, what) from None
+            try:
+                response = self._opener.open(request, timeout=self._timeout_seconds)
+            except urllib.error.HTTPError as refusal:
+                response = refusal
+            with response:
+                answer = self._read(response, response.status)
         except urllib.error.URLError as error:
             raise Unavailable(_told(error.reason), store=self.name, key=what) from error
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise Unavailable(_told(error), store=self.name, key=what) from error
+        if not 200 <= answer.status < 300:
+            raise self.refusal(answer, what)
+        return answer
 
     def json(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
         """`ask`, and the JSON of the answer."""
@@ -116,7 +123,8 @@ class JSONService:
             )
         return Answer(status, {k.lower(): v for k, v in response.headers.items()}, body)
 
-    def _refusal(self, answer: Answer, what: str) -> StoreError:
+    def refusal(self, answer: Answer, what: str) -> StoreError:
+        """What an answer other than 2xx means; a service that has ways of its own overrides it."""
         said = answer.body[:_TOLD_CHARACTERS].decode(errors="replace").strip()
         text = f"HTTP {answer.status}{f': {said}' if said else ''}"
         wait = _retry_after_seconds(answer.headers.get("retry-after"))

@@ -1,9 +1,9 @@
 """An actuator under the one retry policy.
 
 A write whose answer was lost may have taken effect. Trying again blindly would take our own work
-for a rival's, so it is settled by reading back: our weights under our epoch are success; a higher
-epoch means that we are fenced; what was expected is still there, so try again; anything else is
-somebody else's, and `ConditionFailed`.
+for a rival's, so it is settled by reading back: our weights under our epoch and name are success; a
+higher epoch means that we are fenced; what was expected is still there, so try again; anything else
+is somebody else's, and `ConditionFailed`.
 """
 
 from __future__ import annotations
@@ -41,20 +41,22 @@ class RetryingTraffic:
         attempt = Settling(
             "write",
             lambda: self._traffic.write(weights, epoch=epoch, writer=writer, expected=expected),
-            lambda: self._look_for(weights, epoch, expected),
+            lambda: self._look_for(weights, epoch, writer, expected),
         )
         return self._retry.call(attempt, what=f"write {self.url}")
 
     def in_force(self, state: RouteState) -> bool:
         return self._retry.call(lambda: self._traffic.in_force(state), what=f"in_force {self.url}")
 
-    def _look_for(self, weights: Weights, epoch: int, expected: RouteState) -> RouteState | None:
+    def _look_for(
+        self, weights: Weights, epoch: int, writer: str, expected: RouteState
+    ) -> RouteState | None:
         """The state if it is ours, None if it is still the one that was expected."""
         found = self._traffic.read()
         check_epoch(found, epoch, where=self.url)
         if found.tag == expected.tag:
             return None  # also where the write was to change nothing: then it is to prove itself
-        if found.epoch == epoch and found.weights == weights:
+        if (found.weights, found.epoch, found.writer) == (weights, epoch, writer):
             log.info("%s: the answer was lost, the write was not", self.url)
             return found
         raise ConditionFailed(

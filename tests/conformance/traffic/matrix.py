@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import dns_site, memory_site
+from . import caddy_site, dns_site, memory_site
 from .site import Site
 
 TABLE = "tests/conformance/traffic/matrix.py"
@@ -37,6 +37,7 @@ class Row:
 ROWS: tuple[Row, ...] = (
     Row("memory", "memory", memory_site.weighted),
     Row("memory-like-dns", "memory", memory_site.in_or_out),
+    Row("caddy", "caddy", caddy_site.caddy, "caddy"),
     Row("bind", "rfc2136", dns_site.bind_pair, "bind"),
     Row("powerdns", "rfc2136", dns_site.powerdns, "powerdns"),
 )

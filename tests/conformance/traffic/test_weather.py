@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
+from mlplatform.control.retry import Retry
+from mlplatform.control.retry_traffic import RetryingTraffic
 from mlplatform.core.errors import Fenced, Unavailable
+from mlplatform.ports.clock import SystemClock
 from mlplatform.ports.traffic import Traffic
 
 from .acts import claim, content, put, shares
@@ -32,6 +37,16 @@ def test_lost_answer(site: Site, traffic: Traffic) -> None:
     with site.answers_lost(), pytest.raises(Unavailable):
         traffic.write(shares(traffic, b=100), epoch=1, writer="us", expected=state)
     assert content(traffic.read()) == (shares(traffic, b=100), 1, "us")
+
+
+def test_lost_answer_is_settled(site: Site, traffic: Traffic) -> None:
+    """Under the retry policy nobody notices: what is read back is ours."""
+    state = claim(traffic, 1)
+    retrying = RetryingTraffic(site.open(), Retry(SystemClock(), Random(0), base_seconds=0.05))
+    with site.answers_lost():
+        written = retrying.write(shares(traffic, b=100), epoch=1, writer="us", expected=state)
+    assert content(written) == (shares(traffic, b=100), 1, "us")
+    put(traffic, shares(traffic, c=100), 1)
 
 
 def test_restart(site: Site, traffic: Traffic) -> None:

@@ -188,7 +188,16 @@ CASES = [
     Case("lost, a hand came", (lost(),), by_hand, ConditionFailed, THEIRS, 5, 1, "another"),
     Case("answer lost, a hand came", (answer_lost(),), by_hand, ConditionFailed, THEIRS, 5, 1),
     Case("sent away, a rival came", (AWAY,), rival, ConditionFailed, THEIRS, 5, 2, "another"),
-    Case("lost, another did the same", (lost(),), ours_by_another, None, OURS, 5, 1, "ours"),
+    Case(
+        "lost, another did the same",
+        (lost(),),
+        ours_by_another,
+        ConditionFailed,
+        OURS,
+        5,
+        1,
+        "another",
+    ),
 ]
 
 

