@@ -1,14 +1,16 @@
 """Numbers that the control plane counts, for Prometheus.
 
 Counting costs a dictionary look-up and imports nothing: prometheus_client is imported when somebody
-wants to read (`install`), which a short command never does.
+wants to read (`install`, `serve`), which a short command never does.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
+
+from mlplatform.core.errors import UsageError
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -87,6 +89,23 @@ def install(registry: CollectorRegistry | None = None) -> None:
     from prometheus_client import REGISTRY
 
     (registry or REGISTRY).register(_Collector())
+
+
+def serve(address: str) -> Callable[[], None]:
+    """Serve /metrics at `HOST:PORT`; how to stop. `UsageError` if nobody can listen there."""
+    from prometheus_client import start_http_server
+
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise UsageError(f"--metrics {address}: not HOST:PORT", hint="e.g. 127.0.0.1:9464")
+    install()
+    try:
+        server, _ = start_http_server(int(port), addr=host or "127.0.0.1")
+    except OSError as error:
+        raise UsageError(f"--metrics {address}: {error.strerror}") from error
+    except OverflowError as error:
+        raise UsageError(f"--metrics {address}: {error}") from error
+    return server.shutdown
 
 
 attempts = Family(

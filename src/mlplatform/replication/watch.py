@@ -7,11 +7,11 @@ the other and goes on to the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from mlplatform.control import metrics
-from mlplatform.core.errors import Interrupted, LeaseHeld, MlplatformError, UsageError
+from mlplatform.core.errors import Interrupted, LeaseHeld, MlplatformError
 from mlplatform.core.placement import Grid, Integrity, Rung
 from mlplatform.core.seen import Unknown
 from mlplatform.replication import operations
@@ -25,8 +25,7 @@ def watch(
     replicas: Replicas, *, interval_seconds: float, serve_at: str, said: Said | None = None
 ) -> int:
     """Rounds until the operator stops it, which is how it ends well: 0. Serves /metrics."""
-    metrics.install()
-    _serve(serve_at)
+    metrics.serve(serve_at)
     while not replicas.stop():
         began = replicas.clock.monotonic()
         one_round(replicas, said)
@@ -130,16 +129,3 @@ def measure(grid: Grid, regions: Sequence[str], now: datetime) -> None:
     for model, cells in wanted.items():
         present.set(sum(cells) / len(cells), model=model)
     last_round.set(now.timestamp())
-
-
-def _serve(address: str) -> Callable[[], None]:
-    from prometheus_client import start_http_server
-
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        raise UsageError(f"--metrics {address}: not HOST:PORT", hint="e.g. 127.0.0.1:9464")
-    try:
-        server, _ = start_http_server(int(port), addr=host or "127.0.0.1")
-    except OSError as error:
-        raise UsageError(f"--metrics {address}: {error.strerror}") from error
-    return server.shutdown
