@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
     from mlplatform.core.topology import Topology
     from mlplatform.ports.clock import Clock
+    from mlplatform.ports.measurements import Measurements
     from mlplatform.ports.notify import Receiver
+    from mlplatform.ports.probe import Probe
     from mlplatform.ports.store import ObjectStore
     from mlplatform.ports.traffic import Traffic
 
@@ -48,7 +50,7 @@ TRAFFIC_ADAPTERS = {
     "memory": Adapter("mlplatform.adapters.memory_traffic"),
     "caddy": Adapter("mlplatform.adapters.caddy"),
     "rfc2136": Adapter("mlplatform.adapters.rfc2136", extra="dns"),
-    "httproute": Adapter("mlplatform.adapters.httproute", extra="kubernetes"),
+    "httproute": Adapter("mlplatform.adapters.gateway_api", extra="kubernetes"),
     "route53": Adapter("mlplatform.adapters.route53", extra="aws"),
 }
 
@@ -194,6 +196,21 @@ def open_receivers(topology: Topology, environ: Mapping[str, str]) -> list[Recei
         module = import_module(RECEIVERS[notice.kind].module)
         receivers.append(module.open_receiver(name, secret))
     return receivers
+
+
+def open_probe() -> Probe:
+    """Whoever asks endpoints."""
+    probe: Probe = import_module("mlplatform.adapters.http_probe").open_probe()
+    return probe
+
+
+def open_measurements(topology: Topology) -> Measurements | None:
+    """The Prometheus that the topology names, if it names one. Nothing is asked of it yet."""
+    if topology.prometheus is None:
+        return None
+    module = import_module("mlplatform.adapters.prometheus")
+    measurements: Measurements = module.open_measurements(topology.prometheus.url)
+    return measurements
 
 
 def open_control(

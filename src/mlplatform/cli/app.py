@@ -63,6 +63,14 @@ COMMANDS = {
         "mlplatform.cli.commands.replication:resume",
         "Finish what a crash or an interruption left.",
     ),
+    "probe": (
+        "mlplatform.cli.commands.probe:probe",
+        "Ask every region how it is, as one vantage, and record what was met.",
+    ),
+    "regions": (
+        "mlplatform.cli.commands.regions:regions",
+        "Show how every region answers, as seen from every vantage.",
+    ),
     "clean": (
         "mlplatform.cli.commands.clean:clean",
         "Drop what was left of uploads that nobody goes on with.",

@@ -1,0 +1,93 @@
+"""Every vantage's record, by name, and how old it is; and what Prometheus says beside them.
+
+How old a record is, the reader knows by its own clock once it has seen the record change. Before
+that there are only two wall clocks to go by, and one that is an hour off makes a record look old
+or not yet written: then it is stale until it changes, and nothing is done meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlplatform.control.quorum import ControlStore
+from mlplatform.core.errors import MlplatformError
+from mlplatform.core.seen import Unknown
+from mlplatform.failover.evidence import Evidence, Sighting, VantageRecord, vantage_key
+from mlplatform.failover.outside import OutsideView
+from mlplatform.failover.rounds import newest
+from mlplatform.ports.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A record as it was met first."""
+
+    round: int
+    at: float
+    """When, by the reader's monotonic clock."""
+    age_seconds: float
+    """How old it was then."""
+    looked_at: float
+    """When it was read last."""
+
+
+class EvidenceReader:
+    """Reads what there is, time and again. One reader remembers what it saw: keep it."""
+
+    def __init__(
+        self,
+        control: ControlStore,
+        vantages: Sequence[str],
+        clock: Clock,
+        outside: OutsideView | None = None,
+    ) -> None:
+        self._control = control
+        self._keys = {name: vantage_key(name) for name in vantages}
+        self._clock = clock
+        self._outside = outside
+        self._seen: dict[str, _Seen] = {}
+
+    def read(self) -> Evidence:
+        """All of it. What cannot be read is `Unknown`; raises nothing of its own."""
+        return Evidence(self.sightings(), self._outside.outside() if self._outside else {})
+
+    def sightings(self) -> dict[str, Sighting]:
+        """Every declared vantage's record."""
+        if not self._keys:
+            return {}
+        try:
+            readings = self._control.read_many(self._keys.values())
+        except MlplatformError as error:
+            return {name: Sighting(Unknown(str(error))) for name in self._keys}
+        found = {}
+        for name, key in self._keys.items():
+            try:
+                record = newest(readings[key].bodies())
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                found[name] = Sighting(Unknown(f"{name}: its record is broken: {reason}"))
+                continue
+            if record is None:
+                found[name] = Sighting(Unknown(f"{name} has never written a record"))
+            elif record.vantage != name:
+                reason = f"{name}: this is the record of {record.vantage}"
+                found[name] = Sighting(Unknown(reason))
+            else:
+                found[name] = Sighting(record, self._age(name, record))
+        return found
+
+    def _age(self, name: str, record: VantageRecord) -> float:
+        now = self._clock.monotonic()
+        by_wall = (self._clock.now() - record.at).total_seconds()
+        before = self._seen.get(name)
+        if before is None:
+            seen = _Seen(record.round, now, by_wall, now)
+        elif before.round != record.round:
+            # It was written since we looked last: the wall clocks may say when, within that.
+            age = min(max(by_wall, 0.0), now - before.looked_at)
+            seen = _Seen(record.round, now, age, now)
+        else:
+            seen = _Seen(before.round, before.at, before.age_seconds, now)
+        self._seen[name] = seen
+        return seen.age_seconds + (now - seen.at)

@@ -1,0 +1,33 @@
+"""The measurements port: what a monitoring system says now, in answer to a query in its own words.
+
+It says what it was told, however late and however odd: an empty answer is none, and who asks
+decides what a number means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One sample: its labels, and its value, which may be NaN or infinite."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+class Measurements(Protocol):
+    """A monitoring system. The same errors as a store's: `Denied`, `Throttled`, `Unavailable`, and
+    `UsageError` for a query that it does not understand."""
+
+    @property
+    def url(self) -> str:
+        """Without secrets."""
+        ...
+
+    def instant(self, query: str) -> tuple[Measured, ...]:
+        """What the query gives now, a sample a series. Takes a bounded time."""
+        ...
