@@ -135,11 +135,12 @@ class Line:
             code = answer.rcode()
             if code not in _UNSIGNED:
                 raise self._unavailable("its answer is not signed, so it is not believed")
-            if code == dns.rcode.NOTAUTH:
+            if code in {dns.rcode.NOTAUTH, dns.rcode.REFUSED}:
                 raise self._denied(
-                    f"does not accept the signature of key {key}, and does not say why",
-                    "its name, secret and algorithm must be the server's, and both clocks within "
-                    "300 s of each other",
+                    f"{dns.rcode.to_text(code)}, unsigned: it does not accept the signature of key "
+                    f"{key}, and does not say why",
+                    "the key's name, secret and algorithm must be the server's, and both clocks "
+                    "within 300 s of each other",
                 )
             return answer
         try:
@@ -158,7 +159,7 @@ class Line:
             ) from error
         except (dns.tsig.PeerBadTime, dns.tsig.BadTime) as error:
             raise self._denied(
-                f"BADTIME: its clock and this machine's differ{_apart(answer)}",
+                f"BADTIME: its clock and this machine's differ{_apart(question, answer)}",
                 "signatures hold for 300 s: set the clock that is wrong (chronyc tracking)",
             ) from error
         except (dns.message.UnknownTSIGKey, dns.tsig.PeerError) as error:
@@ -177,11 +178,12 @@ def _said(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def _apart(answer: dns.message.Message) -> str:
-    """By how much, where the server says it: RFC 8945, 5.2.3 puts its time beside ours."""
-    tsig = cast(dns.rdtypes.ANY.TSIG.TSIG, answer.tsig[0]) if answer.tsig else None
-    if tsig is None:
+def _apart(question: dns.message.Message, answer: dns.message.Message) -> str:
+    """By how much. A server that refuses our time puts its own beside it (RFC 8945, 5.2.3)."""
+    if not question.tsig or not answer.tsig:
         return ""
-    theirs = int.from_bytes(tsig.other) if len(tsig.other) == 6 else tsig.time_signed
-    seconds = theirs - time.time()
-    return f" by {abs(seconds):.0f} s: ours is {'behind' if seconds > 0 else 'ahead'}"
+    ours = cast(dns.rdtypes.ANY.TSIG.TSIG, question.tsig[0])
+    theirs = cast(dns.rdtypes.ANY.TSIG.TSIG, answer.tsig[0])
+    at = int.from_bytes(theirs.other, "big") if len(theirs.other) == 6 else theirs.time_signed
+    seconds = at - ours.time_signed
+    return f" by {abs(seconds)} s: ours is {'behind' if seconds > 0 else 'ahead'}"

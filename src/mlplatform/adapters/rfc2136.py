@@ -459,7 +459,12 @@ class Rfc2136Traffic:
         if code == dns.rcode.REFUSED and signed:
             self._why_refused(line)
         if code == dns.rcode.REFUSED:
-            raise Denied(f"{name} may not be asked for", right="get", store=self._url)
+            raise Denied(
+                f"{line.server} refuses to answer for {name}",
+                right="get",
+                store=self._url,
+                hint="it serves another zone, or other clients: is it one of the zone's servers?",
+            )
         if code not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
             raise self._odd(line.server, code)
         if not answer.flags & dns.flags.AA:

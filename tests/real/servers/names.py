@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import dns.message
+import dns.name
 import dns.opcode
 import dns.query
 import dns.rcode
@@ -70,8 +71,9 @@ class Authority:
         assert answer.rcode() == dns.rcode.NOERROR, answer.to_text()
 
     def ask(self, name: str, kind: str) -> frozenset[str]:
-        """What it answers to anybody."""
-        question = dns.message.make_query(f"{name}.{ZONE}", kind)
+        """What it answers to anybody; `@` is the zone itself."""
+        whole = dns.name.from_text(name, dns.name.from_text(ZONE))
+        question = dns.message.make_query(whole, kind)
         answer = dns.query.tcp(question, LOOPBACK, timeout=10, port=self.endpoint.port)
         return frozenset(record.to_text() for rrset in answer.answer for record in rrset)
 
