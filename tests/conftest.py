@@ -75,6 +75,7 @@ etcd = _server("etcd")
 bind = _server("bind")
 powerdns = _server("powerdns")
 unbound = _server("unbound")
+prometheus = _server("prometheus")
 promtool = _tool("promtool")
 rclone = _tool("rclone")
 

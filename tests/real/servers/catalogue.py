@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -492,6 +493,24 @@ def caddy(
     )
 
 
+def prometheus(room: Room, *, history: str = "") -> Command:
+    """Prometheus that scrapes nothing, and holds `history` (OpenMetrics text with times)."""
+    (configuration := room.data / "prometheus.yml").write_text("global: {}\n")
+    storage = room.data / "tsdb"
+    if history:
+        (samples := room.data / "history").write_text(history)
+        promtool = room.program.with_name("promtool")
+        backfill = (promtool, "tsdb", "create-blocks-from", "openmetrics", samples, storage)
+        subprocess.run(backfill, check=True, capture_output=True, env=_libraries(room))
+    return Command(
+        (room.program, f"--config.file={configuration}", f"--storage.tsdb.path={storage}")
+        + (f"--web.listen-address={room.address}", "--storage.tsdb.retention.time=1y")
+        + ("--log.level=error",),
+        env=_libraries(room),
+        ready="/-/ready",
+    )
+
+
 def _locked(lock: str, package: str) -> str:
     """The version of a package in one of our locks."""
     found = re.search(
@@ -613,6 +632,13 @@ SERVERS = (
         pdns,
     ),
     Server("unbound", _distribution(), DebianPackages(("unbound",)), "usr/sbin/unbound", unbound),
+    Server(
+        "prometheus",
+        _distribution(),
+        DebianPackages(("prometheus",)),
+        "usr/bin/prometheus",
+        prometheus,
+    ),
 )
 
 BY_NAME: Mapping[str, Server] = {server.name: server for server in SERVERS}
