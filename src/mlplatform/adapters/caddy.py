@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ from mlplatform.adapters.json_http import Answer, JSONService
 from mlplatform.core.errors import (
     ConditionFailed,
     IntegrityError,
+    MlplatformError,
     NotFound,
     StoreError,
     Unsupported,
@@ -77,6 +79,7 @@ _OPTIONS = frozenset({"tls", "ca_file", "client_file", "host", "insecure", "time
 _WEIGHTED = "weighted_round_robin"
 _EVEN = (None, "random", "round_robin")
 """Policies under which every upstream gets the same: what they are replaced by means no less."""
+_DIAL = re.compile(r"(?:tcp/)?(?:[\w.-]+|\[[0-9A-Fa-f:.%]+\]):\d{1,5}|unix//\S+", re.ASCII)
 _TIMEOUT_SECONDS = 10.0
 """A change is answered when it has been loaded: milliseconds, with many sites a second or two."""
 
@@ -101,7 +104,7 @@ def caddy_route(
     route: dict[str, Any] = {"@id": route_id, "handle": [proxy]}
     if match is not None:
         route["match"] = match
-    return _Route(route, targets, where=route_id).with_weights(weights, 0, "")
+    return CaddyRoute(route, targets, where=route_id).with_weights(weights, 0, "")
 
 
 class CaddyTraffic:
@@ -143,16 +146,22 @@ class CaddyTraffic:
             now = self.read()
             check_epoch(now, epoch, where=self.url)
             raise self._overtaken(now) from error
+        # Only a read states the tag. If somebody came after us, or what they made of the route
+        # cannot be read, our write is done all the same; no later one fits a state without a tag.
         ours = RouteState(dict(weights), epoch, writer, detail=held.detail)
-        now = self.read()
-        # Somebody may have come after us: then our write is done, and nothing rests on it any more.
+        try:
+            now = self.read()
+        except MlplatformError as error:
+            if error.retryable:
+                raise
+            return ours
         return now if _same(now, ours) else ours
 
     def in_force(self, state: RouteState) -> bool:
         # The admin endpoint is the running process's own, and shows what that process has loaded.
         return _same(self.read(), state)
 
-    def _read(self) -> tuple[_Route, RouteState]:
+    def _read(self) -> tuple[CaddyRoute, RouteState]:
         try:
             answer = self._admin.ask("GET", self._path)
         except NotFound as error:
@@ -165,7 +174,7 @@ class CaddyTraffic:
                 store=self.url,
                 hint="this takes Caddy 2.6 or newer, and nothing before it that drops headers",
             )
-        route = _Route(found, self._targets, where=self.url)
+        route = CaddyRoute(found, self._targets, where=self.url)
         return route, route.state(tag)
 
     def _overtaken(self, held: RouteState) -> ConditionFailed:
@@ -199,7 +208,11 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Caddy
     url.reject_unknown(_OPTIONS)
     parts = urlsplit(f"//{url.authority}")
     route_id = url.path.strip("/")
-    if not parts.hostname or not route_id or "/" in route_id:
+    try:
+        port = parts.port or 2019
+    except ValueError:
+        port = 0
+    if not port or not parts.hostname or not route_id or "/" in route_id:
         raise UsageError(
             f"actuator {url} names no admin endpoint and route",
             hint='write e.g. caddy://127.0.0.1:2019/api, where the route holds \'"@id": "api"\'',
@@ -220,7 +233,7 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Caddy
         headers["Authorization"] = f"Bearer {token}"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     admin = _Admin(
-        f"{'https' if tls else 'http'}://{host}:{parts.port or 2019}",
+        f"{'https' if tls else 'http'}://{host}:{port}",
         name=str(url),
         headers=headers,
         timeout_seconds=url.seconds("timeout_seconds", default=_TIMEOUT_SECONDS),
@@ -248,7 +261,11 @@ class _Admin(JSONService):
         said = _error_of(answer)
         if answer.status == 500 and said is not None:
             # A configuration that cannot be loaded: Caddy keeps the one it has.
-            return StoreError(f"Caddy refuses the route, and keeps its own: {said}", store=what)
+            return StoreError(
+                f"Caddy refuses the configuration, and keeps its own: {said}",
+                store=self.name,
+                hint="with each change Caddy makes everything anew; see what is missing there",
+            )
         error = super().refusal(answer, what)
         if said is not None and "host not allowed" in said:
             error.hint = "give the name that the endpoint listens by: ?host=localhost:2019"
@@ -288,8 +305,9 @@ class _Note:
         return cls(unquote(writer), weights) if is_ours else None
 
 
-class _Route:
-    """A route's object, read with the regions in mind."""
+class CaddyRoute:
+    """A route's object, read with the regions in mind. `IntegrityError` where its epoch is none,
+    `Unsupported` where it cannot carry weights."""
 
     def __init__(
         self, found: object, targets: Mapping[str, tuple[str, ...]], *, where: str
@@ -321,7 +339,7 @@ class _Route:
     def with_weights(self, weights: Weights, epoch: int, writer: str) -> dict[str, Any]:
         """A copy that says so, and is otherwise the same. Upstreams of a region that are missing
         are added."""
-        changed = _Route(deepcopy(self._object), self._targets, where=self._where)
+        changed = CaddyRoute(deepcopy(self._object), self._targets, where=self._where)
         upstreams = changed._proxy.setdefault("upstreams", [])
         present = {each.get("dial") for each in upstreams}
         upstreams += [{"dial": dial} for dial in self._region_of if dial not in present]
@@ -451,6 +469,12 @@ def _checked(
         )
     if empty := [region for region, dials in targets.items() if not dials]:
         raise UsageError(f"{where}: {', '.join(empty)} has no target")
+    # Caddy takes anything, and fails with each request.
+    if odd := [dial for dial in dials if not _DIAL.fullmatch(dial)]:
+        raise UsageError(
+            f"{where}: {', '.join(odd)} is no upstream",
+            hint="an upstream is host:port, or unix//path/of/a/socket",
+        )
     return targets
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,30 +28,30 @@ ROUTE = "api"
 
 
 class World:
-    """A Caddy whose file has one route to the regions, and which is reached by a detour. `file` is
-    what its configuration file has as that route."""
+    """A Caddy whose file has one route to the regions, and which is reached by a detour. `route` is
+    what its file has as that route; `apps` what the file has beside, given the admin endpoint."""
 
     def __init__(
         self,
         stack: ExitStack,
         behind: Regions,
-        file: Mapping[str, Any] | None = None,
-        options: str = "",
+        route: Mapping[str, Any] | None = None,
+        apps: Callable[[str], Mapping[str, Any]] = lambda admin: {},
     ) -> None:
         self.behind = behind
-        self.file = file or caddy_route(ROUTE, behind.targets)
-        self.options = options
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self._route = route or caddy_route(ROUTE, behind.targets)
+        self._apps = apps
         self._port = free_port()
         self._running = stack.enter_context(ExitStack())
-        self.endpoint = self._start(resume=True)
+        self.endpoint = self._start(free_port(), resume=True)
         self.way = stack.enter_context(meddling(self.endpoint))
 
     def open(self, targets: Mapping[str, tuple[str, ...]] | None = None) -> CaddyTraffic:
         """An adapter, by way of the detour, which Caddy knows by another name."""
         here = f"{self.endpoint.host}:{self.endpoint.port}"
         detour = self.way.url.removeprefix("http://")
-        text = f"caddy://{detour}/{ROUTE}?host={here}&timeout_seconds=10{self.options}"
+        text = f"caddy://{detour}/{ROUTE}?host={here}"
         return open_traffic(StoreURL.parse(text, noun="actuator"), targets or self.behind.targets)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -62,7 +62,7 @@ class World:
         """Killed without warning, and started again at the same place."""
         os.kill(self.endpoint.pid, signal.SIGKILL)
         self._running.close()
-        self.endpoint = self._start(resume=resume, port=self.endpoint.port)
+        self.endpoint = self._start(self.endpoint.port, resume=resume)
 
     def client(self, timeout_seconds: float = 10.0) -> http.client.HTTPConnection:
         """A connection to the front door."""
@@ -83,10 +83,13 @@ class World:
         answers = (self.get() for _ in range(requests))
         return Counter(body if status == 200 else "" for status, body, _ in answers)
 
-    def _start(self, *, resume: bool, port: int | None = None) -> Endpoint:
-        server = {"listen": [f"127.0.0.1:{self._port}"], "routes": [self.file]}
-        apps = {"http": {"servers": {"world": {**server, "automatic_https": {"disable": True}}}}}
-        start = partial(catalogue.caddy, folder=self._folder, apps=apps, resume=resume)
+    def _start(self, port: int, *, resume: bool) -> Endpoint:
+        server = {"listen": [f"127.0.0.1:{self._port}"], "routes": [self._route]}
+        apps = dict(self._apps(f"127.0.0.1:{port}"))
+        beside = apps.get("http", {}).get("servers", {})
+        world = {**server, "automatic_https": {"disable": True}}
+        apps["http"] = {"servers": {"world": world, **beside}}
+        start = partial(catalogue.caddy, folder=self.folder, apps=apps, resume=resume)
         return self._running.enter_context(running("caddy", start=start, port=port))
 
 
@@ -145,10 +148,10 @@ class CaddySite(Site):
 
 
 @contextmanager
-def world(names: Sequence[str] = REGIONS, **rest: Any) -> Iterator[World]:
+def world(names: Sequence[str] = REGIONS) -> Iterator[World]:
     """A Caddy and the regions behind it, for as long as the block lasts."""
     with ExitStack() as stack:
-        yield World(stack, stack.enter_context(regions(names)), **rest)
+        yield World(stack, stack.enter_context(regions(names)))
 
 
 @contextmanager
