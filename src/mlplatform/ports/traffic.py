@@ -140,3 +140,18 @@ def equal_shares(regions: Collection[str]) -> dict[str, int]:
     """100 among `regions`; what is left over goes to the first by name."""
     share, rest = divmod(100, len(regions))
     return {region: share + (n < rest) for n, region in enumerate(sorted(regions))}
+
+
+def per_cent(relative: Weights) -> dict[str, int]:
+    """Weights in an actuator's own scale as per cent, 100 in all, by largest remainder; whatever
+    gets anything keeps 1 at least. All zero stays all zero: what that means differs."""
+    total = sum(relative.values())
+    if not total:
+        return dict.fromkeys(relative, 0)
+    exact = {region: 100 * weight / total for region, weight in relative.items()}
+    shares = {region: max(int(exact[region]), int(relative[region] > 0)) for region in relative}
+    while (left := 100 - sum(shares.values())) != 0:
+        step = 1 if left > 0 else -1
+        candidates = [region for region in sorted(shares) if step > 0 or shares[region] > 1]
+        shares[max(candidates, key=lambda region: step * (exact[region] - shares[region]))] += step
+    return shares

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import caddy_site, dns_site, memory_site
+from . import caddy_site, dns_site, gateway_api_site, memory_site
 from .site import Site
 
 TABLE = "tests/conformance/traffic/matrix.py"
@@ -40,4 +40,5 @@ ROWS: tuple[Row, ...] = (
     Row("caddy", "caddy", caddy_site.caddy, "caddy"),
     Row("bind", "rfc2136", dns_site.bind_pair, "bind"),
     Row("powerdns", "rfc2136", dns_site.powerdns, "powerdns"),
+    Row("kubernetes", "httproute", gateway_api_site.gateway_api, "kubernetes"),
 )
