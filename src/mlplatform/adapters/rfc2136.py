@@ -10,10 +10,10 @@ and a digest of the addresses that were written with it. Where the digest does n
 that are there, somebody else changed them, and the state names no writer.
 
 **The fence is the server's.** A write is one UPDATE message. Its prerequisites are the exact TXT
-set and the exact address sets that `expected` was read from, and that there is no CNAME. The server
-checks and applies under one lock (RFC 2136, 3.7): of those who saw the same, one wins and the
-others get NXRRSET or YXRRSET, which change nothing. What it then is, is read to tell `Fenced` from
-`ConditionFailed`. A claim changes the TXT record alone. No set of addresses is ever left empty.
+set and the exact address sets that `expected` was read from, which the server compares and applies
+as one (RFC 2136, 3.7): of those who saw the same, one wins and the others get NXRRSET or YXRRSET,
+which change nothing. What is there then is read, to tell `Fenced` from `ConditionFailed`. A claim
+changes the TXT record alone. No set of addresses is ever left empty.
 
 **The first time** the operator makes the address records, as for any name; there is no TXT record,
 and the epoch is 0. The first claim has its absence as a prerequisite.
@@ -565,7 +565,6 @@ class Rfc2136Traffic:
     def _update(self, before: Sets, after: Sets, epoch: int) -> None:
         """One message: all of it or nothing."""
         update = dns.update.UpdateMessage(self._zone)
-        update.absent(self._name, "CNAME")
         for kind in (*_FAMILIES, "TXT"):
             name = self._epoch_name if kind == "TXT" else self._name
             for text in before[kind]:

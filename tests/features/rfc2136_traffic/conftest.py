@@ -6,7 +6,7 @@ import contextlib
 import socketserver
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import dns.message
@@ -67,8 +67,8 @@ def two(bind: object, tmp_path: Path) -> Iterator[tuple[Authority, Authority]]:
         yield servers
 
 
-Reply = Callable[[dns.message.Message], bytes | None]
-"""What is sent back to a question: a message; nothing and the end; or it raises no answer."""
+Reply = Callable[[dns.message.Message], bytes | Sequence[bytes] | None]
+"""What is sent back to a question: at once; piece by piece; nothing, and the connection's end."""
 
 
 class _Conversation(socketserver.StreamRequestHandler):
@@ -85,7 +85,9 @@ class _Conversation(socketserver.StreamRequestHandler):
                 reply = self.server.reply(question)
                 if reply is None:
                     return
-                self.wfile.write(reply)
+                for piece in [reply] if isinstance(reply, bytes) else reply:
+                    self.wfile.write(piece)
+                    self.server.over.wait(0 if isinstance(reply, bytes) else 0.1)
 
 
 class Scripted(socketserver.ThreadingTCPServer):
@@ -98,6 +100,7 @@ class Scripted(socketserver.ThreadingTCPServer):
         self.key = dns.tsig.Key(ALLOWED_KEY, SECRET)
         self.asked: list[dns.message.Message] = []
         self.reply: Reply = framed
+        self.over = threading.Event()
 
     @property
     def address(self) -> str:
@@ -128,5 +131,6 @@ def scripted() -> Iterator[Scripted]:
         try:
             yield stand_in
         finally:
+            stand_in.over.set()
             stand_in.shutdown()
             thread.join()

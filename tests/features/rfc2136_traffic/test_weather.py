@@ -106,7 +106,12 @@ def tampered(question: dns.message.Message) -> bytes:
 
 WEATHER: dict[str, tuple[Reply, type[StoreError], str]] = {
     "closes": (lambda question: None, Unavailable, "closed the connection"),
-    "half": (lambda question: framed(question)[:9] + b"", Unavailable, "timed out"),
+    "half": (lambda question: framed(question)[:9], Unavailable, "timed out"),
+    "byte by byte": (
+        lambda question: [framed(question)[at : at + 1] for at in range(100)],
+        Unavailable,
+        "timed out",
+    ),
     "garbage": (lambda question: struct.pack("!H", 5) + b"hello", Unavailable, "cannot be read"),
     "empty": (lambda question: struct.pack("!H", 0), Unavailable, "cannot be read"),
     "another question": (of_another_question, Unavailable, "another question"),
