@@ -10,9 +10,10 @@ import difflib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlplatform.core.errors import TopologyError, UsageError
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
     from mlplatform.core.topology import Topology
     from mlplatform.ports.clock import Clock
+    from mlplatform.ports.fleet import Fleet
     from mlplatform.ports.measurements import Measurements
     from mlplatform.ports.notify import Receiver
     from mlplatform.ports.probe import Probe
     from mlplatform.ports.store import ObjectStore
     from mlplatform.ports.traffic import Traffic
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +130,20 @@ def open_region(topology: Topology, region: str) -> ObjectStore:
 
 def region_stores(topology: Topology) -> Callable[[str], ObjectStore]:
     """`open_region`, each region opened once and then shared by all threads."""
-    opened: dict[str, ObjectStore] = {}
+    return _once(partial(open_region, topology))
+
+
+def _once(open_one: Callable[[str], T]) -> Callable[[str], T]:
+    opened: dict[str, T] = {}
     lock = threading.Lock()
 
-    def store(region: str) -> ObjectStore:
+    def one(name: str) -> T:
         with lock:
-            if region not in opened:
-                opened[region] = open_region(topology, region)
-            return opened[region]
+            if name not in opened:
+                opened[name] = open_one(name)
+            return opened[name]
 
-    return store
+    return one
 
 
 def open_traffic(topology: Topology, route: str, *, second: bool = False) -> Traffic:
@@ -180,6 +188,35 @@ def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             targets[name] = (f"{host}:{port}",)
     return targets
+
+
+def open_fleet(topology: Topology, region: str) -> Fleet:
+    """The servers of a region: at its endpoint and, where the topology names its cluster, in there.
+    Nothing is asked of them yet. `UsageError` where nothing says where they are."""
+    section = topology.region(region)
+    endpoint: Fleet | None = None
+    if section.endpoint is not None:
+        endpoint = import_module("mlplatform.adapters.http_fleet").open_fleet(section.endpoint)
+    if section.clustered:
+        cluster = section.cluster
+        text = f"kubernetes://{cluster.context}/{cluster.namespace}"
+        # Not parsed: a context may hold whatever a cloud puts into its names.
+        url = StoreURL(text, "kubernetes", cluster.context, f"/{cluster.namespace}", {}, "cluster")
+        adapter = Adapter("mlplatform.adapters.kubernetes_fleet", extra="kubernetes")
+        module = _module(url, adapter)
+        inside: Fleet = module.open_fleet(cluster.context, cluster.namespace, servers=endpoint)
+        return inside
+    if endpoint is None:
+        raise UsageError(
+            f"{region}: nothing says where its servers are",
+            hint=f"give regions.{region}.endpoint, or regions.{region}.cluster",
+        )
+    return endpoint
+
+
+def region_fleets(topology: Topology) -> Callable[[str], Fleet]:
+    """`open_fleet`, each region's opened once and then shared by all threads."""
+    return _once(partial(open_fleet, topology))
 
 
 def open_receivers(topology: Topology, environ: Mapping[str, str]) -> list[Receiver]:

@@ -6,8 +6,6 @@ the `digest` of what was loaded, `canary` where it is on trial beside another ve
 `requests_per_second` where that was measured. Where there is no index (the protocol has it as an
 extension) or it says too little, models are asked one by one, as many as is decent.
 
-What changes a server is asked at its admin door, `POST /admin`, with a token where it wants one.
-
 An endpoint is one server or a balancer before several, and does not say how many. So a model that
 is served counts as one server, which is true and never too much; a topology that names a `cluster`
 gets them counted.
@@ -18,10 +16,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from mlplatform.adapters.admin_door import HINT, PATH, admin_token
 from mlplatform.adapters.json_http import Answer, JSONService
 from mlplatform.core.errors import (
     Denied,
@@ -35,8 +33,7 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import is_loopback
 from mlplatform.ports.fleet import Served
 
-TOKEN, TOKEN_FILE = "MLPLATFORM_ADMIN_TOKEN", "MLPLATFORM_ADMIN_TOKEN_FILE"
-_READY, _INDEX, _ADMIN = "/v2/health/ready", "/v2/repository/index", "/admin"
+_READY, _INDEX = "/v2/health/ready", "/v2/repository/index"
 _UNREADY = frozenset({400, 500, 503})
 """What servers say of themselves when they are not ready; 502 and 504 are a gateway's words, which
 does not know."""
@@ -48,21 +45,6 @@ def open_fleet(
 ) -> HttpFleet:
     """The servers behind a URL. Nothing is asked of them yet."""
     return HttpFleet(endpoint, lambda: admin_token(environ), timeout_seconds=timeout_seconds)
-
-
-def admin_token(environ: Mapping[str, str]) -> str:
-    """What lets us in at the servers' admin door; empty where nobody has given us any. Read anew
-    each time, since files are renewed."""
-    if path := environ.get(TOKEN_FILE):
-        try:
-            token = Path(path).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{TOKEN_FILE}={path}: cannot be read: {error}") from error
-    else:
-        token = environ.get(TOKEN, "").strip()
-    if not token.isascii() or not token.isprintable():
-        raise UsageError(f"the token in {TOKEN_FILE} or {TOKEN} is no token: it cannot be sent")
-    return token
 
 
 class _NotReady(StoreError):
@@ -139,17 +121,17 @@ class HttpFleet:
             )
         sent = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            self._service.ask("POST", _ADMIN, {"lame_duck": enter}, headers=sent, what=_ADMIN)
+            self._service.ask("POST", PATH, {"lame_duck": enter}, headers=sent, what="lame duck")
         except NotFound as error:
             raise Unsupported(
-                f"its servers know no lame duck: they have no {_ADMIN}", store=self.url
+                f"its servers know no lame duck: they have no {PATH}", store=self.url
             ) from error
         except Denied as error:
             raise Denied(
                 f"the servers' admin door stays shut: {error.message}",
                 right="admin",
                 store=self.url,
-                hint=f"name the file of the servers' token in {TOKEN_FILE}, or give it in {TOKEN}",
+                hint=HINT,
             ) from error
 
     # --- what they hold --------------------------------------------------------------------------

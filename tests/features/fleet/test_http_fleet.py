@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from mlplatform.adapters.http_fleet import TOKEN, TOKEN_FILE, HttpFleet, admin_token, open_fleet
+from mlplatform.adapters.admin_door import TOKEN, TOKEN_FILE, admin_token
+from mlplatform.adapters.http_fleet import HttpFleet, open_fleet
 from mlplatform.core.errors import (
     Denied,
     MlplatformError,

@@ -47,6 +47,28 @@ def test_each_region_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == ["memory://wiring-us", "memory://wiring-eu"]
 
 
+FLEETS = """\
+control: memory://wiring-fleets
+regions:
+  http: {store: "memory://f1", endpoint: "http://127.0.0.1:8101"}
+  inside: {store: "memory://f2", cluster: {context: "arn:aws:eks:eu:1:cluster/models"}}
+  both: {store: "memory://f3", endpoint: "http://127.0.0.1:8102", cluster: {namespace: ml}}
+  neither: {store: "memory://f4"}
+"""
+
+
+def test_a_regions_servers_are_where_the_topology_says() -> None:
+    fleets = wiring.region_fleets(Topology.parse(FLEETS))
+    assert fleets("http").url == "http://127.0.0.1:8101"
+    assert fleets("inside").url == "kubernetes://arn:aws:eks:eu:1:cluster/models/ml-platform"
+    assert fleets("both").url == "kubernetes://both/ml"
+    assert fleets("both") is fleets("both")
+    for name, said in {"neither": "nothing says where its servers are", "mars": "no such"}.items():
+        with pytest.raises(UsageError, match=said) as caught:
+            fleets(name)
+        assert caught.value.hint
+
+
 def test_control_is_all_its_members() -> None:
     control = wiring.open_control(TOPOLOGY, SystemClock(), Random(0))
     assert control.urls == ("memory://wiring-1", "memory://wiring-2", "memory://wiring-3")

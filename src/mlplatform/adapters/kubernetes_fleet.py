@@ -1,0 +1,392 @@
+"""A region's servers where they run in Kubernetes: counted there, and asked what only they know.
+
+A Deployment serves the model that its label `mlplatform.dev/model` names. Its pods say which
+version they hold by the label or annotation `mlplatform.dev/version`, or by `MODEL_VERSION` in a
+container's environment. `mlplatform.dev/track: canary` marks a Deployment that is on trial beside
+the others: its pods count as no servers. What counts is ready, and not about to end.
+
+Which bytes a version is, and what one server can do, no object in a cluster can say: the servers
+do, at the region's endpoint.
+
+**More capacity** is asked for by raising the floor of whoever scales the Deployment, a
+HorizontalPodAutoscaler or KEDA's ScaledObject, by a JSON Patch that tests the values it was
+computed from. Never `replicas`, which an autoscaler puts back within seconds, and never past the
+ceiling.
+
+**Lame ducks**: each pod is told through the API server's proxy, since one question at the endpoint
+would reach one of them. The proxy keeps `Authorization` to itself, so that the servers' own token
+goes in a header of its own. The port is the one called `http`, else the first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlplatform.adapters.admin_door import HEADER, HINT, PATH, admin_token
+from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI
+from mlplatform.core.errors import (
+    ConditionFailed,
+    Denied,
+    MlplatformError,
+    NotFound,
+    StoreError,
+    Unavailable,
+    Unsupported,
+)
+from mlplatform.core.seen import Unknown
+from mlplatform.ports.fleet import Fleet, Served
+
+MODEL, VERSION, TRACK = (f"mlplatform.dev/{name}" for name in ("model", "version", "track"))
+_ENVIRONMENT = "MODEL_VERSION"
+_PAUSED = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
+_ATTEMPTS = 3
+
+
+def open_fleet(
+    context: str,
+    namespace: str,
+    *,
+    servers: Fleet | None = None,
+    kubeconfig: str | None = None,
+    timeout_seconds: float = 10.0,
+    environ: Mapping[str, str] = os.environ,
+) -> KubernetesFleet:
+    """The servers of a namespace in the cluster of a kubeconfig context; `servers` answers for them
+    at the region's endpoint. Nothing is asked of anybody yet."""
+    api = KubernetesAPI(context, kubeconfig=kubeconfig, timeout_seconds=timeout_seconds)
+    return KubernetesFleet(api, namespace, servers, lambda: admin_token(environ))
+
+
+@dataclass(frozen=True, slots=True)
+class _Deployment:
+    name: str
+    model: str
+    canary: bool
+    wanted: Mapping[str, str]
+    """Labels that its pods have."""
+    rules: Sequence[Mapping[str, Any]]
+    """What else their labels must be, as Kubernetes writes it."""
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether a pod with these labels is one of its own."""
+        return all(labels.get(key) == value for key, value in self.wanted.items()) and all(
+            _holds(rule, labels) for rule in self.rules
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaler:
+    """Who scales a Deployment, between which numbers of servers."""
+
+    kind: str
+    name: str
+    path: str
+    floor: int
+    ceiling: int
+    floor_at: str
+    """Where in the object."""
+    ceiling_at: str
+    stated: tuple[int | None, int | None]
+    """Floor and ceiling as the object has them; None where it leaves them out."""
+    paused: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class KubernetesFleet:
+    """The servers of one namespace. Safe to share between threads."""
+
+    def __init__(
+        self,
+        api: KubernetesAPI,
+        namespace: str,
+        servers: Fleet | None,
+        token: Callable[[], str] = str,
+    ) -> None:
+        self._api = api
+        self._token = token
+        self._namespace = namespace
+        self._servers = servers
+
+    def __repr__(self) -> str:
+        return f"<KubernetesFleet {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return f"{self._api.url}/{self._namespace}"
+
+    # ------------------------------------------------------------------------- what they hold
+
+    def served(self, models: frozenset[str]) -> Mapping[str, Served | Unknown]:
+        """See the port. Two lists tell all models, and the endpoint is asked once."""
+        if not models:
+            return {}
+        ready: dict[str, list[tuple[_Deployment, JSON]]] = {}
+        for deployment, pod in self._pods():
+            if _ready(pod):
+                ready.setdefault(deployment.model, []).append((deployment, pod))
+        told: Mapping[str, Served | Unknown] = {}
+        silence = "no endpoint is given"
+        if self._servers is not None:
+            try:
+                told = self._servers.served(models)
+            except MlplatformError as error:
+                silence = str(error)
+        return {
+            model: _joined(ready.get(model, ()), told.get(model, Unknown(silence)), self.url)
+            for model in models
+        }
+
+    def _pods(self) -> Iterator[tuple[_Deployment, JSON]]:
+        """Every pod that serves a model and is not about to end, with its Deployment."""
+        by_label: dict[tuple[str, str] | None, list[_Deployment]] = {}
+        for deployment in self._deployments():
+            first = min(deployment.wanted.items(), default=None)
+            by_label.setdefault(first, []).append(deployment)
+        for pod in self._list("", "v1", "pods") if by_label else ():
+            labels = pod["metadata"].get("labels") or {}
+            for label in (*labels.items(), None):
+                owner = next((d for d in by_label.get(label, ()) if d.selects(labels)), None)
+                if owner is not None and not pod["metadata"].get("deletionTimestamp"):
+                    yield owner, pod
+                    break
+
+    def _deployments(self) -> Iterator[_Deployment]:
+        for each in self._list("apps", "v1", "deployments", selector=MODEL):
+            about, selector = each["metadata"], each["spec"]["selector"]
+            yield _Deployment(
+                about["name"],
+                about["labels"][MODEL],
+                about["labels"].get(TRACK) == "canary",
+                selector.get("matchLabels") or {},
+                selector.get("matchExpressions") or (),
+            )
+
+    # ------------------------------------------------------------------------- asking for more
+
+    def ask_capacity(self, model: str, servers: int) -> str:
+        """See the port. Several Deployments of a model share what is asked, in order of name."""
+        names = sorted(d.name for d in self._deployments() if d.model == model and not d.canary)
+        if not names:
+            raise NotFound(
+                f"no Deployment serves {model}: none has the label {MODEL}={model}", store=self.url
+            )
+        for attempt in range(_ATTEMPTS):
+            scalers = self._scalers()
+            scaled = [scalers[name] for name in names if name in scalers]
+            if not scaled:
+                raise self._unscaled(model, names, servers)
+            try:
+                return self._raise_floors(model, scaled, servers)
+            except ConditionFailed:
+                # Somebody else changed it between reading and writing.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError  # pragma: no cover
+
+    def _raise_floors(self, model: str, scalers: Sequence[_Scaler], servers: int) -> str:
+        missing = servers - sum(scaler.floor for scaler in scalers)
+        if missing <= 0:
+            floors = ", ".join(f"{scaler} is {scaler.floor}" for scaler in scalers)
+            return f"{model}: the floor of {floors} already"
+        told = []
+        for scaler in scalers:
+            if scaler.paused:
+                told.append(f"{scaler} is paused")
+                continue
+            floor = min(scaler.floor + missing, max(scaler.ceiling, scaler.floor))
+            if floor > scaler.floor:
+                self._raise(scaler, floor)
+                told.append(f"raised the floor of {scaler} from {scaler.floor} to {floor}")
+            if floor == scaler.ceiling:
+                told.append(f"{scaler} allows no more than {scaler.ceiling}")
+            missing -= floor - scaler.floor
+        short = f"; {missing} of {servers} servers are not to be had so" if missing else ""
+        return f"{model}: {', '.join(told)}{short}"
+
+    def _raise(self, scaler: _Scaler, floor: int) -> None:
+        stated_floor, stated_ceiling = scaler.stated
+        self._api.patch(
+            scaler.path,
+            [
+                {"op": "test", "path": scaler.floor_at, "value": stated_floor},
+                {"op": "test", "path": scaler.ceiling_at, "value": stated_ceiling},
+                {"op": "add", "path": scaler.floor_at, "value": floor},
+            ],
+        )
+
+    def _unscaled(self, model: str, names: Sequence[str], servers: int) -> Unsupported:
+        return Unsupported(
+            f"{model}: nobody scales Deployment {', '.join(names)}: it has no autoscaler whose "
+            "floor could be raised",
+            store=self.url,
+            hint=f"kubectl --context {self._api.context} --namespace {self._namespace} scale "
+            f"deployment {names[0]} --replicas={servers}",
+        )
+
+    def _scalers(self) -> dict[str, _Scaler]:
+        """Who scales, by the name of the Deployment. KEDA drives an autoscaler of its own, and
+        puts back what others change in it: then it is KEDA's object that counts."""
+        found: dict[str, _Scaler] = {}
+        for each in self._list("autoscaling", "v2", "horizontalpodautoscalers"):
+            about, spec = each["metadata"], each["spec"]
+            owners = about.get("ownerReferences") or ()
+            if any(owner.get("kind") == "ScaledObject" for owner in owners):
+                continue
+            target = spec["scaleTargetRef"]
+            if target.get("kind") == "Deployment":
+                found[target["name"]] = _Scaler(
+                    "HorizontalPodAutoscaler",
+                    about["name"],
+                    self._path("autoscaling", "v2", "horizontalpodautoscalers", about["name"]),
+                    floor=spec.get("minReplicas", 1),
+                    ceiling=spec["maxReplicas"],
+                    floor_at="/spec/minReplicas",
+                    ceiling_at="/spec/maxReplicas",
+                    stated=(spec.get("minReplicas"), spec["maxReplicas"]),
+                )
+        try:
+            scaled = list(self._list("keda.sh", "v1alpha1", "scaledobjects"))
+        except NotFound:
+            scaled = []  # KEDA is not installed
+        for each in scaled:
+            about, spec = each["metadata"], each["spec"]
+            target = spec["scaleTargetRef"]
+            if target.get("kind", "Deployment") == "Deployment":
+                notes = about.get("annotations") or {}
+                found[target["name"]] = _Scaler(
+                    "ScaledObject",
+                    about["name"],
+                    self._path("keda.sh", "v1alpha1", "scaledobjects", about["name"]),
+                    floor=spec.get("minReplicaCount", 0),
+                    ceiling=spec.get("maxReplicaCount", 100),
+                    floor_at="/spec/minReplicaCount",
+                    ceiling_at="/spec/maxReplicaCount",
+                    stated=(spec.get("minReplicaCount"), spec.get("maxReplicaCount")),
+                    paused=any(notes.get(name, "false") != "false" for name in _PAUSED),
+                )
+        return found
+
+    # ------------------------------------------------------------------------- lame ducks
+
+    def lame_duck(self, *, enter: bool) -> None:
+        """See the port. Every pod is told, also where one of them does not answer; `Unavailable`
+        then names those that did not."""
+        token = self._token()
+        headers = {HEADER: token} if token else {}
+        deaf: dict[str, MlplatformError] = {}
+        for _, pod in self._pods():
+            if pod.get("status", {}).get("phase") != "Running":
+                continue
+            name = pod["metadata"]["name"]
+            path = f"{self._path('', 'v1', 'pods', f'{name}:{_port(pod)}')}/proxy{PATH}"
+            try:
+                self._api.post(path, {"lame_duck": enter}, headers=headers)
+            except NotFound as error:
+                raise Unsupported(
+                    f"pod {name} knows no lame duck: it has no {PATH}", store=self.url
+                ) from error
+            except Denied as error:
+                raise Denied(
+                    f"pod {name}: {error.message}",
+                    right="create pods/proxy",
+                    store=self.url,
+                    hint=f"infra/rbac/fleet.yaml is the Role that it needs; {HINT}",
+                ) from error
+            except StoreError as error:
+                deaf[name] = error
+        if deaf:
+            name, first = next(iter(deaf.items()))
+            raise Unavailable(
+                f"{len(deaf)} pods were not reached, the first is {name}: {first.message}",
+                store=self.url,
+            ) from first
+
+    # ------------------------------------------------------------------------- the API server
+
+    def _list(
+        self, group: str, version: str, plural: str, *, selector: str | None = None
+    ) -> Iterator[JSON]:
+        return self._api.items(self._path(group, version, plural), selector=selector)
+
+    def _path(self, group: str, version: str, plural: str, name: str = "") -> str:
+        root = f"/apis/{group}" if group else "/api"
+        return f"{root}/{version}/namespaces/{self._namespace}/{plural}{name and f'/{name}'}"
+
+
+def _joined(
+    ready: Sequence[tuple[_Deployment, JSON]], told: Served | Unknown, where: str
+) -> Served | Unknown:
+    """What a cluster counts of one model, with what its servers say of themselves."""
+    counts: dict[str, int] = {}
+    servers, trial = 0, 0
+    canary: str | None = None
+    for owner, pod in ready:
+        version = _version(pod)
+        if version is None and isinstance(told, Served):
+            alone = [each for each in told.versions if each != told.canary]
+            version = alone[0] if len(alone) == 1 and not owner.canary else None
+        if version is None:
+            name = pod["metadata"]["name"]
+            return Unknown(
+                f"{where}: pod {name} does not say which version it holds; give it the label "
+                f"{VERSION}"
+            )
+        counts[version] = counts.get(version, 0) + 1
+        if owner.canary:
+            canary, trial = version, trial + 1
+        else:
+            servers += 1
+    if not servers:
+        # A trial beside nothing serves alone.
+        canary, servers = None, trial
+    digests = told.versions if isinstance(told, Served) else {}
+    served = Served({each: digests.get(each, "") for each in counts}, servers, canary=canary)
+    if isinstance(told, Served):
+        return replace(
+            served,
+            requests_per_second=told.requests_per_second,
+            canary=canary or (told.canary if told.canary in counts else None),
+        )
+    return served
+
+
+def _ready(pod: JSON) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _version(pod: JSON) -> str | None:
+    about = pod["metadata"]
+    for notes in (about.get("labels"), about.get("annotations")):
+        if notes and notes.get(VERSION):
+            return str(notes[VERSION])
+    for container in pod["spec"].get("containers") or ():
+        for variable in container.get("env") or ():
+            if variable["name"] == _ENVIRONMENT and variable.get("value"):
+                return str(variable["value"])
+    return None
+
+
+def _port(pod: JSON) -> int:
+    """Where its server answers."""
+    ports = [port for c in pod["spec"].get("containers") or () for port in c.get("ports") or ()]
+    named = [port for port in ports if port.get("name") == "http"] or ports
+    return int(named[0]["containerPort"]) if named else 80
+
+
+def _holds(rule: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """One of a selector's `matchExpressions`."""
+    there, values = labels.get(rule["key"]), rule.get("values") or ()
+    match rule["operator"]:
+        case "In":
+            return there in values
+        case "NotIn":
+            return there not in values
+        case "Exists":
+            return there is not None
+    return there is None  # DoesNotExist, the only other one
