@@ -28,7 +28,6 @@ weights and `mlplatform.dev/` annotations alone.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -37,9 +36,9 @@ from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from kubernetes.client import ApiClient, ApiException, Configuration, CustomObjectsApi
-from kubernetes.config import ConfigException, load_kube_config
 from urllib3.exceptions import HTTPError
 
+from mlplatform.adapters.kubernetes_api import open_context
 from mlplatform.core.errors import (
     ConditionFailed,
     ContainerMissing,
@@ -52,7 +51,7 @@ from mlplatform.core.errors import (
     Unavailable,
     UsageError,
 )
-from mlplatform.core.store_url import StoreURL, is_loopback
+from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.traffic import (
     RouteState,
     TrafficFeatures,
@@ -357,44 +356,15 @@ class GatewayApiTraffic:
 
     def _configuration(self) -> Configuration:
         """The context's cluster and user. Its credentials command, if it has one, runs now."""
-        configuration = Configuration()
-        configuration.retries = False
-        file = self._asked.options.get("kubeconfig") or os.environ.get("KUBECONFIG")
-        where = f"{self._asked.noun} {self._url}"
-        try:
-            load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=file or "~/.kube/config",
-                context=self._context,
-                client_configuration=configuration,
-                persist_config=False,
-            )
-        except (ConfigException, OSError) as error:
-            raise UsageError(
-                f"{where}: context {self._context}: {_one_line(str(error))}",
-                hint="kubectl config get-contexts shows those that there are",
-            ) from error
-        host = urlsplit(configuration.host)
-        if host.scheme != "https" and not (
-            is_loopback(host.hostname or "") or self._asked.flag("insecure")
-        ):
-            raise UsageError(
-                f"{where}: the API server of context {self._context} is reached by plain HTTP",
-                hint="use https, or add insecure=true if the network between is trusted",
-            )
-        if not configuration.verify_ssl:
-            raise UsageError(
-                f"{where}: context {self._context} says insecure-skip-tls-verify",
-                hint="name who signs it instead: certificate-authority-data",
-            )
-        if host.scheme == "https" and not (configuration.api_key or configuration.cert_file):
-            raise Denied(
-                f"context {self._context} gives no credentials: its user has none, or the command "
-                "that should get them failed",
-                right=f"get {_RESOURCE}",
-                store=self._url,
-                hint=f"kubectl --context {self._context} auth whoami",
-            )
-        return configuration
+        return open_context(
+            self._context,
+            kubeconfig=self._asked.options.get("kubeconfig"),
+            where=f"{self._asked.noun} {self._url}",
+            store=self._url,
+            right=f"get {_RESOURCE}",
+            insecure=self._asked.flag("insecure"),
+            insecure_hint="use https, or add insecure=true if the network between is trusted",
+        )
 
     def _refuse(self, verb: str, error: ApiException) -> NoReturn:
         """What the API server's refusal means, in our words."""

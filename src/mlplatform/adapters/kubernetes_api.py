@@ -162,17 +162,28 @@ class KubernetesAPI:
         with self._opening:
             if self._client is None:
                 self._client = ApiClient(
-                    open_context(self.context, kubeconfig=self._kubeconfig, where=self.url)
+                    open_context(self.context, store=self.url, kubeconfig=self._kubeconfig)
                 )
             return self._client
 
 
 def open_context(
-    context: str, *, kubeconfig: str | None = None, where: str, insecure: bool = False
+    context: str,
+    *,
+    store: str,
+    where: str = "",
+    right: str = "",
+    kubeconfig: str | None = None,
+    insecure: bool = False,
+    insecure_hint: str = "use https",
 ) -> Configuration:
-    """A context's cluster and user; its credentials command, if it has one, runs now. `where` is
-    what errors call it. `UsageError` for a context that is not there or is not safe to use,
-    `Denied` for one that gives no credentials; `insecure` allows plain HTTP to another machine."""
+    """A context's cluster and user; its credentials command, if it has one, runs now. `store`, or
+    `where` at more length, is what errors call it, and `right` what it is wanted for.
+
+    `UsageError` for a context that is not there or is not safe to use, `Denied` for one that gives
+    no credentials. `insecure` allows plain HTTP to another machine.
+    """
+    where = where or store
     configuration = Configuration()
     configuration.retries = False
     try:
@@ -191,7 +202,7 @@ def open_context(
     if host.scheme != "https" and not (insecure or is_loopback(host.hostname or "")):
         raise UsageError(
             f"{where}: the API server of context {context} is reached by plain HTTP",
-            hint="use https",
+            hint=insecure_hint,
         )
     if not configuration.verify_ssl:
         raise UsageError(
@@ -202,8 +213,8 @@ def open_context(
         raise Denied(
             f"context {context} gives no credentials: its user has none, or the command that gets "
             "them failed",
-            right="any",
-            store=where,
+            right=right,
+            store=store,
             hint=f"kubectl --context {context} auth whoami",
         )
     return configuration
