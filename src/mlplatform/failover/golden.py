@@ -38,6 +38,10 @@ _AT_ONCE = 4
 _IN_MEMORY = 256
 
 
+class NotPublished(Unknown):
+    """Every region could be read, and none has such a version."""
+
+
 class GoldenLibrary:
     """Golden requests by model version. Safe to share between threads."""
 
@@ -119,17 +123,21 @@ class GoldenLibrary:
         with suppress(OSError, ValueError, KeyError, IntegrityError):
             return self._kept(subject)
         reasons = []
+        absent = True
         for region in self._regions_of(subject.model):
             try:
                 return self._read(subject, region)
             except ContainerMissing as error:
+                absent = False
                 reasons.append(f"{region}: {error}")
             except NotFound:
                 reasons.append(f"{region}: it is not there")
             except MlplatformError as error:
+                absent = False
                 text = str(error)
                 reasons.append(text if region in text else f"{region}: {text}")
-        return Unknown(f"{subject}: its golden requests cannot be read: {'; '.join(reasons)}")
+        kind = NotPublished if absent else Unknown
+        return kind(f"{subject}: its golden requests cannot be read: {'; '.join(reasons)}")
 
     def _read(self, subject: ModelVersion, region: str) -> Requests:
         store = self._stores(region)

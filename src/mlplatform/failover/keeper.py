@@ -99,7 +99,6 @@ class Keeper:
             passed = self._clock.monotonic() - as_of
             body = encoded(aged(record, passed).model_copy(update={"at": self._clock.now()}))
             with self._lock:
-                self._read = True
                 self._ours.append(record.round)
             self._control.put_observation(self._key, body)
         except MlplatformError as error:
@@ -119,11 +118,15 @@ class Keeper:
     def _after_theirs(self, record: VantageRecord) -> VantageRecord:
         """`record`, numbered after the one that is there. A number there that we did not write is
         somebody else's, who probes under our name."""
-        theirs = self._stored()
+        try:
+            theirs = self._stored()
+        except MlplatformError:
+            return record  # too few can be read, but any that can be reached shall have it
         if theirs is None:
             return record
         with self._lock:
             foreign = self._read and theirs.round not in self._ours
+            self._read = True
             self._round = max(self._round, theirs.round)
         if foreign and not self._rival:
             self._said(

@@ -131,11 +131,12 @@ def sample_of(answer: Answer, *, seconds_ago: float) -> Sample:
 
 
 def served_version(body: bytes) -> tuple[str | None, str | None]:
-    """Version and digest that a model's metadata names; None for what it does not say, or says of
-    several."""
+    """Version and digest that a model's metadata names: of the `version` that answers when none is
+    asked for, or of the only one. None for what it does not say."""
     told = _object(body)
     versions, digest = told.get("versions"), told.get("digest")
-    one = versions[0] if isinstance(versions, list) and len(versions) == 1 else None
+    only = versions[0] if isinstance(versions, list) and len(versions) == 1 else None
+    one = told.get("version") or only
     return (
         one if isinstance(one, str) else None,
         digest if isinstance(digest, str) and digest else None,

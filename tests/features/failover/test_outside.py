@@ -197,6 +197,12 @@ def vector(*samples: tuple[Mapping[str, str], str]) -> bytes:
     return json.dumps({"status": "success", "data": data}).encode()
 
 
+HISTOGRAM = (
+    b'{"status":"success","warnings":["partial"],"data":{"resultType":"vector",'
+    b'"result":[{"metric":{},"histogram":[1,{}]}]}}'
+)
+
+
 @pytest.mark.parametrize(
     ("body", "values"),
     [
@@ -204,11 +210,7 @@ def vector(*samples: tuple[Mapping[str, str], str]) -> bytes:
         (vector(({"region": "us"}, "+Inf"), ({}, "-Inf")), [INF, -INF]),
         (vector(), []),
         (b'{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}', [7.0]),
-        (
-            b'{"status":"success","warnings":["partial"],'
-            + b'"data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{}]}]}}',
-            [],
-        ),
+        (HISTOGRAM, []),
     ],
     ids=["vector", "infinite", "empty", "scalar", "native histogram"],
 )

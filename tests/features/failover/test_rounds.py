@@ -171,6 +171,7 @@ def test_who_reaches_no_reference_is_blind(answers: dict[str, Answer], why: str)
     [
         (b'{"name": "m", "versions": ["v1"], "digest": "blake3:aa"}', ("v1", "blake3:aa")),
         (b'{"versions": ["v1", "v2"], "digest": "blake3:aa"}', (None, "blake3:aa")),
+        (b'{"versions": ["v1", "v2"], "version": "v2"}', ("v2", None)),
         (b'{"versions": [1]}', (None, None)),
         (b"garbage", (None, None)),
         (b"[]", (None, None)),
