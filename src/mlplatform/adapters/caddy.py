@@ -5,7 +5,8 @@ The weights are those of the `reverse_proxy` in that route, under `weighted_roun
 region's share lies evenly on its upstreams, which are told apart by their dial addresses. The epoch
 is a response header that a `headers` handler of the same route sets, so that any client can see
 under which epoch it was answered; who wrote it, and what for, goes to the upstreams as a request
-header, and to no client. Everything else in the route is its operator's and stays as it is.
+header, and to no client. Everything else in the route is its operator's and stays as it is. One
+actuator is one Caddy: where several answer to one name, each is a route of its own.
 
 Read and written together: `GET /id/…` gives the route and its Etag, `PATCH /id/…` with `If-Match`
 replaces it whole. Caddy loads a configuration wholly or not at all, new requests follow it at
@@ -59,6 +60,7 @@ from mlplatform.ports.traffic import (
     check_epoch,
     check_weights,
     equal_shares,
+    per_cent,
 )
 
 T = TypeVar("T")
@@ -420,7 +422,7 @@ class CaddyRoute:
         return [weight // shared for weight in raw]
 
     def _shares(self, raw: list[int]) -> dict[str, int]:
-        """Per cent by region. A region that gets anything gets at least 1."""
+        """Per cent by region."""
         given: Counter[str] = Counter()
         for region, dialled, weight in zip(
             self._upstream_regions(), self._proxy.get("upstreams", []), raw, strict=True
@@ -432,17 +434,9 @@ class CaddyRoute:
                     f"its upstream {dialled.get('dial')} belongs to no region of the route",
                     hint="add it to the route's `targets` in the topology, or give it weight 0",
                 )
-        total = sum(given.values())
-        if not total:
+        if not any(given.values()):
             raise self._unfit("no region of the route has any weight")
-        exact = {region: 100 * given[region] / total for region in self._targets}
-        shares = {region: max(int(share), int(share > 0)) for region, share in exact.items()}
-        by_rest = sorted(exact, key=lambda region: (shares[region] - exact[region], region))
-        over = sum(shares.values()) - 100
-        for region in by_rest[: max(-over, 0)]:
-            shares[region] += 1
-        shares[max(shares, key=lambda region: shares[region])] -= max(over, 0)
-        return shares
+        return per_cent({region: given[region] for region in self._targets})
 
     def _require(self, value: object, kind: type[T], what: str) -> T:
         if not isinstance(value, kind):

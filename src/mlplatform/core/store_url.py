@@ -9,6 +9,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mlplatform.core.errors import UsageError
 
+_EXAMPLES = {
+    "store URL": "write e.g. file:///srv/models, s3://bucket, gs://bucket, az://account/container",
+    "actuator": "write e.g. caddy://127.0.0.1:2019/api, rfc2136://server/zone/name",
+}
 _SECRET_WORDS = (
     "secret",
     "password",
@@ -40,7 +44,7 @@ class StoreURL:
         if not parts.scheme or "://" not in text:
             raise UsageError(
                 f"{noun} {text!r} has no scheme",
-                hint="write e.g. file:///srv/models, s3://bucket, gs://bucket, az://account/container",
+                hint=_EXAMPLES.get(noun),
             )
         if parts.username or parts.password:
             raise UsageError(

@@ -38,9 +38,12 @@ class RouteState:
 
     weights: Weights
     epoch: int = 0
-    """0: nobody has claimed it yet."""
+    """0: nobody has claimed it yet. One that is lower than an epoch which was written there before
+    means that the target forgot: it was restarted from an old file, or somebody loaded one. Its
+    weights were changed behind our back then, and the route is to be claimed again before anything
+    is decided; until it is, the fence has a gap."""
     writer: str = ""
-    """Who wrote it, for people; empty where somebody else did."""
+    """Who wrote it, for people; empty where the weights are somebody else's, who wrote no epoch."""
     tag: str = ""
     """What the next write is conditional on. Opaque; not a fence, for it may repeat."""
     ttl_seconds: float | None = None
@@ -56,7 +59,9 @@ class RouteState:
 
 class Traffic(Protocol):
     """One route's actuator. The same errors as a store's: `NotFound` (no such route, zone, object),
-    `Denied`, `Throttled`, `Unavailable`, `ConditionFailed`, `Unsupported`."""
+    `Denied`, `Throttled`, `Unavailable`, `ConditionFailed`, `Unsupported` (what is there cannot
+    carry weights); and `IntegrityError` where the epoch that is there is none: never taken for
+    0."""
 
     @property
     def url(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlplatform.adapters.memory_traffic import FEATURES, MemoryTraffic
+from mlplatform.adapters.memory_traffic import MemoryTraffic
 from mlplatform.core.errors import Unavailable
 from mlplatform.ports.traffic import RouteState, Traffic, TrafficFeatures, Weights
 
@@ -55,8 +55,8 @@ class _Line:
 class MemorySite(Site):
     """The memory actuator itself, and lines to it."""
 
-    def __init__(self, features: TrafficFeatures) -> None:
-        self.route = MemoryTraffic(REGIONS, features=features)
+    def __init__(self, route: MemoryTraffic) -> None:
+        self.route = route
         self.cut = False
         self.loses_answers = False
 
@@ -88,9 +88,10 @@ class MemorySite(Site):
 
 @contextmanager
 def weighted(_: Path) -> Iterator[Site]:
-    yield MemorySite(FEATURES)
+    yield MemorySite(MemoryTraffic(REGIONS))
 
 
 @contextmanager
 def in_or_out(_: Path) -> Iterator[Site]:
-    yield MemorySite(TrafficFeatures(zero="left out of the answer", all_or_nothing=True, ttl=True))
+    features = TrafficFeatures(zero="left out of the answer", all_or_nothing=True, ttl=True)
+    yield MemorySite(MemoryTraffic(REGIONS, features=features, ttl_seconds=60.0))

@@ -35,6 +35,16 @@ def test_read_back(site: Site, traffic: Traffic, weights: dict[str, int]) -> Non
     assert written.serving == {region for region, weight in wanted.items() if weight}
 
 
+@pytest.mark.parametrize(
+    "writer", ["j.doe@host-1.example.com:4242", 'on call; "night", 100 %', "Jürgen {env.HOME}", ""]
+)
+def test_writer_and_epoch_are_read_as_they_were_written(traffic: Traffic, writer: str) -> None:
+    """Whatever a person is called, and after however many elections."""
+    state = put(traffic, shares(traffic, b=100), 2**31 + 7, writer)
+    assert content(state) == (shares(traffic, b=100), 2**31 + 7, writer)
+    assert content(traffic.read()) == content(state)
+
+
 def test_one_write_after_another(traffic: Traffic) -> None:
     """What a write returns is what the next one is conditional on."""
     state = claim(traffic, 1)
