@@ -53,6 +53,10 @@ class Rule(StrEnum):
     DRILLED = "drilled"
     BLIND = "blind"
     CONSENT = "weights-changed-by-hand"
+    FENCE = "fence"
+    """A newer controller has written. Not to be broken, as little as `one-region`."""
+    ADVISE = "advise"
+    """The route does nothing by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,9 @@ class Request:
     reason: str = ""
     broken: frozenset[str] = frozenset()
     """Names of gates and rules that are broken on purpose (`--break-glass`); each is recorded."""
+    agreed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By route, the weights of the shift that somebody has agreed to. They stay what is decided as
+    long as they are as good: loads move while people read, and a plan must not for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +145,10 @@ class Recovery:
     ended_seconds_ago: float | None = None
     """None: it is open."""
     targets: tuple[str, ...] = ()
-    """Regions that it gave weight to; for a failback, those it went back to."""
+    """Regions that its first shift gave weight to: for a failback, those it went back to."""
     moved: int = 0
-    """Points of weight that it has moved so far, by the shifts that were done: those taken from
-    the source; for a failback, those given to its targets. 0: it changed nothing."""
+    """Points of weight, by the shifts that were done: those taken from the source; for a failback,
+    what its targets have more now than before it. 0: it changed nothing, or took it back."""
     passed: bool = False
     """Every action was done; for a drill: the standby is proven."""
 
@@ -166,6 +173,10 @@ class Orders:
     maintenance: Mapping[str, str] = field(default_factory=dict)
     """Reason by region: it receives nothing new."""
     overrides: tuple[Override, ...] = ()
+    paused: Mapping[str, str] = field(default_factory=dict)
+    """Reason by operation: it goes on with no further step until that is taken back."""
+    aborted: Mapping[str, str] = field(default_factory=dict)
+    """Reason by operation: it ends where it stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,246 @@
+"""Going back to the topology's weights by steps, and drills: a trickle there, and back.
+
+A failback takes nothing for granted: each step passes the gates anew, and a region that turns bad
+while its traffic comes back loses what it was given. Weight comes from the regions that have more
+than the topology wants them to have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlplatform.failover.case import Case, Closed, change_text
+from mlplatform.failover.draft import Ask, Draft, Step, headroom_holds
+from mlplatform.failover.gates import closed_gates
+from mlplatform.failover.headroom import (
+    Demand,
+    apportion,
+    demand_of,
+    lacking,
+    room_of,
+    servers_needed,
+)
+from mlplatform.failover.leave import asked_already
+from mlplatform.failover.rules import hold_off, last_recovery
+from mlplatform.failover.seen import Gate, Mode, Recovery
+from mlplatform.ports.traffic import Weights, expressible
+
+_TURNS_BACK = frozenset({Gate.VERDICT, Gate.VERSION, Gate.DIGEST, Gate.GOLDEN, Gate.LAG})
+"""What says of a region that a step was bad. The others only keep it from being given more."""
+
+
+def go_back(case: Case) -> Draft:
+    """What is to be done so that regions get what the topology wants them to have."""
+    asked = tuple(r for r in case.request.targets or case.wanted if r in case.weights)
+    lacks = [region for region in asked if case.weights[region] < case.wanted.get(region, 0)]
+    draft = Draft(region=(lacks or asked or ("",))[0])
+    if not case.wanted:
+        said = "the topology gives the route no weights, so there is nothing to go back to"
+        draft.holds.append(case.hold(draft.region, said))
+        return draft
+    turned = turned_bad(case)
+    if turned:
+        return _returned(case, turned)
+    draft.weigh(
+        case,
+        lacks,
+        {
+            region: (*closed_gates(case, region), *filter(None, [hold_off(case, region)]))
+            for region in lacks
+        },
+    )
+    able = [region for region in lacks if not draft.closed[region]]
+    draft.rooms = {region: room_of(case, region) for region in able}
+    while able:
+        draft.region = able[0]
+        short = _steps(case, draft, able)
+        draft.holds += headroom_holds(case, short)
+        others = [region for region in able if region not in short]
+        if draft.steps or others == able:
+            break
+        able = others
+    _ask(case, draft, [region for region in lacks if not draft.closed[region]])
+    return draft
+
+
+def _steps(case: Case, draft: Draft, able: Sequence[str]) -> dict[str, Closed]:
+    """Fill in the steps that there is room for; who has too little for the next one."""
+    before: Weights = case.weights
+    percents = sorted({*case.safety.failback_steps, 100})
+    for percent in percents:
+        after = expressible(_stepped(case, able, percent), case.seen.features)
+        if after == before:
+            continue
+        barred = {
+            region: gates[0]
+            for region, weight in after.items()
+            if weight > case.weights[region]
+            and region not in able
+            and (gates := closed_gates(case, region))
+        }
+        short = barred or lacking(case, after, draft.rooms)
+        if short and (barred or not case.breaks(Gate.HEADROOM)):
+            return short
+        name = f"{percent} %"
+        reason = f"{change_text(before, after)}; back to the topology's weights, {name}"
+        draft.steps.append(Step(after, reason, name=name, hold_seconds=case.safety.step_seconds))
+        before = after
+    return {}
+
+
+def _stepped(case: Case, able: Sequence[str], percent: int) -> Weights:
+    """Each region at so many per cent of what it is to have, never less than it has; the others
+    give in proportion to what they have too much."""
+    after = dict(case.weights)
+    for region in able:
+        share = -(-case.wanted[region] * percent // 100)
+        after[region] = max(case.weights[region], share)
+    taken = sum(after.values()) - 100
+    excess = {
+        region: weight - case.wanted[region]
+        for region, weight in case.weights.items()
+        if weight > case.wanted[region]
+    }
+    given = apportion(taken, excess, excess, lots=(1,)) or {}
+    for region, points in given.items():
+        after[region] -= points
+    return after
+
+
+def _ask(case: Case, draft: Draft, regions: Sequence[str]) -> None:
+    """Servers for the last step, before the first."""
+    if not regions or (not draft.steps and asked_already(case)):
+        return
+    after = _stepped(case, regions, 100)
+    draft.demand = demand_of(case, after)
+    gains = {region: after[region] - case.weights[region] for region in regions}
+    total = sum(gains.values())
+    if not isinstance(draft.demand, Demand) or not total:
+        return
+    for region, gain in gains.items():
+        needed = servers_needed(case, region, draft.demand.amount * gain / total)
+        draft.asks += [Ask(region, model, has, count) for model, (has, count) in needed.items()]
+
+
+def under_way(case: Case) -> Recovery | None:
+    """The failback that has moved something and is not over, or ended before it had passed."""
+    recovery = case.open or last_recovery(case)
+    if recovery is None or recovery.mode is not Mode.FAILBACK or not recovery.moved:
+        return None
+    return None if recovery.passed and recovery.ended_seconds_ago is not None else recovery
+
+
+def turned_bad(case: Case) -> dict[str, tuple[Closed, ...]]:
+    """The regions that were being given their traffic back, have some, and are positively bad. What
+    is merely unknown is held where it is."""
+    recovery = under_way(case)
+    found = {}
+    for region in recovery.targets if recovery else ():
+        if case.weights.get(region, 0) and case.wanted.get(region, 0):
+            gates = tuple(
+                gate
+                for gate in closed_gates(case, region)
+                if gate.name in _TURNS_BACK and not gate.unknown
+            )
+            if gates:
+                found[region] = gates
+    return found
+
+
+def _returned(case: Case, turned: dict[str, tuple[Closed, ...]]) -> Draft:
+    """One bad step takes back what the failback gave, to those that bore it before."""
+    recovery = under_way(case)
+    assert recovery is not None  # noqa: S101 - else nothing could have turned bad
+    draft = Draft(region=next(iter(turned)))
+    draft.weigh(case, turned, turned)
+    wanted = sum(case.wanted.get(region, 0) for region in recovery.targets)
+    after = dict(case.weights)
+    for region in turned:
+        back = -(-recovery.moved * case.wanted[region] // wanted)
+        after[region] -= min(after[region], back)
+    points = 100 - sum(after.values())
+    takers = {
+        region: float(weight)
+        for region, weight in case.weights.items()
+        if weight and region not in turned and not closed_gates(case, region)
+    }
+    gains = apportion(points, takers, dict.fromkeys(takers, points)) if takers else None
+    if gains is None:
+        said = f"{points} points stay: no other region passes its gates"
+        draft.holds.append(case.hold(draft.region, said))
+        return draft
+    for region, gain in gains.items():
+        after[region] += gain
+    after = dict(expressible(after, case.seen.features))
+    if after == case.weights:
+        return draft
+    bad = "; ".join(f"{region}: {gates[0]}" for region, gates in turned.items())
+    reason = f"{change_text(case.weights, after)}; the step was bad: {bad}"
+    draft.steps.append(Step(after, reason, name="returned"))
+    return draft
+
+
+def drill(case: Case) -> Draft:
+    """A trickle to the standby that proves it, and back. It starts from the topology's weights, so
+    that whoever finds it half done knows where it goes back to."""
+    source = drill_source(case)
+    draft = Draft(region=source, source=source)
+    if not case.wanted:
+        said = "the topology gives the route no weights, so there is nothing to go back to"
+        draft.holds.append(case.hold(source, said))
+        return draft
+    if case.weights != case.wanted:
+        if case.open is not None and case.open.mode is Mode.DRILL:
+            _drill_back(case, draft)
+        else:
+            said = "a drill starts from the topology's weights; `mlplatform failover back` first"
+            draft.holds.append(case.hold(source, said))
+        return draft
+    standby = [r for r, weight in case.wanted.items() if not weight and r != source]
+    targets = [r for r in case.request.targets if r in case.weights] or standby
+    targets = targets or [region for region in case.weights if region != source]
+    draft.weigh(case, (source, *targets), {r: closed_gates(case, r) for r in (source, *targets)})
+    able = [region for region in targets if not draft.closed[region]]
+    draft.rooms = {region: room_of(case, region) for region in able}
+    points = case.safety.drill_percent
+    able = able[: case.weights[source] // points]
+    if draft.closed[source] or not able:
+        if not draft.holds:
+            said = f"nobody could be given {points} % of the route"
+            draft.holds.append(case.hold(source, said))
+        return draft
+    trickle = dict(case.weights)
+    for region in able:
+        trickle[region] += points
+        trickle[source] -= points
+    trickle = dict(expressible(trickle, case.seen.features))
+    if trickle == case.weights:
+        said = "regions are in or out here, and all are in: their own traffic proves them"
+        draft.holds.append(case.hold(source, said))
+        return draft
+    draft.demand = demand_of(case, trickle)
+    short = lacking(case, trickle, draft.rooms)
+    if short and not case.breaks(Gate.HEADROOM):
+        draft.holds += headroom_holds(case, short)
+        return draft
+    wait_seconds = case.safety.step_seconds
+    there = f"{change_text(case.weights, trickle)}; a drill: a trickle proves the standby"
+    back = f"{change_text(trickle, case.weights)}; the drill is over"
+    draft.steps.append(Step(trickle, there, name="there", hold_seconds=wait_seconds))
+    draft.steps.append(Step(case.weights, back, name="back", carries_on=True))
+    return draft
+
+
+def drill_source(case: Case) -> str:
+    """The region that gives the trickle: the one named, else the one that has most."""
+    heaviest = max(case.wanted or case.weights, key=lambda r: (case.wanted or case.weights)[r])
+    return case.request.source or heaviest
+
+
+def _drill_back(case: Case, draft: Draft) -> None:
+    gaining = [r for r, weight in case.wanted.items() if weight > case.weights[r]]
+    draft.weigh(case, gaining, {region: closed_gates(case, region) for region in gaining})
+    if any(draft.closed.values()):
+        return
+    reason = f"{change_text(case.weights, case.wanted)}; the drill is over"
+    draft.steps.append(Step(case.wanted, reason, name="back", carries_on=True))

@@ -1,0 +1,268 @@
+"""Headroom: how much a region's warm servers have left, against how much is to move.
+
+    room   = warm, ready servers x requests a second of one within the objective - its present load
+    demand = what the regions that lose weight had at their peak, by the share that moves,
+             x the retry factor
+
+What is starting, what a scaler may start, and a declared figure that has expired count nothing.
+Nobody knows how a route's requests are shared among its models, so that each must be able to bear
+all of them: the tightest one counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlplatform.core.seen import Unknown
+from mlplatform.failover.case import Case, Closed
+from mlplatform.failover.seen import Gate, Load, Mode, Rate, Standby
+from mlplatform.failover.verdict import Health
+from mlplatform.ports.traffic import Weights
+
+LOT_POINTS = 5
+"""Weight is shared out in lots of so many points where that is possible. Loads and rates are not
+known to a per cent; a finer split would change with their noise, and each change moves clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a region has left. Requests a second."""
+
+    region: str
+    model: str
+    """The tightest one."""
+    servers: int
+    rate: Rate
+    present: float
+
+    @property
+    def free(self) -> float:
+        return max(0.0, self.servers * self.rate.requests_per_second - self.present)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.free:.0f} req/s free ({self.servers} servers × "  # noqa: RUF001
+            f"{self.rate.requests_per_second:g} − {self.present:.0f})"  # noqa: RUF001
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What moves. Requests a second."""
+
+    amount: float
+    explained: str
+    """Such as `peak 200, times 1.5`, in signs."""
+
+    def __str__(self) -> str:
+        return f"{self.amount:.0f} needed ({self.explained})"
+
+
+def room_of(case: Case, region: str) -> Room | Closed:
+    """What a region has left for this route, or why nobody can say."""
+    present = present_load(case, region)
+    if isinstance(present, Closed):
+        return present
+    tightest: Room | None = None
+    standby = case.seen.standby.get(region, {})
+    for model in case.route.models:
+        offered = standby.get(model) or Unknown("nobody answered for it")
+        if isinstance(offered, Unknown):
+            return Closed(Gate.HEADROOM, f"{model}: {offered.reason}", unknown=True)
+        if isinstance(offered.servers, Unknown):
+            return Closed(Gate.HEADROOM, f"{model}: {offered.servers.reason}", unknown=True)
+        rate = rate_of(case, region, model, offered)
+        if isinstance(rate, Closed):
+            return rate
+        each = rate.requests_per_second
+        if tightest is None or (
+            offered.servers * each < tightest.servers * tightest.rate.requests_per_second
+        ):
+            tightest = Room(region, model, offered.servers, rate, present)
+    return tightest or Closed(Gate.HEADROOM, "the topology names no model for the route")
+
+
+def rate_of(case: Case, region: str, model: str, offered: Standby) -> Rate | Closed:
+    """What one server there can do: as measured, else as the topology declares, until that
+    expires."""
+    if offered.rate is not None and not offered.rate.expired:
+        if _is_figure(offered.rate.requests_per_second):
+            return offered.rate
+        return Closed(Gate.HEADROOM, f"{model}: its measured rate is no number", unknown=True)
+    declared = case.topology.traffic.capacity.get(region, {}).get(model)
+    if declared is None:
+        if offered.rate is not None:
+            return Closed(Gate.HEADROOM, f"{model}: its rate, {offered.rate.source}, has expired")
+        said = f"{model}: nobody has measured or declared what one server there can do"
+        return Closed(Gate.HEADROOM, said, unknown=True)
+    if declared.expires_on < case.today:
+        return Closed(
+            Gate.HEADROOM,
+            f"{model}: the {declared.requests_per_second:g} req/s declared on "
+            f"{declared.measured_on} expired on {declared.expires_on}; measure them again",
+        )
+    said = f"declared on {declared.measured_on}, until {declared.expires_on}"
+    return Rate(declared.requests_per_second, said)
+
+
+def present_load(case: Case, region: str) -> float | Closed:
+    """What enters a region now. While a recovery is under way, clients that were sent there may not
+    have arrived yet: then at least what its weight will bring."""
+    load = case.seen.load.get(region, Unknown("nobody measured it"))
+    if isinstance(load, Unknown) or not _is_figure(load.now):
+        why = load.reason if isinstance(load, Unknown) else "no sample"
+        return Closed(Gate.HEADROOM, f"its present load is unknown: {why}", unknown=True)
+    assert load.now is not None  # noqa: S101 - it is a figure
+    recovery = case.open
+    if recovery is None or not recovery.moved or recovery.mode is Mode.FAILBACK:
+        return load.now
+    source = case.seen.load.get(recovery.source or "")
+    if isinstance(source, Load) and _is_figure(source.peak):
+        assert source.peak is not None  # noqa: S101 - it is a figure
+        a_point = source.peak / (case.weights.get(recovery.source or "", 0) + recovery.moved)
+        coming = a_point * case.weights[region] * case.safety.retry_factor
+        return max(load.now, coming)
+    return load.now
+
+
+def demand_of(case: Case, after: Weights) -> Demand | Closed:
+    """What moves when the weights become `after`. A dead region's load reads 0, which says nothing:
+    its peak before the fault counts."""
+    factor = case.safety.retry_factor
+    amount, terms = 0.0, []
+    for region, before in case.weights.items():
+        lost = before - after.get(region, 0)
+        if lost <= 0:
+            continue
+        load = case.seen.load.get(region, Unknown("nobody measured it"))
+        if isinstance(load, Unknown) or not _is_figure(load.peak):
+            why = load.reason if isinstance(load, Unknown) else "its peak has no sample"
+            said = f"the load that moves from {region} is unknown: {why}"
+            return Closed(Gate.HEADROOM, said, unknown=True)
+        assert load.peak is not None  # noqa: S101 - it is a figure
+        peak = max(load.peak, load.now if load.now is not None and _is_figure(load.now) else 0.0)
+        if not peak and case.verdict(region).health is not Health.HEALTHY:
+            said = (
+                f"the load of {region} reads 0 while it is ill, which says nothing of its clients"
+            )
+            return Closed(Gate.HEADROOM, said, unknown=True)
+        recovery = case.open
+        then = before
+        if recovery is not None and recovery.source == region:
+            then += recovery.moved
+        amount += peak * lost / then
+        part = "" if lost == then else f" × {lost}/{then}"  # noqa: RUF001
+        terms.append(f"peak {peak:.0f}{part}")
+    said = f"({' + '.join(terms)})" if len(terms) > 1 else "".join(terms)
+    return Demand(amount * factor, f"{said} × {factor:g}")  # noqa: RUF001
+
+
+def lacking(
+    case: Case, after: Weights, rooms: dict[str, Room | Closed], *, factor: float = 1.0
+) -> dict[str, Closed]:
+    """The regions that `after` would give more than `factor` times what they have room for, or of
+    which nobody knows."""
+    gains = {
+        region: weight - case.weights[region]
+        for region, weight in after.items()
+        if weight > case.weights[region]
+    }
+    if not gains:
+        return {}
+    demand = demand_of(case, after)
+    if isinstance(demand, Closed):
+        return dict.fromkeys(gains, demand)
+    found: dict[str, Closed] = {}
+    total = sum(gains.values())
+    for region, gain in gains.items():
+        room = rooms[region] = rooms.get(region) or room_of(case, region)
+        if isinstance(room, Closed):
+            found[region] = room
+        elif demand.amount * gain / total > room.free * factor * (1 + 1e-9):
+            found[region] = short_of(room, demand, gain / total)
+    return found
+
+
+def short_of(room: Room, demand: Demand, share: float = 1.0) -> Closed:
+    """The gate, closed for want of room, with both sides of the comparison."""
+    needed = Demand(
+        demand.amount * share,
+        demand.explained + (f", {share:.0%} of it" if share < 1 else ""),
+    )
+    return Closed(Gate.HEADROOM, f"{room}, {needed}")
+
+
+def apportion(
+    points: int,
+    shares: Mapping[str, float],
+    limits: Mapping[str, int],
+    *,
+    lots: tuple[int, ...] = (LOT_POINTS, 1),
+) -> dict[str, int] | None:
+    """Share out points by the method of the largest remainder, in lots, each within its limit; None
+    where the limits do not let it."""
+    for lot in lots:
+        count, rest = divmod(points, lot)
+        gains = _largest_remainder(
+            count, shares, {region: limits[region] // lot for region in shares}
+        )
+        if gains is None:
+            continue
+        found = {region: gain * lot for region, gain in gains.items()}
+        able = [region for region in shares if limits[region] - found[region] >= rest]
+        if rest and not able:
+            continue
+        if rest:
+            found[max(able, key=lambda region: (shares[region], region))] += rest
+        return found
+    return None
+
+
+def _largest_remainder(
+    lots: int, shares: Mapping[str, float], limits: Mapping[str, int]
+) -> dict[str, int] | None:
+    if sum(limits.values()) < lots:
+        return None
+    total = sum(shares.values())
+    ideal = {
+        region: lots * (share / total if total else 1 / len(shares))
+        for region, share in shares.items()
+    }
+    found = {region: min(math.floor(ideal[region]), limits[region]) for region in shares}
+    while (left := lots - sum(found.values())) > 0:
+        open_ = [region for region in shares if found[region] < limits[region]]
+        open_.sort(key=lambda region: (found[region] - ideal[region], region))
+        for region in open_[:left]:
+            found[region] += 1
+    return found
+
+
+def servers_needed(case: Case, region: str, more: float) -> dict[str, tuple[int, int]]:
+    """By model, how many servers a region has and how many it takes to bear `more` beside what it
+    has, or has had at its peak if all of that is its own still; only where that is more than there
+    are. A region whose load or rate nobody knows is asked for nothing."""
+    load = case.seen.load.get(region)
+    present = present_load(case, region)
+    if isinstance(present, Closed):
+        return {}
+    whole = case.weights[region] >= case.wanted.get(region, 0)
+    if whole and isinstance(load, Load) and load.peak is not None and _is_figure(load.peak):
+        present = max(present, load.peak)
+    found = {}
+    for model in case.route.models:
+        offered = case.seen.standby.get(region, {}).get(model)
+        if not isinstance(offered, Standby) or isinstance(offered.servers, Unknown):
+            continue
+        rate = rate_of(case, region, model, offered)
+        if isinstance(rate, Closed):
+            continue
+        needed = math.ceil((present + more) / rate.requests_per_second - 1e-9)
+        if needed > offered.servers:
+            found[model] = (offered.servers, needed)
+    return found
+
+
+def _is_figure(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value >= 0
