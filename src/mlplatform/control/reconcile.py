@@ -303,8 +303,8 @@ class _Loop(Generic[Seen]):
         """Perform `actions`, batch by batch, and close the stream."""
         left: Sequence[Action] = list(actions)
         failed = begun = False
-        while left:
-            if self.stop is not None and self.stop():
+        while left or (self.amend and begun):
+            if left and self.stop is not None and self.stop():
                 raise Interrupted(
                     f"operation {stream.operation}: interrupted between actions",
                     hint="what is finished is recorded; run again to go on",

@@ -1,0 +1,541 @@
+"""The routes, the servers behind them and what is known of both: seen, and acted on. All I/O of
+failover is here, through ports.
+
+One operation moves one route, under that route's lease: routes do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from random import Random
+from typing import TypeVar
+
+from mlplatform.control.executors import DaemonThreads
+from mlplatform.control.journal import Journal
+from mlplatform.control.lease import Background
+from mlplatform.control.orders import Kind, Order, StandingOrders
+from mlplatform.control.quorum import ControlStore
+from mlplatform.control.regions import each_region
+from mlplatform.core.errors import (
+    ConditionFailed,
+    DeadlineExceeded,
+    Fenced,
+    Interrupted,
+    MlplatformError,
+    NoMajority,
+    Unavailable,
+)
+from mlplatform.core.plan import JSON, Action, Hold, Outcome, Plan, Result
+from mlplatform.core.seen import Unknown
+from mlplatform.core.topology import Topology
+from mlplatform.failover.decide import FEATURE, decide, propose_requests
+from mlplatform.failover.evidence import Evidence
+from mlplatform.failover.moved import Moved, who_still_comes
+from mlplatform.failover.recoveries import Memory, Operation, recovery_of, written_by
+from mlplatform.failover.seen import (
+    Load,
+    Mode,
+    Orders,
+    Override,
+    Request,
+    RouteSeen,
+    Seen,
+    Standby,
+)
+from mlplatform.failover.verdict import Health, judge_all
+from mlplatform.ports.clock import Clock
+from mlplatform.ports.fleet import Fleet
+from mlplatform.ports.traffic import RouteState, Traffic, check_epoch
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+IN_FORCE_SECONDS = 120.0
+"""How long an actuator may take until it answers with what was written."""
+_OBSERVED_SECONDS = 60.0
+"""How long, past the time for which clients may keep an old answer, it is watched who still goes
+to where nothing should go."""
+_POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
+"""How often, at the least, it is decided anew while clients move."""
+
+Standbys = Mapping[str, Mapping[str, Standby | Unknown]]
+"""By region, then by model."""
+Loads = Mapping[str, Mapping[str, Load | Unknown]]
+"""By route, then by region."""
+
+
+@dataclass(slots=True)
+class Estate:
+    """Every route, every region's servers, and what is known of them."""
+
+    topology: Topology
+    control: ControlStore
+    open_traffic: Callable[[str], Traffic]
+    """By route: its actuator, under the retry policy."""
+    open_fleet: Callable[[str], Fleet]
+    """By region."""
+    look: Callable[[], Evidence]
+    stand: Callable[[Evidence, Sequence[str]], Standbys]
+    """What regions offer, for the models of the routes named."""
+    loads: Callable[[Sequence[str]], Loads]
+    lags: Callable[[], Mapping[str, float | Unknown]]
+    clock: Clock
+    random: Random
+    writer: str
+    stop: Callable[[], bool] = lambda: False
+    executor: Executor = field(default_factory=DaemonThreads)
+    timeout_seconds: float | None = 30.0
+    background: Background | None = None
+    """Where leases are renewed; by default in a thread."""
+    obeys_orders: bool = True
+    """False only where the control store is gone and somebody has taken it upon themselves."""
+    _memory: Memory | None = None
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.control, self.clock, self.random, self.writer)
+
+    @property
+    def orders(self) -> StandingOrders:
+        return StandingOrders(self.control, self.clock, self.writer)
+
+    @property
+    def memory(self) -> Memory:
+        if self._memory is None:
+            self._memory = Memory(self.journal)
+        return self._memory
+
+    def observe(
+        self, routes: Sequence[str] | None = None, *, epochs: Mapping[str, int] | None = None
+    ) -> Seen:
+        """One round of looking, at the routes named or at all.
+
+        Routes with an epoch are *claimed* under it: their targets refuse every older writer from
+        then on. `Fenced` if a target knows a newer one; a target that cannot be claimed is unknown.
+        `NoMajority` when the control stores cannot say what was done and ordered.
+        """
+        names = list(self.topology.traffic.routes if routes is None else routes)
+        epochs = epochs or {}
+        now = self.clock.now()
+        orders = self.orders.read() if self.obeys_orders else ()
+        done = self.memory.operations(now)
+        evidence = self.look()
+        states = self._each(names, lambda name: self._state(name, epochs.get(name)))
+        standbys = self.stand(evidence, names)
+        loads = self.loads(names)
+        lags = self.lags()
+        return Seen(
+            verdicts=judge_all(evidence, self.topology),
+            routes={
+                name: self._route(
+                    name,
+                    states[name],
+                    epochs.get(name),
+                    standbys,
+                    loads.get(name, {}),
+                    lags,
+                    done.get(name, ()),
+                    now,
+                )
+                for name in names
+            },
+            orders=_orders_of(orders, now),
+        )
+
+    def _state(self, route: str, epoch: int | None) -> RouteState | _Newer:
+        traffic = self.open_traffic(route)
+        state = traffic.read()
+        if epoch is None:
+            return state
+        try:
+            check_epoch(state, epoch, where=traffic.url)
+            if state.epoch == epoch:
+                return state
+            return traffic.write(state.weights, epoch=epoch, writer=self.writer, expected=state)
+        except Fenced as error:
+            return _Newer(error)
+
+    def _route(
+        self,
+        name: str,
+        state: RouteState | _Newer | Unknown,
+        epoch: int | None,
+        standbys: Standbys,
+        load: Mapping[str, Load | Unknown],
+        lags: Mapping[str, float | Unknown],
+        done: Sequence[Operation],
+        now: datetime,
+    ) -> RouteSeen:
+        if isinstance(state, _Newer):
+            raise state.error
+        route = self.topology.traffic.routes[name]
+        models = route.models
+        return RouteSeen(
+            name=name,
+            state=state,
+            features=self.open_traffic(name).features,
+            epoch=epoch,
+            standby={
+                region: {
+                    model: standbys.get(region, {}).get(model, Unknown("it was not looked at"))
+                    for model in models
+                }
+                for region in (state.weights if isinstance(state, RouteState) else route.weights)
+            },
+            load=load,
+            lag_seconds=lags,
+            written=written_by(done, state.weights) if isinstance(state, RouteState) else None,
+            recoveries=tuple(recovery_of(operation, now) for operation in done),
+        )
+
+    def _each(self, names: Sequence[str], read: Callable[[str], T]) -> dict[str, T | Unknown]:
+        return each_region(
+            names, read, executor=self.executor, timeout_seconds=self.timeout_seconds
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Newer:
+    """A target knows a newer epoch: not unknown, but the end."""
+
+    error: Fenced
+
+
+def _orders_of(orders: Sequence[Order], now: datetime) -> Orders:
+    return Orders(
+        locks={o.scope: o.reason for o in orders if o.kind is Kind.LOCK},
+        maintenance={o.scope: o.reason for o in orders if o.kind is Kind.MAINTENANCE},
+        overrides=tuple(
+            Override(
+                region=order.scope,
+                health=order.value,
+                reason=order.reason,
+                by=order.by,
+                expires_in_seconds=(order.expires_at - now).total_seconds(),
+            )
+            for order in orders
+            if order.kind is Kind.OVERRIDE and order.expires_at is not None
+        ),
+        paused={o.scope: o.reason for o in orders if o.kind is Kind.PAUSE},
+        aborted={o.scope: o.reason for o in orders if o.kind is Kind.ABORT},
+    )
+
+
+@dataclass(slots=True)
+class Mover:
+    """Moves one route. A `Controller`.
+
+    `epoch` is the generation of the route's lease, under which everything is written; without one
+    nothing is claimed and nothing can be done, only planned.
+    """
+
+    estate: Estate
+    route: str
+    request: Request
+    guard: Callable[[], None] = lambda: None
+    epoch: Callable[[], int] | None = None
+    feature: str = FEATURE
+    told: Callable[[str], None] = lambda text: None
+    """Hears how a move goes on."""
+    _decided: float | None = None
+    _committed: float | None = None
+    _operation: str = ""
+    _planned: frozenset[str] = frozenset()
+    """Keys of what was decided last."""
+    _looked: float = float("-inf")
+
+    def observe(self) -> Seen:
+        """The route, claimed; and every other where it matters whether the source serves there."""
+        while True:
+            epochs = {}
+            if self.epoch is not None:
+                self.guard()
+                epochs[self.route] = self.epoch()
+            routes = None if self.request.mode is Mode.PLANNED else [self.route]
+            seen = self.estate.observe(routes, epochs=epochs)
+            if self._operation not in seen.orders.paused:
+                return seen
+            if self.estate.stop():
+                raise Interrupted(
+                    f"operation {self._operation} is paused: {seen.orders.paused[self._operation]}",
+                    hint=f"`mlplatform failover resume {self._operation}` goes on with it",
+                )
+            self.estate.clock.sleep(_POLL_SECONDS)
+
+    def decide(self, seen: Seen, now: datetime) -> Plan:
+        """See `failover.decide`. Of an operation that was aborted nothing more is decided; and what
+        turns sick while it is under way is left first."""
+        if reason := seen.orders.aborted.get(self._operation):
+            regions = self.estate.topology.traffic.routes[self.route].weights
+            holds = (
+                Hold(subject=self.route, region=r, reason=f"aborted: {reason}") for r in regions
+            )
+            return Plan(feature=FEATURE, holds=tuple(holds))
+        plan, request = self._judge(seen, now)
+        if request is not self.request:
+            self.told(f"{self.route}: {request.reason} as well; the operation is amended")
+            self.request = request
+        self._planned = frozenset(action.key for action in plan.actions)
+        if self._decided is None and plan.actions:
+            self._decided = self.estate.clock.monotonic()
+        return plan
+
+    def _judge(self, seen: Seen, now: datetime) -> tuple[Plan, Request]:
+        """The plan, and the request that it is of: ours, or a fault that has come in between."""
+        topology = self.estate.topology
+        for fault in propose_requests(topology, seen) if self._operation else ():
+            if self._is_another(fault):
+                fault = replace(fault, broken=self.request.broken)  # noqa: PLW2901
+                plan = of_route(decide(topology, seen, fault, now), self.route)
+                if plan.actions:
+                    return plan, fault
+        return of_route(decide(topology, seen, self.request, now), self.route), self.request
+
+    def _is_another(self, fault: Request) -> bool:
+        mine = self.request
+        return (
+            fault.mode is Mode.UNPLANNED
+            and self.route in fault.routes
+            and (mine.mode is not Mode.UNPLANNED or mine.source != fault.source)
+        )
+
+    def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
+        """The actions of one step, in order."""
+        self._operation = operation
+        for action in actions:
+            try:
+                yield _PERFORM[action.kind](self, action)
+            except (Fenced, Interrupted):
+                raise
+            except MlplatformError as error:
+                yield self._failed(action, error)
+
+    def _drain(self, action: Action) -> Outcome:
+        self.guard()
+        self.estate.open_fleet(action.region).lame_duck(enter=True)
+        return self._done(action, "servers answer with Connection: close, and are not ready")
+
+    def _undrain(self, action: Action) -> Outcome:
+        self.guard()
+        self.estate.open_fleet(action.region).lame_duck(enter=False)
+        return self._done(action, "servers are ready again")
+
+    def _ask_capacity(self, action: Action) -> Outcome:
+        self.guard()
+        fleet = self.estate.open_fleet(action.region)
+        model, servers = str(action.parameters["model"]), int(action.parameters["servers"])
+        return self._done(action, fleet.ask_capacity(model, servers))
+
+    def _shift(self, action: Action) -> Outcome:
+        traffic = self.estate.open_traffic(self.route)
+        before, after = action.parameters["before"], action.parameters["after"]
+        epoch = self._epoch()
+        state = traffic.read()
+        check_epoch(state, epoch, where=traffic.url)
+        if state.weights == after and state.epoch == epoch:
+            return self._done(action, "they were so already", Result.NOTHING)
+        if state.weights != before:
+            raise ConditionFailed(
+                f"weights are {_shares(state.weights)}, and the plan was made for "
+                f"{_shares(before)}",
+                store=traffic.url,
+                hint="somebody else changed them; run again",
+            )
+        self.guard()
+        state = traffic.write(after, epoch=epoch, writer=self.estate.writer, expected=state)
+        self._committed = self.estate.clock.monotonic()
+        self.told(f"{self.route}: {_shares(state.weights)}, epoch {epoch}")
+        measured: JSON = {
+            "weights": dict(state.weights),
+            "epoch": epoch,
+            "committed_seconds": self._since_decided(),
+            "ttl_seconds": state.ttl_seconds,
+        }
+        if not self._wait(IN_FORCE_SECONDS, lambda: self._is_in_force(traffic, state)):
+            return self._done(
+                action,
+                f"written, and {traffic.url} does not answer with it after {IN_FORCE_SECONDS:g} s",
+                Result.UNKNOWN,
+                measured=measured,
+            )
+        measured["authoritative_seconds"] = self._since_decided()
+        return self._done(action, _shares(state.weights), measured=measured)
+
+    def _is_in_force(self, traffic: Traffic, state: RouteState) -> bool:
+        try:
+            return traffic.in_force(state)
+        except Unavailable as error:
+            log.info("%s: not asked: %s", traffic.url, error)
+            return False
+
+    def _settle(self, action: Action) -> Outcome:
+        """Watch until clients have moved, then for as long as the step must hold. Cut short when
+        something else is decided meanwhile. Who has nothing to watch by waits for the TTL alone."""
+        estate = self.estate
+        traffic = estate.open_traffic(self.route)
+        state = traffic.read()
+        if dict(state.weights) != action.parameters["after"]:
+            return self._done(action, "there is nothing to wait for", Result.NOTHING)
+        committed = self._committed
+        if committed is None:  # another process wrote the weights, who knows when
+            committed = estate.clock.monotonic()
+        ttl_seconds = state.ttl_seconds or 0.0
+        patience = self._until_seen()
+        moved, news = Moved(), ""
+
+        def has_moved() -> bool:
+            nonlocal moved, news
+            since = estate.clock.monotonic() - committed
+            evidence = estate.look()
+            verdicts = judge_all(evidence, estate.topology)
+            moved = who_still_comes(
+                self.route,
+                evidence,
+                estate.loads([self.route]).get(self.route, {}),
+                weights=state.weights,
+                load_before=action.figures.get("load_before", {}),
+                trusted=[r for r, v in verdicts.items() if v.health is Health.HEALTHY],
+                committed_seconds_ago=since,
+            )
+            news = self._news()
+            seen = moved.over and (bool(moved.observers) or since >= ttl_seconds + patience)
+            return bool(news) or (since >= ttl_seconds and seen)
+
+        def is_news() -> bool:
+            nonlocal news
+            news = self._news()
+            return bool(news)
+
+        over = self._wait(ttl_seconds + _OBSERVED_SECONDS, has_moved)
+        measured: JSON = {"observers": dict(moved.observers), "still": list(moved.still)}
+        if over and not news and moved.observers:
+            measured["observed_seconds"] = self._since_decided()
+        hold_seconds = float(action.parameters.get("hold_seconds") or 0.0)
+        if hold_seconds and not news:
+            self._wait(hold_seconds, is_news)
+        if news:
+            return self._done(action, f"cut short: {news}", Result.NOTHING, measured=measured)
+        if not moved.observers:
+            return self._done(
+                action,
+                "nobody could see clients move: no probe through the front door says who answers, "
+                "and no load is measured",
+                measured=measured,
+            )
+        result = Result.DONE if over else Result.UNKNOWN
+        return self._done(action, moved.told, result, measured=measured)
+
+    def _news(self) -> str:
+        """Why other weights are decided by now than were planned, if they are. Looked at now and
+        then; what cannot be looked at is no news."""
+        clock = self.estate.clock
+        if clock.monotonic() - self._looked < self._look_seconds:
+            return ""
+        self._looked = clock.monotonic()
+        try:
+            plan, _ = self._judge(self.observe(), clock.now())
+        except (Unavailable, NoMajority, DeadlineExceeded) as error:
+            log.info("not looked at: %s", error)
+            return ""
+        for action in plan.actions:
+            if action.kind == "shift" and action.key not in self._planned:
+                return action.reason
+        return ""
+
+    def _until_seen(self) -> float:
+        """How long it takes until those who could see clients move have looked."""
+        traffic = self.estate.topology.traffic
+        probed = traffic.routes[self.route].front_door is not None and traffic.vantages
+        if not probed and traffic.objective.load_query is None:
+            return 0.0
+        return 2 * traffic.probe.interval_seconds + traffic.probe.timeout_seconds
+
+    @property
+    def _look_seconds(self) -> float:
+        return min(self.estate.topology.traffic.probe.interval_seconds, _LOOK_SECONDS)
+
+    def _wait(self, seconds: float, done: Callable[[], bool]) -> bool:
+        """Poll until it is so, at most that long. `Interrupted` when the operator wants no more."""
+        clock = self.estate.clock
+        end = clock.monotonic() + seconds
+        pause = 0.01
+        while True:
+            if done():
+                return True
+            if clock.monotonic() + pause > end:
+                return False
+            if self.estate.stop():
+                raise Interrupted(
+                    f"operation {self._operation}: interrupted while clients moved",
+                    hint="the weights are as they were written; run again to go on",
+                )
+            clock.sleep(pause)
+            pause = min(_POLL_SECONDS, 2 * pause)
+
+    def _epoch(self) -> int:
+        if self.epoch is None:
+            raise Fenced(f"{self.route}: nothing is written without an epoch")
+        return self.epoch()
+
+    def _since_decided(self) -> float | None:
+        if self._decided is None:
+            return None
+        return round(self.estate.clock.monotonic() - self._decided, 3)
+
+    def _done(
+        self,
+        action: Action,
+        detail: str,
+        result: Result = Result.DONE,
+        *,
+        measured: JSON | None = None,
+    ) -> Outcome:
+        return Outcome(
+            action=action.key,
+            result=result,
+            detail=detail,
+            measured=measured or {},
+            finished_at=self.estate.clock.now(),
+        )
+
+    def _failed(self, action: Action, error: MlplatformError) -> Outcome:
+        return Outcome(
+            action=action.key,
+            result=Result.FAILED,
+            detail=str(error),
+            error=type(error).__name__,
+            exit_code=error.exit_code,
+            hint=error.hint or "",
+            finished_at=self.estate.clock.now(),
+        )
+
+
+_PERFORM: Mapping[str, Callable[[Mover, Action], Outcome]] = {
+    "drain": Mover._drain,
+    "undrain": Mover._undrain,
+    "ask-capacity": Mover._ask_capacity,
+    "shift": Mover._shift,
+    "settle": Mover._settle,
+}
+
+
+def of_route(plan: Plan, route: str) -> Plan:
+    """What a plan says of one of its routes."""
+    own = (f"route/{route}", f"orders/{route}", f"standby/{route}/", "verdict/")
+    return plan.model_copy(
+        update={
+            "actions": tuple(action for action in plan.actions if action.subject == route),
+            "holds": tuple(hold for hold in plan.holds if hold.subject == route),
+            "basis": {name: value for name, value in plan.basis.items() if name.startswith(own)},
+        }
+    )
+
+
+def _shares(weights: Mapping[str, int]) -> str:
+    return ", ".join(f"{region} {weight} %" for region, weight in weights.items())

@@ -1,0 +1,357 @@
+"""What can be asked of failover, each as one call: a command parses, calls one, renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from mlplatform.control.journal import Journal, Kind, Stream
+from mlplatform.control.lease import Lease, Waiting
+from mlplatform.control.orders import EVERYTHING, Order
+from mlplatform.control.orders import Kind as OrderKind
+from mlplatform.control.reconcile import Report, resume, run
+from mlplatform.core.errors import LeaseHeld, MlplatformError, NotFound, UsageError
+from mlplatform.core.plan import Outcome, Plan
+from mlplatform.core.seen import Unknown
+from mlplatform.core.topology import Topology
+from mlplatform.failover.decide import FEATURE, check_request, decide
+from mlplatform.failover.effects import Estate, Mover, of_route
+from mlplatform.failover.recoveries import operation_of
+from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
+from mlplatform.ports.traffic import RouteState
+
+LEASE_SECONDS = 15.0
+"""How long a controller that died keeps others from its route. A live one renews every third."""
+_ROUTES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the caller wants to hear while operations run, from several threads."""
+
+    plan: Callable[[Plan, str], None] = lambda plan, operation: None
+    outcome: Callable[[str, Outcome], None] = lambda route, outcome: None
+    """The route, and what became of one of its actions."""
+    text: Callable[[str], None] = lambda text: None
+
+
+def lease_of(estate: Estate, route: str) -> Lease:
+    """One hand at a time on one route. Its generation is above every epoch that the route's target
+    knows, so a control store that was rebuilt never falls behind."""
+
+    def floor() -> int:
+        return estate.open_traffic(route).read().epoch
+
+    return Lease(
+        estate.control,
+        f"{FEATURE}/{route}",
+        holder=estate.writer,
+        clock=estate.clock,
+        random=estate.random,
+        stop=estate.stop,
+        term_seconds=LEASE_SECONDS,
+        floor=floor,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What would be done, route by route, and what it was decided from."""
+
+    request: Request
+    seen: Seen
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    """By route; one without actions may have holds, which say why."""
+
+    @property
+    def noop(self) -> bool:
+        return all(plan.noop for plan in self.plans.values())
+
+
+def propose(estate: Estate, request: Request) -> Proposal:
+    """`--plan`: what would be done, and why. Changes nothing, claims nothing."""
+    topology = estate.topology
+    if not topology.traffic.routes:
+        raise UsageError(
+            "the topology has no routes, so there is no traffic to move",
+            hint="add one under traffic.routes; docs/failover.md shows how",
+        )
+    check_request(topology, request)
+    seen = estate.observe()
+    plan = decide(topology, seen, request, estate.clock.now())
+    names = dict.fromkeys([*(a.subject for a in plan.actions), *(h.subject for h in plan.holds)])
+    return Proposal(request, seen, {name: of_route(plan, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What became of each route."""
+
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    errors: Mapping[str, MlplatformError] = field(default_factory=dict)
+    """Routes that were not moved because of an error, or because another hand holds them."""
+
+
+def carry_out(
+    estate: Estate, proposal: Proposal, *, wait: Waiting = False, said: Said | None = None
+) -> Moves:
+    """Do what was proposed, each route under its lease, several at once. A route whose world has
+    changed since is not touched: `StalePlan`."""
+    said = said or Said()
+    names = [name for name, plan in proposal.plans.items() if not plan.noop]
+    reports: dict[str, Report] = {}
+    errors: dict[str, MlplatformError] = {}
+
+    request = replace(proposal.request, agreed=_agreed(proposal.plans))
+
+    def one(name: str) -> Report:
+        return move(estate, name, request, approved=proposal.plans[name], wait=wait, said=said)
+
+    pool = ThreadPoolExecutor(_ROUTES_AT_ONCE, thread_name_prefix="mlplatform-route")
+    moving = {name: pool.submit(one, name) for name in names}
+    for name, future in moving.items():
+        try:
+            reports[name] = future.result()
+        except MlplatformError as error:
+            errors[name] = error
+    pool.shutdown()
+    for name, plan in proposal.plans.items():
+        if plan.noop:
+            reports[name] = Report(plan)
+    return Moves(reports, errors)
+
+
+def _agreed(plans: Mapping[str, Plan]) -> dict[str, dict[str, int]]:
+    """By route, the weights that its first shift leads to."""
+    found: dict[str, dict[str, int]] = {}
+    for name, plan in plans.items():
+        for action in plan.actions:
+            if action.kind == "shift":
+                found.setdefault(name, dict(action.parameters["after"]))
+    return found
+
+
+def move(
+    estate: Estate,
+    route: str,
+    request: Request,
+    *,
+    approved: Plan | None = None,
+    wait: Waiting = False,
+    said: Said | None = None,
+) -> Report:
+    """Move one route, under its lease, recorded in the journal; the plan is looked at again before
+    each step, and follows the world. `LeaseHeld` where another hand is on it."""
+    said = said or Said()
+    lease = lease_of(estate, route)
+    return run(
+        _mover(estate, route, request, lease, said),
+        estate.journal,
+        lease,
+        clock=estate.clock,
+        wait=wait,
+        approved=approved,
+        amend=True,
+        stop=estate.stop,
+        on_plan=said.plan,
+        on_outcome=lambda outcome: said.outcome(route, outcome),
+        background=estate.background,
+        finisher=lambda plan: _mover(estate, route, request_of(plan, request), lease, said),
+    )
+
+
+def _mover(estate: Estate, route: str, request: Request, lease: Lease, said: Said) -> Mover:
+    return Mover(
+        estate,
+        route,
+        request,
+        guard=lease.guard,
+        epoch=lambda: lease.generation,
+        told=said.text,
+    )
+
+
+def request_of(plan: Plan, fallback: Request | None = None) -> Request:
+    """What a recorded plan was made for."""
+    if not plan.actions:
+        return fallback or Request(Mode.UNPLANNED)
+    first = plan.actions[0]
+    asked = first.parameters
+    return Request(
+        mode=Mode(asked["mode"]),
+        source=asked.get("source"),
+        targets=tuple(asked.get("targets", ())),
+        routes=(first.subject,),
+        automatic=bool(asked.get("automatic", False)),
+        reason=str(asked.get("reason", "")),
+        broken=frozenset(asked.get("broken", ())),
+    )
+
+
+def open_operations(estate: Estate) -> list[Stream]:
+    """Failover operations that are under way, or were left."""
+    return [stream for stream in estate.journal.unfinished() if stream.plan.feature == FEATURE]
+
+
+def resume_left(
+    estate: Estate,
+    operation: str | None = None,
+    *,
+    wait: Waiting = False,
+    said: Said | None = None,
+) -> Iterable[tuple[str, Report]]:
+    """Finish one operation, or every one that was left; what is no longer decided is not begun."""
+    said = said or Said()
+    journal = estate.journal
+    streams = [open_operation(journal, operation)] if operation else open_operations(estate)
+    for stream in streams:
+        told = operation_of(stream)
+        if stream.closed or told is None:
+            continue
+        yield stream.operation, _resume(estate, told.route, stream, wait, said)
+
+
+def _resume(estate: Estate, route: str, stream: Stream, wait: Waiting, said: Said) -> Report:
+    lease = lease_of(estate, route)
+    return resume(
+        stream.operation,
+        _mover(estate, route, request_of(stream.plan), lease, said),
+        estate.journal,
+        lease,
+        clock=estate.clock,
+        wait=wait,
+        amend=True,
+        stop=estate.stop,
+        on_plan=said.plan,
+        on_outcome=lambda outcome: said.outcome(route, outcome),
+        background=estate.background,
+    )
+
+
+def open_operation(journal: Journal, operation: str) -> Stream:
+    """One failover operation by its id; `UsageError` if there is none."""
+    try:
+        stream = journal.open(operation)
+    except NotFound as error:
+        raise UsageError(str(error), hint=error.hint) from error
+    if stream.entries and stream.plan.feature != FEATURE:
+        raise UsageError(f"{operation} is an operation of {stream.plan.feature}")
+    return stream
+
+
+# What operators order.
+
+
+def order(
+    estate: Estate,
+    kind: OrderKind,
+    scope: str,
+    *,
+    reason: str,
+    value: str = "",
+    lasts: timedelta | None = None,
+) -> Order:
+    """Give an order; `UsageError` for a scope that there is not."""
+    _check_scope(estate.topology, kind, scope)
+    expires_at = estate.clock.now() + lasts if lasts else None
+    return estate.orders.give(kind, scope, reason=reason, value=value, expires_at=expires_at)
+
+
+def take_back(estate: Estate, kind: OrderKind, scope: str, *, reason: str) -> Order:
+    """End an order; `UsageError` if there is none in force."""
+    try:
+        return estate.orders.take_back(kind, scope, reason=reason)
+    except NotFound as error:
+        raise UsageError(str(error), hint=error.hint) from error
+
+
+def _check_scope(topology: Topology, kind: OrderKind, scope: str) -> None:
+    if kind in (OrderKind.MAINTENANCE, OrderKind.OVERRIDE):
+        topology.region(scope)
+    elif kind is OrderKind.LOCK and scope != EVERYTHING and scope not in topology.traffic.routes:
+        known = ", ".join(topology.traffic.routes) or "none"
+        raise UsageError(f"{scope}: no such route", hint=f"--all, or one of: {known}")
+
+
+def abort(estate: Estate, operation: str, *, reason: str) -> None:
+    """End an operation where it stands. One that is under way ends after the step it is in; one
+    that was left is closed here."""
+    stream = open_operation(estate.journal, operation)
+    told = operation_of(stream)
+    if stream.closed or told is None:
+        raise UsageError(f"{operation} is over already", hint="`mlplatform history` tells it")
+    estate.orders.give(OrderKind.ABORT, operation, reason=reason)
+    lease = lease_of(estate, told.route)
+    try:
+        fence = lease.acquire(wait=False)
+    except LeaseHeld:
+        return  # whoever is at work on it ends it
+    try:
+        stream.settle()
+        if not stream.closed:
+            text = f"aborted by {estate.writer}: {reason}"
+            stream.append(Kind.CLOSED, {"text": text}, fence=fence)
+    finally:
+        lease.release()
+
+
+# How things stand.
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStands:
+    """One route, for `failover status`."""
+
+    route: str
+    mode: str
+    state: RouteState | Unknown
+    wanted: Mapping[str, int]
+    """What the topology gives it when nothing is wrong."""
+    by_hand: bool
+    """Whether somebody changed its weights since we wrote them."""
+    open: str | None = None
+    """The operation that is under way."""
+    locked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """How everything stands."""
+
+    seen: Seen
+    routes: Sequence[RouteStands]
+    orders: Sequence[Order]
+
+
+def stands(estate: Estate) -> Stands:
+    """Routes, verdicts, orders, and what is under way."""
+    seen = estate.observe()
+    topology = estate.topology
+    rows = []
+    for name, route in topology.traffic.routes.items():
+        there = seen.routes[name]
+        rows.append(
+            RouteStands(
+                route=name,
+                mode=route.mode,
+                state=there.state,
+                wanted=route.weights,
+                by_hand=changed_by_hand(there),
+                open=next(
+                    (r.operation for r in there.recoveries if r.ended_seconds_ago is None), None
+                ),
+                locked=seen.orders.locks.get(name) or seen.orders.locks.get(EVERYTHING),
+            )
+        )
+    return Stands(seen, rows, estate.orders.read())
+
+
+def changed_by_hand(there: RouteSeen) -> bool:
+    """Whether a route has other weights than we wrote last."""
+    return (
+        isinstance(there.state, RouteState)
+        and there.written is not None
+        and dict(there.written) != dict(there.state.weights)
+    )

@@ -1,0 +1,177 @@
+"""What was done on a route before, told by the journal: open and past recoveries, and the weights
+that we wrote last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from mlplatform.control.journal import Entry, Journal, Kind, Stream
+from mlplatform.core.errors import IntegrityError, NotFound
+from mlplatform.core.plan import Action, Outcome, Plan
+from mlplatform.failover.decide import FEATURE
+from mlplatform.failover.seen import Mode, Recovery
+
+log = logging.getLogger(__name__)
+
+LOOK_BACK = timedelta(days=45)
+"""Longer than any hold-off, and than a drill is good for, by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation on one route, as its stream tells it."""
+
+    name: str
+    route: str
+    entries: Sequence[Entry]
+    plan: Plan
+    """As last revised."""
+    outcomes: Mapping[str, Outcome]
+    closed: bool
+
+    @property
+    def began_at(self) -> datetime:
+        return self.entries[0].at
+
+    @property
+    def ended_at(self) -> datetime | None:
+        return self.entries[-1].at if self.closed else None
+
+    @property
+    def actions(self) -> Mapping[str, Action]:
+        """Every action that any revision of the plan had, by key."""
+        found: dict[str, Action] = {}
+        for entry in self.entries:
+            if entry.kind in (Kind.PLAN, Kind.REVISION):
+                plan = Plan.model_validate(entry.payload["plan"])
+                found.update({action.key: action for action in plan.actions})
+        return found
+
+
+def operation_of(stream: Stream) -> Operation | None:
+    """The operation that a stream tells of; None for one of another feature, or without actions."""
+    plan = stream.plan
+    if plan.feature != FEATURE or not plan.actions:
+        return None
+    return Operation(
+        name=stream.operation,
+        route=plan.actions[0].subject,
+        entries=stream.entries,
+        plan=plan,
+        outcomes=stream.outcomes(),
+        closed=stream.closed,
+    )
+
+
+def recovery_of(operation: Operation, now: datetime) -> Recovery:
+    """An operation as `decide` looks back on it. Ages are by wall clocks, which may differ between
+    who wrote and who reads: they are never negative."""
+    actions = operation.actions
+    first = next(iter(actions.values()))
+    mode = Mode(first.parameters.get("mode", Mode.UNPLANNED.value))
+    shifts = [
+        actions[key]
+        for key, outcome in operation.outcomes.items()
+        if outcome.ok and key in actions and actions[key].kind == "shift"
+    ]
+    source = first.parameters.get("source")
+    began_with: Mapping[str, int] = shifts[0].parameters["before"] if shifts else {}
+    ended_with: Mapping[str, int] = shifts[-1].parameters["after"] if shifts else {}
+    first_after: Mapping[str, int] = shifts[0].parameters["after"] if shifts else {}
+    targets = tuple(r for r, weight in first_after.items() if weight > began_with.get(r, 0))
+    if mode is Mode.FAILBACK:
+        moved = sum(ended_with.get(r, 0) - began_with.get(r, 0) for r in targets)
+    else:
+        moved = sum(
+            max(0, s.parameters["before"].get(source, 0) - s.parameters["after"].get(source, 0))
+            for s in shifts
+        )
+    ended = operation.ended_at
+    return Recovery(
+        operation=operation.name,
+        mode=mode,
+        source=source,
+        began_seconds_ago=_ago(operation.began_at, now),
+        ended_seconds_ago=_ago(ended, now) if ended else None,
+        targets=targets,
+        moved=max(0, moved),
+        passed=bool(shifts) and all(outcome.ok for outcome in operation.outcomes.values()),
+    )
+
+
+def written_by(
+    operations: Iterable[Operation], held: Mapping[str, int]
+) -> Mapping[str, int] | None:
+    """The weights that we wrote last on a route: of the newest shift that was done, or that was
+    begun and whose weights the target now holds (`held`), for its writer may have died before it
+    could say so. By the fence, which no clock can put out of order."""
+    last: tuple[int, int] = (-1, -1)
+    weights: Mapping[str, int] | None = None
+    for operation in operations:
+        actions = operation.actions
+        begun: set[str] = set()
+        for entry in operation.entries:
+            if entry.kind is Kind.INTENT:
+                begun.update(entry.payload["actions"])
+                done = [
+                    key
+                    for key in entry.payload["actions"]
+                    if key in actions
+                    and actions[key].kind == "shift"
+                    and key not in operation.outcomes
+                    and actions[key].parameters["after"] == held
+                ]
+            elif entry.kind is Kind.OUTCOME:
+                outcome = Outcome.model_validate(entry.payload)
+                action = actions.get(outcome.action)
+                done = [outcome.action] if outcome.ok and action and action.kind == "shift" else []
+            else:
+                continue
+            for key in done:
+                if (entry.fence, entry.number) > last:
+                    last = (entry.fence, entry.number)
+                    weights = actions[key].parameters["after"]
+    return weights
+
+
+@dataclass(slots=True)
+class Memory:
+    """The journal's failover operations. What is closed is read once and remembered."""
+
+    journal: Journal
+    _closed: dict[str, Operation | None] = field(default_factory=dict)
+
+    def operations(self, now: datetime) -> Mapping[str, Sequence[Operation]]:
+        """By route, oldest first. A stream that cannot be trusted is logged and left out: `history`
+        names it."""
+        found: dict[str, list[Operation]] = {}
+        for name in self.journal.operations(since=now - LOOK_BACK):
+            if f"-{FEATURE}-" not in name:
+                continue
+            operation = self._closed[name] if name in self._closed else self._read(name)
+            if operation is not None:
+                found.setdefault(operation.route, []).append(operation)
+        # By the fence, which no clock can put out of order.
+        for operations in found.values():
+            operations.sort(key=lambda each: (each.entries[0].fence, each.began_at))
+        return found
+
+    def _read(self, name: str) -> Operation | None:
+        try:
+            stream = self.journal.open(name)
+            if not stream.entries:
+                return None  # it was interrupted before it had a plan
+            operation = operation_of(stream)
+        except (IntegrityError, NotFound) as error:
+            log.error("operation %s cannot be read: %s", name, error)
+            return None
+        if stream.closed:
+            self._closed[name] = operation
+        return operation
+
+
+def _ago(at: datetime, now: datetime) -> float:
+    return max(0.0, (now - at).total_seconds())

@@ -1,0 +1,412 @@
+"""A route moved from end to end, in virtual time: claimed, planned, written, watched, recorded."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from mlplatform.control.journal import Kind
+from mlplatform.control.orders import Kind as OrderKind
+from mlplatform.core.errors import (
+    Fenced,
+    LeaseHeld,
+    MlplatformError,
+    NoMajority,
+    StalePlan,
+    UsageError,
+)
+from mlplatform.core.plan import Outcome, Result
+from mlplatform.failover import operations
+from mlplatform.failover.effects import Estate
+from mlplatform.failover.operations import Moves, Said
+from mlplatform.failover.recoveries import operation_of
+from mlplatform.failover.seen import Mode, Request
+from mlplatform.failover.timeline import clocks_of, markdown
+from tests.features.control.members import lost
+from tests.features.control.weather import SkewedClock
+
+from .estate import World
+
+AWAY = Request(Mode.UNPLANNED, source="us", reason="us is dead")
+
+
+def go(estate: Estate, request: Request = AWAY, said: Said | None = None) -> Moves:
+    return operations.carry_out(estate, operations.propose(estate, request), said=said)
+
+
+def outcomes(moves: Moves) -> dict[str, str]:
+    return {
+        outcome.action.split("/")[2]: outcome.result.value
+        for outcome in moves.reports["api"].outcomes
+    }
+
+
+def dead_us(**settings: object) -> World:
+    world = World(**settings)  # type: ignore[arg-type]
+    world.kill("us")
+    return world
+
+
+def test_a_dead_region_is_left_and_the_route_is_claimed_first() -> None:
+    world = dead_us()
+    estate = world.estate()
+    moves = go(estate)
+    assert not moves.errors
+    assert outcomes(moves) == {"shift": "done", "settle": "done"}
+    assert dict(world.state.weights) == {"us": 0, "eu": 100}
+    assert (world.state.epoch, world.state.writer) == (1, "ops@host:1")
+    assert moves.reports["api"].exit_code == 0
+
+
+def test_a_plan_claims_and_changes_nothing() -> None:
+    world = dead_us()
+    before = world.state
+    proposal = operations.propose(world.estate(), AWAY)
+    assert [action.kind for action in proposal.plans["api"].actions] == ["shift", "settle"]
+    assert world.state == before
+    assert not world.estate().journal.operations()
+
+
+def test_a_second_run_has_nothing_to_do() -> None:
+    world = dead_us()
+    go(world.estate())
+    proposal = operations.propose(world.estate(), AWAY)
+    assert proposal.noop
+    assert len(world.estate().journal.operations()) == 1
+
+
+def test_the_three_clocks_are_in_the_record() -> None:
+    world = dead_us(ttl_seconds=30.0, propagation_seconds=3.0, slow_clients=12.0)
+    estate = world.estate()
+    moves = go(estate)
+    operation = moves.reports["api"].operation
+    assert operation is not None
+    told = operation_of(estate.journal.open(operation))
+    assert told is not None
+    clocks = clocks_of(told)
+    assert clocks.committed_seconds == 0.0
+    assert clocks.authoritative_seconds == pytest.approx(3, abs=0.6)
+    assert clocks.observed_seconds is not None
+    assert 30 <= clocks.observed_seconds < 36, "clients may keep what they were told for the TTL"
+    text = markdown(told)
+    assert "| authoritative | +3." in text
+    assert "us 100 → 0" in text
+
+
+def test_clients_that_do_not_move_are_told() -> None:
+    world = dead_us(slow_clients=1e6)
+    moves = go(world.estate())
+    assert outcomes(moves) == {"shift": "done", "settle": "unknown"}
+    (settled,) = (o for o in moves.reports["api"].outcomes if "/settle/" in o.action)
+    assert "fra gets no good answer" in settled.detail
+    assert moves.reports["api"].exit_code == 5
+
+
+def test_nobody_who_could_see_clients_move_is_told_too() -> None:
+    world = dead_us()
+    estate = world.estate()
+    proposal = operations.propose(estate, AWAY)
+    estate.loads = lambda routes: {}
+    seen, estate.look = estate.look, lambda: World(watched=False).look()
+    moves = operations.carry_out(estate, proposal)
+    assert isinstance(moves.errors["api"], StalePlan), "blind, nothing is decided"
+    estate.look = seen
+
+
+def test_weights_that_somebody_changed_since_the_plan_are_not_overwritten() -> None:
+    world = dead_us(weights={"us": 60, "eu": 40})
+    estate = world.estate()
+    proposal = operations.propose(estate, AWAY)
+    world.traffic.change_by_hand({"us": 90, "eu": 10})
+    moves = operations.carry_out(estate, proposal)
+    assert isinstance(moves.errors["api"], StalePlan)
+    assert dict(world.state.weights) == {"us": 90, "eu": 10}
+
+
+def test_two_operators_at_once_one_acts() -> None:
+    world = dead_us()
+    first, second = world.estate(), world.estate("bob@host:2")
+    proposal = operations.propose(second, AWAY)
+    held: list[MlplatformError] = []
+
+    def meanwhile(route: str, outcome: Outcome) -> None:
+        moves = operations.carry_out(second, proposal)
+        held.extend(moves.errors.values())
+
+    go(first, said=Said(outcome=meanwhile))
+    assert held
+    assert all(isinstance(error, LeaseHeld | StalePlan) for error in held)
+    assert len(first.journal.operations()) == 1
+
+
+def test_a_deposed_controller_that_wakes_up_is_refused_by_the_target() -> None:
+    world = dead_us(weights={"us": 50, "eu": 50})
+    asleep = world.estate("asleep@host:9")
+    lease = operations.lease_of(asleep, "api")
+    lease.acquire()
+    mover = operations._mover(asleep, "api", AWAY, lease, Said())
+    plan = mover.decide(mover.observe(), world.time.now())
+    world.time.sleep(100)  # its term is over, and it does not know yet
+    operations.move(world.estate(), "api", AWAY, wait="silent")
+    after = world.state
+    mover.guard = lambda: None  # a clock that lies, a thread that slept between guard and write
+    mover.epoch = lambda: 1
+    with pytest.raises(Fenced):
+        list(mover.act(plan.actions, "x"))
+    with pytest.raises(Fenced):
+        mover.observe()
+    assert world.state == after
+
+
+def test_a_lease_is_above_what_the_target_knows_though_the_control_store_was_rebuilt() -> None:
+    world = dead_us()
+    for _ in range(3):
+        lease = operations.lease_of(world.estate(), "api")
+        lease.acquire()
+        world.estate().observe(epochs={"api": lease.generation})
+        lease.release()
+    assert world.state.epoch == 3
+    for member in range(3):
+        world.members.rebuild(member)
+    go(world.estate())
+    assert world.state.epoch == 4
+
+
+@pytest.mark.parametrize("member", range(3))
+def test_any_one_control_store_may_be_lost(member: int) -> None:
+    world = dead_us()
+    with lost(world.members, member):
+        moves = go(world.estate())
+    assert outcomes(moves) == {"shift": "done", "settle": "done"}
+
+
+def test_without_a_majority_of_control_stores_nothing_is_done() -> None:
+    world = dead_us()
+    with lost(world.members, 0), lost(world.members, 1), pytest.raises(NoMajority):
+        go(world.estate())
+    assert dict(world.state.weights) == {"us": 100, "eu": 0}
+
+
+def test_a_clock_that_is_an_hour_off_changes_nothing() -> None:
+    world = dead_us()
+    wrong = SkewedClock(world.time, wall_skew=timedelta(hours=1))
+    moves = go(world.estate(clock=wrong))
+    assert outcomes(moves) == {"shift": "done", "settle": "done"}
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(moment: int) -> tuple[Said, list[int]]:
+    count = [0]
+
+    def tick(*_: object) -> None:
+        count[0] += 1
+        if count[0] == moment:
+            raise Crash
+
+    return Said(plan=tick, outcome=tick, text=tick), count
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_a_crash_between_any_two_steps_is_gone_on_with_by_anyone(moment: int) -> None:
+    world = dead_us()
+    said, count = crash_at(moment)
+    with pytest.raises(Crash):
+        operations.move(world.estate("dead@host:1"), "api", AWAY, said=said)
+    assert count[0] == moment
+    world.time.sleep(60)
+    other = world.estate("other@host:2")
+    reports = dict(operations.resume_left(other))
+    (name,) = other.journal.operations()
+    assert set(reports) == {name}
+    assert dict(world.state.weights) == {"us": 0, "eu": 100}
+    assert other.journal.open(name).closed
+    assert not operations.open_operations(other)
+    assert operations.propose(other, AWAY).noop
+
+
+def test_what_crashed_is_not_gone_on_with_when_the_world_has_changed() -> None:
+    world = dead_us()
+    said, _ = crash_at(1)  # planned, and not begun
+    with pytest.raises(Crash):
+        operations.move(world.estate("dead@host:1"), "api", AWAY, said=said)
+    world.kill("eu")
+    world.time.sleep(60)
+    ((_, report),) = operations.resume_left(world.estate())
+    assert dict(world.state.weights) == {"us": 100, "eu": 0}
+    assert {o.result for o in report.outcomes} <= {Result.FAILED, Result.NOTHING, Result.UNKNOWN}
+
+
+def test_the_target_fails_while_clients_move_and_the_same_operation_goes_elsewhere() -> None:
+    world = World(
+        regions=("us", "eu", "ap"),
+        weights={"us": 100, "eu": 0, "ap": 0},
+        load={"us": 100.0, "eu": 100.0, "ap": 0.0},
+        slow_clients=20.0,
+        settings={"safety": {"together_seconds": 1}},
+        route={"mode": "auto"},
+    )
+    world.kill("us", ago=600)
+    estate = world.estate()
+    told: list[str] = []
+
+    def fail_the_target(route: str, outcome: Outcome) -> None:
+        if "/shift/" in outcome.action and not world.down - {"us"}:
+            (target,) = (
+                r for r, w in world.state.weights.items() if w == max(world.state.weights.values())
+            )
+            world.kill(target, ago=60)
+
+    request = Request(
+        Mode.UNPLANNED,
+        source="us",
+        targets=("eu",),
+        reason="us is dead",
+        broken=frozenset({"cap"}),
+    )
+    drilled(world)
+    moves = go(estate, request, Said(outcome=fail_the_target, text=told.append))
+    assert dict(world.state.weights) == {"us": 0, "eu": 0, "ap": 100}, told
+    operation = moves.reports["api"].operation
+    assert operation is not None
+    stream = estate.journal.open(operation)
+    assert [entry.kind for entry in stream.entries].count(Kind.REVISION) >= 1
+    assert stream.closed
+    others = [name for name in estate.journal.operations() if name != operation]
+    assert len(others) == 1, "the drill alone"
+
+
+def drilled(world: World) -> None:
+    """A drill was passed, some days ago."""
+    healthy = World(
+        regions=world.regions,
+        weights=world.weights,
+        load=world.load,
+        settings={"safety": {"step_seconds": 0}},
+        members=world.members,
+        time=world.time,
+    )
+    healthy.traffic = world.traffic
+    drill = Request(Mode.DRILL, targets=("eu",), reason="monthly")
+    moves = go(healthy.estate("drill@host:7"), drill)
+    assert moves.reports["api"].exit_code == 0, moves
+    assert dict(world.state.weights) == dict(world.weights)
+
+
+def test_a_drill_is_a_trickle_and_back() -> None:
+    world = World(settings={"safety": {"step_seconds": 5}})
+    seen: list[dict[str, int]] = []
+    said = Said(outcome=lambda route, outcome: seen.append(dict(world.state.weights)))
+    moves = go(world.estate(), Request(Mode.DRILL, targets=("eu",)), said)
+    assert {"us": 99, "eu": 1} in seen
+    assert dict(world.state.weights) == {"us": 100, "eu": 0}
+    assert moves.reports["api"].exit_code == 0
+
+
+def test_a_planned_move_drains_the_source_and_leaves_it_ready_afterwards() -> None:
+    world = World()
+    lame: list[bool] = []
+    said = Said(outcome=lambda route, outcome: lame.append(world.fleets["us"].lame))
+    moves = go(world.estate(), Request(Mode.PLANNED, source="us", reason="kernel"), said)
+    assert moves.reports["api"].exit_code == 0, moves.reports["api"].outcomes
+    assert lame[0] is True
+    assert lame[-1] is False
+    assert dict(world.state.weights) == {"us": 0, "eu": 100}
+
+
+def test_failback_goes_by_steps_and_one_bad_step_returns() -> None:
+    world = dead_us(
+        settings={"safety": {"hold_off_seconds": 60, "cooldown_seconds": 0, "step_seconds": 20}}
+    )
+    go(world.estate())
+    world.revive("us", ago=5000)
+    seen: list[int] = []
+    said = Said(outcome=lambda route, outcome: seen.append(world.state.weights["us"]))
+    back = Request(Mode.FAILBACK, targets=("us",), reason="it is well")
+    moves = go(world.estate(), back, said)
+    assert moves.reports["api"].exit_code == 0, moves
+    assert list(dict.fromkeys(seen)) == [1, 5, 25, 50, 100]
+
+    go_again = dead_us(
+        settings={"safety": {"hold_off_seconds": 60, "cooldown_seconds": 0, "step_seconds": 20}}
+    )
+    go(go_again.estate())
+    go_again.revive("us", ago=5000)
+
+    def fail_at_25(route: str, outcome: Outcome) -> None:
+        if "/shift/" in outcome.action and go_again.state.weights["us"] == 25:
+            go_again.kill("us")
+
+    moves = go(go_again.estate(), back, Said(outcome=fail_at_25))
+    assert dict(go_again.state.weights) == {"us": 0, "eu": 100}
+    assert len(go_again.estate().journal.operations()) == 2
+
+
+def test_pause_resume_and_abort() -> None:
+    world = dead_us(
+        settings={"safety": {"hold_off_seconds": 60, "cooldown_seconds": 0, "step_seconds": 0}}
+    )
+    go(world.estate())
+    world.revive("us", ago=5000)
+    estate = world.estate()
+
+    def abort(route: str, outcome: Outcome) -> None:
+        if world.state.weights["us"] == 5:
+            name = operations.open_operations(estate)[0].operation
+            operations.abort(world.estate("boss@host:3"), name, reason="enough")
+
+    back = Request(Mode.FAILBACK, targets=("us",))
+    moves = go(estate, back, Said(outcome=abort))
+    assert world.state.weights["us"] == 5
+    report = moves.reports["api"]
+    assert estate.journal.open(str(report.operation)).closed
+    assert "aborted: enough" in " ".join(o.detail for o in report.outcomes)
+    with pytest.raises(UsageError, match="is over already"):
+        operations.abort(estate, str(report.operation), reason="x")
+
+
+def test_a_lock_holds_and_says_why() -> None:
+    world = dead_us()
+    estate = world.estate()
+    operations.order(estate, OrderKind.LOCK, "all", reason="incident 4711")
+    proposal = operations.propose(estate, AWAY)
+    assert proposal.noop
+    assert "incident 4711" in proposal.plans["api"].holds[0].reason
+    operations.take_back(estate, OrderKind.LOCK, "all", reason="over")
+    assert not operations.propose(estate, AWAY).noop
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope"),
+    [(OrderKind.LOCK, "nowhere"), (OrderKind.MAINTENANCE, "mars"), (OrderKind.OVERRIDE, "mars")],
+)
+def test_an_order_about_nothing_is_refused(kind: OrderKind, scope: str) -> None:
+    with pytest.raises(UsageError):
+        operations.order(World().estate(), kind, scope, reason="x")
+
+
+def test_weights_changed_by_hand_are_shown() -> None:
+    world = dead_us()
+    go(world.estate())
+    assert not operations.stands(world.estate()).routes[0].by_hand
+    world.traffic.change_by_hand({"us": 10, "eu": 90})
+    (stands,) = operations.stands(world.estate()).routes
+    assert stands.by_hand
+    proposal = operations.propose(world.estate(), Request(Mode.UNPLANNED, source="us"))
+    assert proposal.noop
+    assert "weights-changed-by-hand" in proposal.plans["api"].holds[0].reason
+
+
+def test_what_cannot_be_right() -> None:
+    estate = World().estate()
+    for request in (
+        Request(Mode.UNPLANNED, source="us", targets=("us",)),
+        Request(Mode.UNPLANNED, source="mars"),
+        Request(Mode.UNPLANNED, source="us", routes=("nowhere",)),
+        Request(Mode.UNPLANNED, source="us", models=("bert",)),
+    ):
+        with pytest.raises(UsageError):
+            operations.propose(estate, request)
