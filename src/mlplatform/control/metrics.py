@@ -96,15 +96,15 @@ def serve(address: str) -> Callable[[], None]:
     from prometheus_client import start_http_server
 
     host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not port.isdigit() or int(port) > 65_535:
         raise UsageError(f"--metrics {address}: not HOST:PORT", hint="e.g. 127.0.0.1:9464")
     install()
     try:
         server, _ = start_http_server(int(port), addr=host or "127.0.0.1")
     except OSError as error:
-        raise UsageError(f"--metrics {address}: {error.strerror}") from error
-    except OverflowError as error:
-        raise UsageError(f"--metrics {address}: {error}") from error
+        raise UsageError(
+            f"--metrics {address}: {error.strerror}", hint="choose an address and port of your own"
+        ) from error
     return server.shutdown
 
 

@@ -121,6 +121,7 @@ class Prober:
         self._said = said
         self._stop = stop
         self._targets = targets_of(topology)
+        self._places = {target: place for place, target in enumerate(self._targets)}
 
         self._changed = threading.Condition()
         self._tasks: deque[Task] = deque()
@@ -323,6 +324,7 @@ class Prober:
             return None
         blind = max(known, key=lambda each: each.round.number).round.blind or ""
         seen = [each for each in known if not each.round.blind and not blind]
+        seen.sort(key=lambda each: (self._places[each.target], each.at))
         now = self._clock.monotonic()
         self.met = met = Met(
             samples=tuple(
@@ -331,12 +333,12 @@ class Prober:
                     sample_of(each.answer, seconds_ago=now - each.at),
                     each.answer.certificate_expires_at,
                 )
-                for each in sorted(seen, key=lambda each: each.at)
+                for each in seen
                 if each.answer is not None
             ),
             golden=tuple(
                 each.golden.model_copy(update={"seconds_ago": round(now - each.at, 6)})
-                for each in sorted(seen, key=lambda each: each.at)
+                for each in seen
                 if each.golden is not None
             ),
             blind=blind,
