@@ -23,9 +23,10 @@ from mlplatform.core.topology import Topology
 from mlplatform.failover.back import drill, go_back, turned_bad
 from mlplatform.failover.case import Case, Closed, case_of, verdicts_in_force, weights_key
 from mlplatform.failover.draft import Draft, Step
-from mlplatform.failover.headroom import Demand, Room
+from mlplatform.failover.gates import all_closed_gates
+from mlplatform.failover.headroom import Demand, Room, lacking
 from mlplatform.failover.leave import leave
-from mlplatform.failover.rules import UNBREAKABLE, closed_rules, hold_off
+from mlplatform.failover.rules import UNBREAKABLE, all_closed_rules, closed_rules, hold_off
 from mlplatform.failover.seen import Gate, Load, Mode, Request, Rule, Seen, Standby
 from mlplatform.failover.verdict import Health, Verdict
 from mlplatform.ports.traffic import Weights
@@ -68,7 +69,9 @@ def decide(topology: Topology, seen: Seen, request: Request, now: datetime) -> P
             continue
         basis |= _basis(case, draft)
         held = [case.hold(draft.region, c, unknown=c.unknown) for c in closed_rules(case)]
-        if not held:
+        if held:
+            held += [hold for r, gates in draft.closed.items() for hold in case.holds(r, gates)]
+        else:
             held = list(draft.holds)
             if request.automatic and case.route.mode != "auto":
                 held += _advice(case, draft)
@@ -385,8 +388,23 @@ def _figures(case: Case, draft: Draft) -> JSON:
         "refused": {
             region: [str(gate) for gate in gates] for region, gates in draft.closed.items() if gates
         },
+        "broken": list(_broken(case, draft)),
         "load_before": loads,
     }
+
+
+def _broken(case: Case, draft: Draft) -> Iterator[str]:
+    """What is closed, and broken on purpose: region by region where it is a gate."""
+    for region in draft.closed:
+        for gate in all_closed_gates(case, region):
+            if case.breaks(gate.name):
+                yield f"{region}: {gate}"
+    for rule in all_closed_rules(case):
+        if case.breaks(rule.name):
+            yield str(rule)
+    if case.breaks(Gate.HEADROOM) and draft.steps:
+        for region, closed in lacking(case, draft.steps[-1].after, draft.rooms).items():
+            yield f"{region}: {closed}"
 
 
 def _rto_seconds(case: Case) -> float | None:

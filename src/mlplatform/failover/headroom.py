@@ -1,8 +1,8 @@
 """Headroom: how much a region's warm servers have left, against how much is to move.
 
-    room   = warm, ready servers x requests a second of one within the objective - its present load
+    room   = warm, ready servers × requests a second of one within the objective − its present load
     demand = what the regions that lose weight had at their peak, by the share that moves,
-             x the retry factor
+             × the retry factor
 
 What is starting, what a scaler may start, and a declared figure that has expired count nothing.
 Nobody knows how a route's requests are shared among its models, so that each must be able to bear
@@ -43,8 +43,8 @@ class Room:
 
     def __str__(self) -> str:
         return (
-            f"{self.free:.0f} req/s free ({self.servers} servers × "  # noqa: RUF001
-            f"{self.rate.requests_per_second:g} − {self.present:.0f})"  # noqa: RUF001
+            f"{self.free:.0f} req/s free ({self.servers} servers × "
+            f"{self.rate.requests_per_second:g} − {self.present:.0f})"
         )
 
 
@@ -54,7 +54,7 @@ class Demand:
 
     amount: float
     explained: str
-    """Such as `peak 200, times 1.5`, in signs."""
+    """`peak 200 × 1.5`."""
 
     def __str__(self) -> str:
         return f"{self.amount:.0f} needed ({self.explained})"
@@ -148,15 +148,25 @@ def demand_of(case: Case, after: Weights) -> Demand | Closed:
                 f"the load of {region} reads 0 while it is ill, which says nothing of its clients"
             )
             return Closed(Gate.HEADROOM, said, unknown=True)
-        recovery = case.open
-        then = before
-        if recovery is not None and recovery.source == region:
-            then += recovery.moved
+        then = before + moved_already(case, region)
         amount += peak * lost / then
-        part = "" if lost == then else f" × {lost}/{then}"  # noqa: RUF001
+        part = "" if lost == then else f" × {lost}/{then}"
         terms.append(f"peak {peak:.0f}{part}")
     said = f"({' + '.join(terms)})" if len(terms) > 1 else "".join(terms)
-    return Demand(amount * factor, f"{said} × {factor:g}")  # noqa: RUF001
+    return Demand(amount * factor, f"{said} × {factor:g}")
+
+
+def moved_already(case: Case, region: str) -> int:
+    """Points that were taken from a region since its fault began: what is left of its weight bears
+    that much less of its peak."""
+    sick_seconds = case.verdict(region).sick_seconds or 0.0
+    return sum(
+        recovery.moved
+        for recovery in case.seen.recoveries
+        if recovery.source == region
+        and recovery.mode is not Mode.DRILL
+        and (recovery.ended_seconds_ago is None or recovery.began_seconds_ago <= sick_seconds)
+    )
 
 
 def lacking(

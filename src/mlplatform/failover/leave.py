@@ -186,13 +186,13 @@ def _in_or_out(case: Case, draft: Draft, able: Sequence[str]) -> Weights | None:
             if region not in able and (gates := closed_gates(case, region))
         }
         if barred:
-            region, gate = next(iter(barred.items()))
             least = {
                 region: Closed(
                     gate.name,
-                    f"in or out: it would get {after[region]} %, but {gate.reason}",
+                    f"in or out: {region} would get {after[region]} %; {gate.reason}",
                     gate.unknown,
                 )
+                for region, gate in barred.items()
             }
             continue
         least = lacking(case, after, draft.rooms, factor=factor)

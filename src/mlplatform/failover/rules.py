@@ -22,9 +22,16 @@ break: whoever wants the act asks for it themselves."""
 
 def closed_rules(case: Case) -> Iterator[Closed]:
     """The rules that do not let the route be changed, except those that the request breaks."""
+    for closed in all_closed_rules(case):
+        if closed.name in UNBREAKABLE or not case.breaks(closed.name):
+            yield closed
+
+
+def all_closed_rules(case: Case) -> Iterator[Closed]:
+    """The rules that do not let the route be changed, whatever is broken."""
     for rule in _RULES:
         closed = rule(case)
-        if closed is not None and not (case.breaks(closed.name) and closed.name not in UNBREAKABLE):
+        if closed is not None:
             yield closed
 
 
