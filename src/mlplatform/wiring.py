@@ -7,6 +7,9 @@ SDK of a cloud that is not in the topology, or needs it installed.
 from __future__ import annotations
 
 import difflib
+import getpass
+import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -265,3 +268,12 @@ def open_control(
         stop=stop,
     )
     return ControlStore([RetryingStore(open_store(url), retry) for url in topology.control], clock)
+
+
+def writer_name() -> str:
+    """Who this process is, for people: `user@host:pid`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}:{os.getpid()}"

@@ -26,7 +26,19 @@ def parsers() -> dict[str, Any]:
     return {name: group.get_command(None, name) for name in app.COMMANDS}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in app.COMMANDS)])
+def leaves() -> dict[str, Any]:
+    """Every command that does something, by its words: those of groups too."""
+    found: dict[str, Any] = {}
+    for name, parser in parsers().items():
+        if hasattr(parser, "list_commands"):
+            for each in parser.list_commands(None):
+                found[f"{name} {each}"] = parser.get_command(None, each)
+        else:
+            found[name] = parser
+    return found
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([*n.split(), "--help"] for n in leaves())])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     # Typer itself loads pydantic to parse the options before a command's name.
     heavy = [*HEAVY, "pydantic"] if len(arguments) == 1 else HEAVY
@@ -59,15 +71,15 @@ def test_the_list_says_what_the_command_says(name: str) -> None:
     assert told == app.COMMANDS[name][1]
 
 
-@pytest.mark.parametrize("name", app.COMMANDS)
+@pytest.mark.parametrize("name", leaves())
 def test_every_command_has_what_every_command_has(name: str) -> None:
-    own = {parameter.name for parameter in parsers()[name].params}
+    own = {parameter.name for parameter in leaves()[name].params}
     assert {option.name for option in COMMON} <= own
 
 
-@pytest.mark.parametrize("name", app.COMMANDS)
+@pytest.mark.parametrize("name", leaves())
 def test_every_option_is_explained(name: str) -> None:
-    for parameter in parsers()[name].params:
+    for parameter in leaves()[name].params:
         assert parameter.help, f"{name}: {parameter.name} has no help"
 
 
@@ -86,15 +98,16 @@ def test_no_command_at_all(mlplatform: Run) -> None:
     assert ran.stderr == mlplatform("--help").stdout
 
 
-@pytest.mark.parametrize("name", app.COMMANDS)
+@pytest.mark.parametrize("name", leaves())
 def test_every_command_has_examples_that_are_its_own(name: str) -> None:
-    parser = parsers()[name]
+    parser = leaves()[name]
     _, examples = frame.told(parser)
     assert examples
+    words = ["mlplatform", *name.split()]
     for example in examples:
-        prog, command, *arguments = shlex.split(example)
-        assert (prog, command) == ("mlplatform", name)
-        parser.make_context(name, arguments)  # raises what a user would be told
+        line = shlex.split(example)
+        assert line[: len(words)] == words
+        parser.make_context(name, line[len(words) :])  # raises what a user would be told
 
 
 def test_a_command_that_is_not_there(mlplatform: Run) -> None:

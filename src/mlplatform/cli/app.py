@@ -75,6 +75,14 @@ COMMANDS = {
         "mlplatform.cli.commands.clean:clean",
         "Drop what was left of uploads that nobody goes on with.",
     ),
+    "failover": (
+        "mlplatform.cli.commands.failover:app",
+        "Move traffic between regions, and know when to.",
+    ),
+    "notify": (
+        "mlplatform.cli.commands.notify:app",
+        "Try whether those who are to be told are told.",
+    ),
     "demo": (
         "mlplatform.cli.commands.demo:demo",
         "Tell the product as a story, on real models and three regions in a temporary folder.",

@@ -161,10 +161,28 @@ class _Command(typer.core.TyperCommand):
                     formatter.write_dl(records)
 
 
+class _Group(typer.core.TyperGroup):
+    """Commands of one subject, each with the whole first line of what it says of itself."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [
+            (name, (told(found)[0] or "").splitlines()[0])
+            for name in self.list_commands(ctx)
+            if (found := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def new_group(help: str) -> typer.Typer:  # noqa: A002 - Typer's own word
+    """A Typer app that holds commands of one subject: `mlplatform failover …`."""
+    return new_app(cls=_Group, help=help)
+
+
 def to_click(function: Callable[..., int] | typer.Typer, name: str | None = None) -> Any:
     """The parser of a command, or of a Typer app that holds several."""
     if isinstance(function, typer.Typer):
-        group = typer.main.get_command(function)
+        group = typer.main.get_group(function)
         group.context_settings = {**_CONTEXT, **group.context_settings}
         return group
     app = new_app()

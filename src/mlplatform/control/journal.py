@@ -363,6 +363,10 @@ class Journal:
         if errors:
             raise errors[0]
 
+    def over(self, control: ControlStore) -> Journal:
+        """The journal of another control store, by the same writer."""
+        return Journal(control, self._clock, self._random, self._writer)
+
     def import_from(self, other: Journal) -> Iterator[str]:
         """Take over the streams of a journal that was kept elsewhere while this one could not be
         written, entry by entry as they are; the id of each that was not here whole. `Fenced` if a

@@ -3,9 +3,6 @@ replication is put together from a topology."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
@@ -19,15 +16,6 @@ from mlplatform.ports.progress import Progress, SilentProgress
 from mlplatform.ports.store import ObjectStore
 from mlplatform.replication.effects import Replicas
 from mlplatform.replication.transfer import Settings
-
-
-def writer_name() -> str:
-    """Who writes, for people: `user@host:pid`."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}:{os.getpid()}"
 
 
 def open_replicas(
@@ -50,7 +38,7 @@ def open_replicas(
         retry=Retry(clock, random, stop=stop),
         clock=clock,
         random=random,
-        writer=writer_name(),
+        writer=wiring.writer_name(),
         progress=progress or SilentProgress(),
         stop=stop,
         settings=settings or Settings(),

@@ -102,7 +102,6 @@ def open_prober(
     from mlplatform.failover.outside import OutsideView
     from mlplatform.failover.prober import Prober, doubts_of, require_vantage
     from mlplatform.ports.clock import SystemClock
-    from mlplatform.replication.model_replicator import writer_name
 
     require_vantage(topology, vantage)
     for doubt in doubts_of(topology, vantage):
@@ -129,7 +128,7 @@ def open_prober(
         clock=clock,
         random=random,
         executor=executor,
-        writer=writer_name(),
+        writer=wiring.writer_name(),
         interval_seconds=interval,
         said=session.say,
         stop=stop,

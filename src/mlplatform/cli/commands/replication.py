@@ -16,6 +16,7 @@ from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
+    from mlplatform.control.journal import Journal
     from mlplatform.core.placement import ModelVersion
     from mlplatform.replication.effects import Replicas
     from mlplatform.replication.verify import Verification
@@ -448,6 +449,13 @@ def withdraw(
 @command
 def history(
     session: Session,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[import DIR]",
+            help="Take over the journal that a failover without control store kept in DIR.",
+        ),
+    ] = None,
     *,
     operation: Annotated[
         str | None, typer.Option("--operation", metavar="ID", help="Only this operation, whole.")
@@ -460,12 +468,37 @@ def history(
 
     $ mlplatform history --limit 3
     $ mlplatform history --operation 20260102T030405Z-replicate-5b6c01
+    $ mlplatform history import ./journal
     """
     from mlplatform.cli.plans import show_history
+    from mlplatform.core.errors import UsageError
     from mlplatform.replication import operations
 
+    if what and (len(what) != 2 or what[0] != "import"):
+        raise UsageError(
+            f"{' '.join(what)}: nothing that history does", hint="mlplatform history import DIR"
+        )
     with replicas_of(session) as replicas:
+        if what:
+            return _import_journal(session, operations.journal_of(replicas), Path(what[1]))
         return show_history(session, operations.journal_of(replicas), operation, limit)
+
+
+def _import_journal(session: Session, journal: Journal, folder: Path) -> int:
+    from mlplatform.core.errors import UsageError
+    from mlplatform.failover.failover_controller import open_journal_folder
+
+    if not (folder / "journal").is_dir():
+        raise UsageError(
+            f"{folder}: holds no journal",
+            hint="name the folder that was given to --without-control",
+        )
+    names = list(journal.import_from(journal.over(open_journal_folder(folder))))
+    for name in names:
+        session.say(f"imported {name}")
+    if not names:
+        session.say("nothing to do: all of it is here")
+    return 0
 
 
 @command

@@ -1,0 +1,129 @@
+"""`python -m mlplatform.failover.failover_controller`: the line that runbooks type, and how
+failover is put together from a topology."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import SystemRandom
+
+from mlplatform import wiring
+from mlplatform.control.catalogue import Catalogue
+from mlplatform.control.executors import DaemonThreads
+from mlplatform.control.notices import Notices
+from mlplatform.control.quorum import ControlStore
+from mlplatform.control.retry import Retry, RetryingStore
+from mlplatform.control.retry_traffic import RetryingTraffic
+from mlplatform.core.store_url import StoreURL
+from mlplatform.core.topology import Topology
+from mlplatform.failover.effects import Estate
+from mlplatform.failover.outside import OutsideView
+from mlplatform.failover.read_evidence import EvidenceReader
+from mlplatform.failover.standby import Standbys
+from mlplatform.failover.stock import Stock
+from mlplatform.ports.clock import SystemClock
+from mlplatform.ports.traffic import Traffic
+
+_ACTUATOR_ATTEMPTS = 5
+_ACTUATOR_SECONDS = 20.0
+"""An actuator that does not answer for so long is unknown; the night is too short for more."""
+_REGION_SECONDS = 10.0
+
+
+def open_estate(
+    topology: Topology,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    journal_folder: Path | None = None,
+) -> Estate:
+    """Failover over the topology's own routes, servers and stores. Nothing is asked of them yet.
+
+    `journal_folder`: keep journal and leases there, because the control store is gone; then no
+    order is heeded, and the targets' own epochs alone keep hands apart.
+    """
+    wiring.require_schemes(wiring.places_of(topology))
+    clock, random, executor = SystemClock(), SystemRandom(), DaemonThreads()
+    shared = wiring.open_control(topology, clock, random, stop=stop)
+    control = _folder_control(journal_folder, clock, random) if journal_folder else shared
+    catalogue = Catalogue(
+        topology,
+        wiring.region_stores(topology),
+        shared,
+        Retry(clock, random, attempts=2, deadline_seconds=_REGION_SECONDS, stop=stop),
+        executor=executor,
+        region_timeout_seconds=_REGION_SECONDS,
+    )
+    outside = OutsideView(topology, wiring.open_measurements(topology))
+    evidence = EvidenceReader(shared, list(topology.traffic.vantages), clock, outside)
+    return Estate(
+        topology=topology,
+        control=control,
+        open_traffic=_actuators(topology, clock, random, stop),
+        open_fleet=wiring.region_fleets(topology),
+        look=evidence.read,
+        stand=Standbys(
+            topology,
+            wiring.region_fleets(topology),
+            Stock(catalogue, clock),
+            executor=executor,
+            timeout_seconds=_REGION_SECONDS,
+        ),
+        loads=lambda routes: dict.fromkeys(routes, outside.loads()),
+        lags=outside.lags,
+        clock=clock,
+        random=random,
+        writer=wiring.writer_name(),
+        stop=stop,
+        executor=executor,
+        timeout_seconds=_ACTUATOR_SECONDS + 5,
+        obeys_orders=journal_folder is None,
+    )
+
+
+def open_notices(topology: Topology, environ: Mapping[str, str] | None = None) -> Notices:
+    """Whoever the topology names, to be told. `UsageError` names a variable that is not set."""
+    clock, random = SystemClock(), SystemRandom()
+    receivers = wiring.open_receivers(topology, os.environ if environ is None else environ)
+    return Notices(receivers, Retry(clock, random, attempts=5, deadline_seconds=120))
+
+
+def open_journal_folder(folder: Path) -> ControlStore:
+    """The journal that was kept in a folder while the control store was gone."""
+    return _folder_control(folder, SystemClock(), SystemRandom())
+
+
+def _folder_control(folder: Path, clock: SystemClock, random: SystemRandom) -> ControlStore:
+    folder.mkdir(parents=True, exist_ok=True)
+    store = wiring.open_store(StoreURL.parse(folder.absolute().as_uri()))
+    return ControlStore([RetryingStore(store, Retry(clock, random, attempts=3))], clock)
+
+
+def _actuators(
+    topology: Topology, clock: SystemClock, random: SystemRandom, stop: Callable[[], bool]
+) -> Callable[[str], Traffic]:
+    """By route, opened once, under the retry policy."""
+    retry = Retry(
+        clock,
+        random,
+        attempts=_ACTUATOR_ATTEMPTS,
+        deadline_seconds=_ACTUATOR_SECONDS,
+        stop=stop,
+    )
+    opened: dict[str, Traffic] = {}
+    lock = threading.Lock()
+
+    def traffic(route: str) -> Traffic:
+        with lock:
+            if route not in opened:
+                opened[route] = RetryingTraffic(wiring.open_traffic(topology, route), retry)
+            return opened[route]
+
+    return traffic
+
+
+if __name__ == "__main__":
+    from mlplatform.cli.commands.failover import main
+
+    main()
