@@ -53,6 +53,17 @@ VERSIONS = "versions/"
 WITHDRAWALS = "observations/withdrawals/"
 
 
+def check_key(check: Check) -> str:
+    """Where the last check of its kind is kept. What was found wrong is apart from what was found
+    good, so that a check that began earlier and ends later, or sees less, takes no mismatch back:
+    only a new receipt does."""
+    found = f"{_WRONG}{check.depth}" if check.findings else "good"
+    return f"{CHECKS}{check.model}/{check.version}/{check.region}/{found}.json"
+
+
+_WRONG = "wrong-"
+
+
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """Every region's store and the control store, as far as they are read."""
@@ -97,6 +108,36 @@ class Catalogue:
         except NoMajority as error:
             return Remembered(problem=str(error))
 
+    def doubts(self, subject: ModelVersion) -> Remembered:
+        """`remember` of one version, without the checks that found it good: few requests, however
+        many regions hold it, for those who ask time and again."""
+        key = f"{subject.model}/{subject.version}.json"
+        try:
+            checks = self.control.list(f"{CHECKS}{subject.model}/{subject.version}/")
+            wrong = [each for each in checks if each.rpartition("/")[2].startswith(_WRONG)]
+            records = self.control.read_many([*wrong, f"{WITHDRAWALS}{key}"])
+            published, settled = self._published_at([f"{VERSIONS}{key}"])
+        except NoMajority as error:
+            return Remembered(problem=str(error))
+        withdrawals = records.pop(f"{WITHDRAWALS}{key}").bodies()
+        return Remembered(
+            checks=tuple(
+                check
+                for each, reading in records.items()
+                for body in sorted(reading.bodies())
+                for check in _parsed(Check, each, body)
+            ),
+            published=published,
+            settled=settled,
+            withdrawals=tuple(parse_withdrawal(body, subject) for body in sorted(withdrawals)),
+        )
+
+    def published_versions(self, model: str) -> list[str]:
+        """Every version whose name was ever taken, by the control store. `NoMajority` if too few
+        members can be read."""
+        keys = self.control.list(f"{VERSIONS}{model}/")
+        return [key.rpartition("/")[2].removesuffix(".json") for key in keys]
+
     def recall(self, subject: ModelVersion) -> Remembered:
         """`remember`, for those who act on it: `NoMajority` rather than to forget a demotion."""
         remembered = self.remember(subject)
@@ -105,10 +146,15 @@ class Catalogue:
         return remembered
 
     def _published(self, prefix: str) -> tuple[tuple[Published, ...], frozenset[ModelVersion]]:
+        return self._published_at(self.control.list(prefix))
+
+    def _published_at(
+        self, keys: Iterable[str]
+    ) -> tuple[tuple[Published, ...], frozenset[ModelVersion]]:
         """Records of versions, and which of them a majority holds; those speak alone."""
         published: list[Published] = []
         settled: set[ModelVersion] = set()
-        for key, reading in self.control.read_many(self.control.list(prefix)).items():
+        for key, reading in self.control.read_many(keys).items():
             bodies = reading.bodies()
             taken = [b for b, copies in bodies.items() if copies >= self.control.majority]
             for body in taken or sorted(bodies):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
 
-from mlplatform.control.catalogue import CHECKS, VERSIONS, WITHDRAWALS, Catalogue
+from mlplatform.control.catalogue import VERSIONS, WITHDRAWALS, Catalogue, check_key
 from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.lease import Background
 from mlplatform.control.quorum import ControlStore
@@ -282,12 +282,7 @@ class Replicas:
             at=self.clock.now(),
             writer=self.writer,
         )
-        # Apart, so that a check that began earlier and ends later, or sees less, takes no mismatch
-        # back: only a new receipt does.
-        found = f"wrong-{record.depth}" if record.findings else "good"
-        self._observe(
-            f"{CHECKS}{subject.model}/{subject.version}/{state.region}/{found}.json", record
-        )
+        self._observe(check_key(record), record)
 
     def _renew_receipt(
         self, state: RegionSeen, manifest: Manifest, objects: Mapping[str, ObjectReceipt]
