@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import caddy_site, dns_site, gateway_api_site, memory_site
+from . import caddy_site, dns_site, gateway_api_site, memory_site, route53_site
 from .site import Site
 
 TABLE = "tests/conformance/traffic/matrix.py"
@@ -41,4 +41,5 @@ ROWS: tuple[Row, ...] = (
     Row("bind", "rfc2136", dns_site.bind_pair, "bind"),
     Row("powerdns", "rfc2136", dns_site.powerdns, "powerdns"),
     Row("kubernetes", "httproute", gateway_api_site.gateway_api, "kubernetes"),
+    Row("strict-fake", "route53", route53_site.route53),
 )
