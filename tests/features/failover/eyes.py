@@ -112,6 +112,7 @@ def record(row: Row, *, region: str = REGION, round_: int = 1) -> VantageRecord:
         )
         for model, signs in row.golden.items()
         for n, sign in enumerate(signs)
+        if sign != "_"
     ]
     return VantageRecord(
         vantage=row.name,
@@ -174,9 +175,9 @@ def outside(words: str | None) -> dict[str, Outside | Unknown]:
     return {REGION: Outside(**said)}
 
 
-def seen(picture: str, prometheus: str | None = None) -> Evidence:
+def seen(picture: str, callers: str | None = None) -> Evidence:
     return Evidence(
-        vantages={row.name: sighting(row) for row in rows(picture)}, outside=outside(prometheus)
+        vantages={row.name: sighting(row) for row in rows(picture)}, outside=outside(callers)
     )
 
 

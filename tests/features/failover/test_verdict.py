@@ -32,14 +32,14 @@ class Case:
     health: Health
     because: str = ""
     """Found in the reasons."""
-    prometheus: str | None = None
+    callers: str | None = None
     fall: int = 3
     domains: int = 3
 
 
 def verdict(case: Case) -> Verdict:
     traffic = traffic_of(rows(case.picture), fall=case.fall, domains=case.domains)
-    return judge(REGION, seen(case.picture, case.prometheus), traffic)
+    return judge(REGION, seen(case.picture, case.callers), traffic)
 
 
 WELL = """
@@ -421,6 +421,25 @@ CASES = [
         HEALTHY,
     ),
     Case(
+        "one wrong answer from everywhere, and no other: too little to call it down",
+        """
+        fra     ........   resnet=x
+        lon     ........   resnet=x
+        sin     ........   resnet=x
+        """,
+        SUSPECT,
+        "1 of 1 models fails golden requests here: resnet",
+    ),
+    Case(
+        "golden answers of eleven minutes ago",
+        f"""
+        fra     ........   resnet=xxx{"_" * 66}
+        lon     ........   resnet=xxx{"_" * 66}
+        sin     ........   resnet=xxx{"_" * 66}
+        """,
+        HEALTHY,
+    ),
+    Case(
         "one vantage that cannot read a golden answer",
         """
         fra     ........   resnet=xxxxx
@@ -628,6 +647,8 @@ def test_github_2018_as_it_was_a_cut_between_two_sites() -> None:
         ("fra xxxxxxxx\nlon ........\nsin ........", None, None),
         # Slow until five quick rounds ago.
         ("fra ...sss.....\nlon ...sss.....\nsin ...........", None, 43),
+        # Two slow rounds are a blip.
+        ("fra ...ss......\nlon ...ss......\nsin ...........", None, 103),
         # A far vantage is slow for ever. That keeps nobody away.
         ("fra .........\nlon .........\nsyd sssssssss", None, 83),
         # Golden requests were answered wrong until five rounds ago.
@@ -660,7 +681,7 @@ def test_a_hold_off_outlasts_the_samples_that_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "prometheus", "nothing"),
+    ("picture", "callers", "nothing"),
     [
         (DEAD, None, True),
         ("fra .....ccc\nlon .....xxx\nsin .....rrr", None, True),
@@ -671,8 +692,8 @@ def test_a_hold_off_outlasts_the_samples_that_are_kept() -> None:
         (WELL, None, False),
     ],
 )
-def test_serves_nothing(picture: str, prometheus: str | None, nothing: bool) -> None:
-    judged = judge(REGION, seen(picture, prometheus), traffic_of(rows(picture)))
+def test_serves_nothing(picture: str, callers: str | None, nothing: bool) -> None:
+    judged = judge(REGION, seen(picture, callers), traffic_of(rows(picture)))
     assert judged.serves_nothing is nothing
 
 
@@ -718,6 +739,14 @@ def test_a_model_that_fails_everywhere_is_not_the_regions_fault() -> None:
             "m fails golden requests in every region that was asked: its own fault, not this "
             "region's" in judged.because
         )
+
+
+def test_nor_is_it_where_no_other_model_is_served() -> None:
+    everywhere = "\n".join(f"{name} ..... m=..xxx" for name in ("fra", "lon", "sin"))
+    evidence = world({"us": everywhere, "eu": everywhere})
+    verdicts = judge_all(evidence, topology(["us", "eu"], ["fra", "lon", "sin"]))
+    assert {judged.health for judged in verdicts.values()} == {HEALTHY}
+    assert all(judged.models == {"m": UNHEALTHY} for judged in verdicts.values())
 
 
 def test_a_model_that_fails_in_one_region_is_that_regions() -> None:
