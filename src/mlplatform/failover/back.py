@@ -22,7 +22,7 @@ from mlplatform.failover.headroom import (
 )
 from mlplatform.failover.leave import asked_already
 from mlplatform.failover.rules import hold_off, last_recovery
-from mlplatform.failover.seen import Gate, Mode, Recovery
+from mlplatform.failover.seen import Gate, Mode, Recovery, Rule
 from mlplatform.ports.traffic import Weights, expressible
 
 _TURNS_BACK = frozenset({Gate.VERDICT, Gate.VERSION, Gate.DIGEST, Gate.GOLDEN, Gate.LAG})
@@ -41,14 +41,7 @@ def go_back(case: Case) -> Draft:
     turned = turned_bad(case)
     if turned:
         return _returned(case, turned)
-    draft.weigh(
-        case,
-        lacks,
-        {
-            region: (*closed_gates(case, region), *filter(None, [hold_off(case, region)]))
-            for region in lacks
-        },
-    )
+    draft.weigh(case, lacks, {region: _not_yet(case, region) for region in lacks})
     able = [region for region in lacks if not draft.closed[region]]
     draft.rooms = {region: room_of(case, region) for region in able}
     while able:
@@ -61,6 +54,11 @@ def go_back(case: Case) -> Draft:
         able = others
     _ask(case, draft, [region for region in lacks if not draft.closed[region]])
     return draft
+
+
+def _not_yet(case: Case, region: str) -> tuple[Closed, ...]:
+    waits = None if case.breaks(Rule.HOLD_OFF) else hold_off(case, region)
+    return (*closed_gates(case, region), *((waits,) if waits else ()))
 
 
 def _steps(case: Case, draft: Draft, able: Sequence[str]) -> dict[str, Closed]:

@@ -26,7 +26,13 @@ from mlplatform.failover.draft import Draft, Step
 from mlplatform.failover.gates import all_closed_gates
 from mlplatform.failover.headroom import Demand, Room, lacking
 from mlplatform.failover.leave import leave
-from mlplatform.failover.rules import UNBREAKABLE, all_closed_rules, closed_rules, hold_off
+from mlplatform.failover.rules import (
+    UNBREAKABLE,
+    all_closed_rules,
+    closed_rules,
+    hold_off,
+    over_the_cap,
+)
 from mlplatform.failover.seen import Gate, Load, Mode, Request, Rule, Seen, Standby
 from mlplatform.failover.verdict import Health, Verdict
 from mlplatform.ports.traffic import Weights
@@ -399,12 +405,20 @@ def _broken(case: Case, draft: Draft) -> Iterator[str]:
         for gate in all_closed_gates(case, region):
             if case.breaks(gate.name):
                 yield f"{region}: {gate}"
+        if case.request.mode is Mode.FAILBACK and case.breaks(Rule.HOLD_OFF):
+            yield from (f"{region}: {waits}" for waits in [hold_off(case, region)] if waits)
     for rule in all_closed_rules(case):
         if case.breaks(rule.name):
             yield str(rule)
-    if case.breaks(Gate.HEADROOM) and draft.steps:
-        for region, closed in lacking(case, draft.steps[-1].after, draft.rooms).items():
+    if not draft.steps:
+        return
+    after = draft.steps[-1].after
+    if case.breaks(Gate.HEADROOM):
+        for region, closed in lacking(case, after, draft.rooms).items():
             yield f"{region}: {closed}"
+    if case.breaks(Rule.CAP) and draft.source is not None:
+        lost = case.weights[draft.source] - after[draft.source]
+        yield from (str(closed) for closed in [over_the_cap(case, lost)] if closed)
 
 
 def _rto_seconds(case: Case) -> float | None:

@@ -63,7 +63,8 @@ def leave(case: Case) -> Draft:
         if case.seen.features.all_or_nothing
         else _shared(case, draft, able)
     )
-    if after is not None and (closed := over_the_cap(case, _lost(case, after))):
+    closed = over_the_cap(case, _lost(case, after)) if after is not None else None
+    if closed and not case.breaks(Rule.CAP):
         draft.holds.append(case.hold(source, closed))
         return draft
     _finish(case, draft, able, after)

@@ -222,12 +222,12 @@ _RULES: tuple[Callable[[Case], Closed | None], ...] = (
 def over_the_cap(case: Case, points: int) -> Closed | None:
     """Whether taking so many points from the source is more than cascades may take in a window. The
     first region is never held back: what was taken from others counts, and without any, nothing
-    does."""
+    does. A planned move is no cascade."""
     safety, source = case.safety, case.request.source
     taken = [
         recovery
         for recovery in case.seen.recoveries
-        if recovery.mode in (Mode.UNPLANNED, Mode.PLANNED)
+        if recovery.mode is Mode.UNPLANNED
         and recovery.moved
         and (
             recovery.ended_seconds_ago is None
@@ -236,7 +236,7 @@ def over_the_cap(case: Case, points: int) -> Closed | None:
     ]
     others = sorted({recovery.source or "?" for recovery in taken} - {source or ""})
     total = sum(recovery.moved for recovery in taken) + points
-    if not others or total <= 100 * safety.moved_per_window or case.breaks(Rule.CAP):
+    if not others or total <= 100 * safety.moved_per_window:
         return None
     return Closed(
         Rule.CAP,
@@ -249,8 +249,6 @@ def over_the_cap(case: Case, points: int) -> Closed | None:
 def hold_off(case: Case, region: str) -> Closed | None:
     """Whether a region has not been well for long enough to be given its traffic back. Each relapse
     doubles what is enough."""
-    if case.breaks(Rule.HOLD_OFF):
-        return None
     again = relapses(case, region)
     needed = hold_off_seconds(case, again)
     well = case.verdict(region).well_seconds
