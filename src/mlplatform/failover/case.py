@@ -10,7 +10,16 @@ from mlplatform.core.plan import Hold
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.core.traffic import Route, Safety
-from mlplatform.failover.seen import Gate, Orders, Recovery, Request, RouteSeen, Rule, Seen
+from mlplatform.failover.seen import (
+    Gate,
+    Orders,
+    Override,
+    Recovery,
+    Request,
+    RouteSeen,
+    Rule,
+    Seen,
+)
 from mlplatform.failover.verdict import Health, Verdict
 from mlplatform.ports.traffic import RouteState, Weights, expressible
 
@@ -77,6 +86,15 @@ class Case:
         """A region's verdict; unknown for one that somebody has put there, and nobody knows."""
         return self.verdicts.get(region) or Verdict(
             region, Health.UNKNOWN, because=("the topology names no such region",)
+        )
+
+    @property
+    def overrides(self) -> tuple[Override, ...]:
+        """Operators' words on regions of the route, those that have not expired."""
+        return tuple(
+            order
+            for order in self.orders.overrides
+            if order.region in self.weights and order.expires_in_seconds > 0
         )
 
     def breaks(self, name: Gate | Rule) -> bool:

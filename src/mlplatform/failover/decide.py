@@ -372,9 +372,7 @@ def _figures(case: Case, draft: Draft) -> JSON:
         "expected": {"epoch": case.state.epoch, "tag": case.state.tag, "by": case.state.writer},
         "sick_seconds": case.verdict(draft.source).sick_seconds if draft.source else None,
         "verdicts": {region: case.verdict(region).health.value for region in case.weights},
-        "overrides": [
-            asdict(order) for order in case.orders.overrides if order.region in case.weights
-        ],
+        "overrides": [asdict(order) for order in case.overrides],
         "headroom": {
             region: {
                 "said": str(room),
@@ -482,9 +480,5 @@ def _orders(case: Case) -> str:
     standing += [
         f"maintenance: {region}" for region in orders.maintenance if region in case.weights
     ]
-    standing += [
-        f"override: {order.region}={order.health}"
-        for order in orders.overrides
-        if order.region in case.weights
-    ]
+    standing += [f"override: {order.region}={order.health}" for order in case.overrides]
     return "; ".join(sorted(standing))

@@ -179,6 +179,21 @@ def world(
     )
 
 
+def past(
+    source: str = "us",
+    *,
+    ended: float | None,
+    began: float | None = None,
+    mode: Mode = Mode.UNPLANNED,
+    moved: int = 50,
+    targets: tuple[str, ...] = (),
+    passed: bool = True,
+) -> Recovery:
+    """A recovery that ended so many seconds ago, a minute after it had begun."""
+    began_seconds_ago = began if began is not None else (ended or 0) + 60
+    return Recovery(f"op-{source}", mode, source, began_seconds_ago, ended, targets, moved, passed)
+
+
 def shifts(plan: Plan) -> list[Action]:
     return [action for action in plan.actions if action.kind == "shift"]
 

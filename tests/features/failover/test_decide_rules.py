@@ -10,26 +10,11 @@ import pytest
 
 from mlplatform.core.errors import UsageError
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.seen import Mode, Override, Recovery, Rule
+from mlplatform.failover.seen import Mode, Override, Rule
 
-from .scene import held, shifts, weights_of, world
+from .scene import held, past, shifts, weights_of, world
 
 UNPLANNED, PLANNED, FAILBACK, DRILL = Mode.UNPLANNED, Mode.PLANNED, Mode.FAILBACK, Mode.DRILL
-
-
-def past(
-    source: str = "us",
-    *,
-    ended: float | None,
-    began: float | None = None,
-    mode: Mode = UNPLANNED,
-    moved: int = 50,
-    targets: tuple[str, ...] = (),
-    passed: bool = True,
-) -> Recovery:
-    """A recovery that ended so many seconds ago, a minute after it had begun."""
-    began_seconds_ago = began if began is not None else (ended or 0) + 60
-    return Recovery(f"op-{source}", mode, source, began_seconds_ago, ended, targets, moved, passed)
 
 
 # --- one rule a row: automatic, by hand ----------------------------------------------------------
