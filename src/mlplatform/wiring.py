@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlplatform.ports.measurements import Measurements
     from mlplatform.ports.notify import Receiver
     from mlplatform.ports.probe import Probe
+    from mlplatform.ports.resolver import Resolver
     from mlplatform.ports.store import ObjectStore
     from mlplatform.ports.traffic import Traffic
 
@@ -242,6 +243,19 @@ def open_probe() -> Probe:
     """Whoever asks endpoints."""
     probe: Probe = import_module("mlplatform.adapters.http_probe").open_probe()
     return probe
+
+
+def open_resolver(server: str) -> Resolver:
+    """The resolver at an address, `192.0.2.53` or `192.0.2.53:5353`."""
+    try:
+        module = import_module("mlplatform.adapters.resolver")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"resolver {server}: {error.name} is not installed",
+            hint="pip install 'mlplatform[dns]'",
+        ) from error
+    resolver: Resolver = module.StubResolver(server)
+    return resolver
 
 
 def open_measurements(topology: Topology) -> Measurements | None:

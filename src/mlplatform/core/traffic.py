@@ -141,6 +141,9 @@ class Traffic(Section):
     probe: Probing = Probing()
     objective: Objective = Objective()
     safety: Safety = Safety()
+    resolvers: Annotated[tuple[str, ...], OneOrMore] = ()
+    """Addresses of resolvers that clients use, asked for the front doors' names while clients
+    move."""
     capacity: Mapping[str, Mapping[str, Capacity]] = Field(default_factory=dict)
     """By region, then by model."""
     notify: Mapping[str, Notice] = Field(default_factory=dict)

@@ -20,6 +20,7 @@ from mlplatform.control.lease import Background
 from mlplatform.control.orders import Kind, Order, StandingOrders
 from mlplatform.control.quorum import ControlStore
 from mlplatform.control.regions import each_region
+from mlplatform.control.two_paths import FROZEN
 from mlplatform.core.errors import (
     ConditionFailed,
     DeadlineExceeded,
@@ -85,6 +86,8 @@ class Estate:
     """What regions offer, for the models of the routes named."""
     loads: Callable[[Sequence[str]], Loads]
     lags: Callable[[], Mapping[str, float | Unknown]]
+    resolve: Callable[[str], Mapping[str, frozenset[str] | Unknown]]
+    """By route, then by resolver: the regions that it sends clients to."""
     clock: Clock
     random: Random
     writer: str
@@ -351,11 +354,15 @@ class Mover:
         state = traffic.write(after, epoch=epoch, writer=self.estate.writer, expected=state)
         self._committed = self.estate.clock.monotonic()
         self.told(f"{self.route}: {_shares(state.weights)}, epoch {epoch}")
+        frozen = state.detail.get(FROZEN)
+        if frozen:
+            self.told(f"{self.route}: frozen, and brought in line when it is back: {frozen}")
         measured: JSON = {
             "weights": dict(state.weights),
             "epoch": epoch,
             "committed_seconds": self._since_decided(),
             "ttl_seconds": state.ttl_seconds,
+            FROZEN: frozen,
         }
         if not self._wait(IN_FORCE_SECONDS, lambda: self._is_in_force(traffic, state)):
             return self._done(
@@ -400,6 +407,7 @@ class Mover:
                 estate.loads([self.route]).get(self.route, {}),
                 weights=state.weights,
                 load_before=action.figures.get("load_before", {}),
+                resolved=estate.resolve(self.route),
                 trusted=[r for r, v in verdicts.items() if v.health is Health.HEALTHY],
                 committed_seconds_ago=since,
             )
@@ -425,7 +433,7 @@ class Mover:
             return self._done(
                 action,
                 "nobody could see clients move: no probe through the front door says who answers, "
-                "and no load is measured",
+                "no resolver is named, and no load is measured",
                 measured=measured,
             )
         result = Result.DONE if over else Result.UNKNOWN
@@ -451,7 +459,8 @@ class Mover:
     def _until_seen(self) -> float:
         """How long it takes until those who could see clients move have looked."""
         traffic = self.estate.topology.traffic
-        probed = traffic.routes[self.route].front_door is not None and traffic.vantages
+        door = traffic.routes[self.route].front_door
+        probed = door is not None and (traffic.vantages or traffic.resolvers)
         if not probed and traffic.objective.load_query is None:
             return 0.0
         return 2 * traffic.probe.interval_seconds + traffic.probe.timeout_seconds

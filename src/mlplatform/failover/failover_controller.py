@@ -6,16 +6,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from random import SystemRandom
+from urllib.parse import urlsplit
 
 from mlplatform import wiring
 from mlplatform.control.catalogue import Catalogue
 from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.notices import Notices
 from mlplatform.control.quorum import ControlStore
+from mlplatform.control.regions import each_region
 from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.control.retry_traffic import RetryingTraffic
+from mlplatform.control.two_paths import TwoPaths
+from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
 from mlplatform.core.topology import Topology
 from mlplatform.failover.effects import Estate
@@ -30,6 +35,7 @@ _ACTUATOR_ATTEMPTS = 5
 _ACTUATOR_SECONDS = 20.0
 """An actuator that does not answer for so long is unknown; the night is too short for more."""
 _REGION_SECONDS = 10.0
+_RESOLVER_SECONDS = 6.0
 
 
 def open_estate(
@@ -72,6 +78,7 @@ def open_estate(
         ),
         loads=lambda routes: dict.fromkeys(routes, outside.loads()),
         lags=outside.lags,
+        resolve=_resolved(topology, executor),
         clock=clock,
         random=random,
         writer=wiring.writer_name(),
@@ -117,10 +124,43 @@ def _actuators(
     def traffic(route: str) -> Traffic:
         with lock:
             if route not in opened:
-                opened[route] = RetryingTraffic(wiring.open_traffic(topology, route), retry)
+                opened[route] = actuator(route)
             return opened[route]
 
+    def actuator(route: str) -> Traffic:
+        first = RetryingTraffic(wiring.open_traffic(topology, route), retry)
+        if topology.traffic.routes[route].second is None:
+            return first
+        second = wiring.open_traffic(topology, route, second=True)
+        return TwoPaths(first, RetryingTraffic(second, retry))
+
     return traffic
+
+
+def _resolved(
+    topology: Topology, executor: Executor
+) -> Callable[[str], Mapping[str, frozenset[str] | Unknown]]:
+    """By route: where the topology's resolvers send those who ask for its front door."""
+    resolvers = {name: wiring.open_resolver(name) for name in topology.traffic.resolvers}
+
+    def resolved(route: str) -> Mapping[str, frozenset[str] | Unknown]:
+        front_door = topology.traffic.routes[route].front_door
+        name = urlsplit(front_door).hostname if front_door else None
+        if not resolvers or not name:
+            return {}
+        regions = {
+            target.rpartition(":")[0].strip("[]") or target: region
+            for region, targets in wiring.targets_of(topology, route).items()
+            for target in targets
+        }
+
+        def sent(server: str) -> frozenset[str]:
+            addresses = resolvers[server].answers(name).addresses
+            return frozenset(regions[each] for each in addresses if each in regions)
+
+        return each_region(resolvers, sent, executor=executor, timeout_seconds=_RESOLVER_SECONDS)
+
+    return resolved
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The third clock: have clients really moved? Pure.
 
-Two observers, each where it is there: probes through the front door, which say who answered them,
-and the load that enters a region. One that cannot be asked is not heard; what it does not see, it
-does not claim.
+Three observers, each where it is there: probes through the front door, which say who answered them;
+resolvers, which say where they send clients; and the load that enters a region. One that cannot be
+asked is not heard; what it does not see, it does not claim.
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ def who_still_comes(
     weights: Mapping[str, int],
     load_before: Mapping[str, float],
     trusted: Collection[str],
+    resolved: Mapping[str, frozenset[str] | Unknown],
     committed_seconds_ago: float,
 ) -> Moved:
-    """Who goes to regions that get no weight any more. `load_before`: requests a second by region,
-    as they were when it was decided; `trusted`: regions that are well, so that their counters say
-    what they should. The load of a dead region reads 0, whoever still goes there."""
+    """Who goes to regions that get no weight any more.
+
+    `load_before`: requests a second by region, as they were when it was decided. `trusted`: regions
+    that are well, so that their counters say what they should; the load of a dead region reads 0,
+    whoever still goes there. `resolved`: by resolver, the regions that it sends clients to.
+    """
     empty = {region for region, weight in weights.items() if not weight}
     observers: dict[str, bool] = {}
     still: list[str] = []
@@ -71,6 +75,14 @@ def who_still_comes(
             still.append(f"{name} is answered by {probe.region}")
     if probed:
         observers["probes through the front door"] = all(probed)
+    told = {name: sent for name, sent in resolved.items() if not isinstance(sent, Unknown)}
+    if told:
+        observers["resolvers"] = not any(sent & empty for sent in told.values())
+        still += [
+            f"resolver {name} sends clients to {', '.join(sorted(sent & empty))}"
+            for name, sent in told.items()
+            if sent & empty
+        ]
     measured = []
     for region in sorted(empty & set(trusted)):
         load, before = loads.get(region), load_before.get(region)

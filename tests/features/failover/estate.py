@@ -30,6 +30,29 @@ DIGEST = "blake3:" + "0" * 64
 VANTAGES = ("fra", "nyc", "sin")
 
 
+class Time(VirtualClock):
+    """Virtual time in which leases are renewed while somebody sleeps, as threads would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._leases: list[Lease] = []
+
+    def sleep(self, seconds: float) -> None:
+        while seconds > 0:
+            step = min(seconds, 3.0)
+            super().sleep(step)
+            seconds -= step
+            for lease in self._leases:
+                with suppress(MlplatformError):
+                    lease.renew()
+
+    def keep(self, loop: Callable[[Wait], None]) -> Callable[[], None]:
+        """The lease's `Background`."""
+        lease: Lease = loop.__self__  # type: ignore[attr-defined]
+        self._leases.append(lease)
+        return lambda: self._leases.remove(lease)
+
+
 @dataclass
 class Servers:
     """A region's fleet, which remembers what it was asked."""
@@ -69,7 +92,7 @@ class World:
     ttl_seconds: float | None = None
     propagation_seconds: float = 0.0
     members: Members = field(default_factory=Members)
-    time: Time = field(default_factory=lambda: Time())
+    time: Time = field(default_factory=Time)
     down: set[str] = field(default_factory=set)
     """Regions that answer nobody."""
     slow_clients: float = 0.0
@@ -249,6 +272,7 @@ class World:
             stand=self.stand,
             loads=self.loads,
             lags=dict,
+            resolve=lambda route: {},
             clock=clock,
             random=random,
             writer=writer,
@@ -256,26 +280,3 @@ class World:
             executor=InlineExecutor(),
             background=self.time.keep,
         )
-
-
-class Time(VirtualClock):
-    """Virtual time in which leases are renewed while somebody sleeps, as threads would."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._leases: list[Lease] = []
-
-    def sleep(self, seconds: float) -> None:
-        while seconds > 0:
-            step = min(seconds, 3.0)
-            super().sleep(step)
-            seconds -= step
-            for lease in self._leases:
-                with suppress(MlplatformError):
-                    lease.renew()
-
-    def keep(self, loop: Callable[[Wait], None]) -> Callable[[], None]:
-        """The lease's `Background`."""
-        lease: Lease = loop.__self__  # type: ignore[attr-defined]
-        self._leases.append(lease)
-        return lambda: self._leases.remove(lease)

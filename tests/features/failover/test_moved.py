@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -40,6 +41,7 @@ def said(
     load: Load | Unknown | None = None,
     after: float = 20.0,
     trusted: tuple[str, ...] = ("us", "eu"),
+    resolved: Mapping[str, frozenset[str] | Unknown] | None = None,
 ) -> tuple[dict[str, bool], tuple[str, ...]]:
     moved = who_still_comes(
         "api",
@@ -48,6 +50,7 @@ def said(
         weights=WEIGHTS,
         load_before={"us": 200.0},
         trusted=trusted,
+        resolved=resolved or {},
         committed_seconds_ago=after,
     )
     return dict(moved.observers), moved.still
@@ -95,6 +98,21 @@ def test_the_load_of_a_region_that_is_not_well_says_nothing() -> None:
     assert said(load=Load(now=0.0, peak=250), trusted=("eu",))[0] == {}
 
 
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({"192.0.2.53": frozenset({"eu"})}, {"resolvers": True}),
+        ({"192.0.2.53": frozenset({"us", "eu"})}, {"resolvers": False}),
+        ({"a": frozenset({"eu"}), "b": frozenset({"us"})}, {"resolvers": False}),
+        ({"a": frozenset({"eu"}), "b": Unknown("no answer")}, {"resolvers": True}),
+        ({"b": Unknown("no answer")}, {}),
+        ({"a": frozenset()}, {"resolvers": True}),
+    ],
+)
+def test_resolvers(sent: Mapping[str, frozenset[str] | Unknown], expected: dict[str, bool]) -> None:
+    assert said(resolved=sent)[0] == expected
+
+
 def test_who_still_comes_is_named() -> None:
     observers, still = said(vantage(("us", 5)), load=Load(now=50.0))
     assert observers == {PROBES: False, LOAD: False}
@@ -109,6 +127,7 @@ def test_nothing_is_claimed_where_every_region_keeps_some() -> None:
         weights={"us": 25, "eu": 75},
         load_before={"us": 200.0},
         trusted=("us", "eu"),
+        resolved={},
         committed_seconds_ago=20,
     )
     assert moved.over
