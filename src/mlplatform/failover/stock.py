@@ -91,6 +91,10 @@ class _Read:
     doubts: Remembered
 
 
+def _stands(read_at: float, now: float) -> bool:
+    return now - read_at <= STANDS_SECONDS
+
+
 class _Shelf(Generic[K, V]):
     """Values with the time at which they were read."""
 
@@ -118,17 +122,14 @@ class _Shelf(Generic[K, V]):
         """What still stands."""
         with self._lock:
             held = self._found.get(key)
-            if held is not None and now - held[0] <= STANDS_SECONDS:
+            if held is not None and _stands(held[0], now):
                 return held[1]
             return Unknown(self._failed.get(key, otherwise))
 
     def due(self, keys: Sequence[K], now: float) -> list[K]:
         """What is to be read in this round: all that never was, and then the oldest of the rest."""
         with self._lock:
-            # What does not stand any more is as good as never read.
-            self._found = {
-                k: held for k, held in self._found.items() if now - held[0] <= STANDS_SECONDS
-            }
+            self._found = {k: held for k, held in self._found.items() if _stands(held[0], now)}
             ages = {key: now - self._found[key][0] for key in keys if key in self._found}
         new = [key for key in keys if key not in ages]
         old = [key for key, age in ages.items() if age > FRESH_SECONDS]
@@ -159,7 +160,7 @@ class Stock:
                 self._read.fail([(region, each) for each in asked[region]], answer.reason)
         now = self._clock.monotonic()
         return {
-            region: {each: self._stands(region, each, now) for each in found}
+            region: {each: self._what_stands(region, each, now) for each in found}
             for region, found in asked.items()
         }
 
@@ -216,9 +217,7 @@ class Stock:
         store = self._catalogue.store(region)
         try:
             tag = store.stat(subject.receipt_key).tag
-        except ContainerMissing:
-            raise
-        except NotFound:
+        except NotFound:  # if it is the bucket that is missing, reading on says so
             tag = None
         before = self._read.get((region, subject))
         if before is not None and tag is not None and (before.tag, before.doubts) == (tag, doubts):
@@ -245,7 +244,7 @@ class Stock:
         doubts = self._doubts.stands(subject, now, otherwise=_LATER)
         return None if isinstance(doubts, Unknown) else doubts
 
-    def _stands(self, region: str, subject: ModelVersion, now: float) -> Kept | Unknown:
+    def _what_stands(self, region: str, subject: ModelVersion, now: float) -> Kept | Unknown:
         doubts = self._doubts.stands(subject, now, otherwise=_LATER)
         if isinstance(doubts, Unknown):
             return doubts

@@ -232,21 +232,28 @@ def test_without_a_majority_nobody_knows_what_speaks_against_it(
         assert isinstance(look(warehouse, stock), Unknown)
 
 
-def test_a_store_that_hangs_is_asked_once_and_not_once_a_round() -> None:
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_store_that_hangs_is_asked_once_and_not_once_a_round(*, read_before: bool) -> None:
     warehouse = Warehouse(threads=True, timeout_seconds=0.2)
     warehouse.publish("eu", "v2")
     stock = Stock(warehouse.catalogue, warehouse.clock)
+    expected: str | None = None
     release, asked = threading.Event(), threading.Semaphore(0)
 
     def hang(call: Call) -> None:
         asked.release()
         release.wait(timeout=30)
 
-    warehouse.quiet()
+    if read_before:
+        expected = digest(look(warehouse, stock))
+        warehouse.clock.seconds += FRESH_SECONDS + 1
     warehouse.stores["eu"].before = hang
     try:
         for _ in range(3):
-            assert isinstance(look(warehouse, stock), Unknown)
+            found = look(warehouse, stock)
+            assert digest(found) == expected if read_before else isinstance(found, Unknown)
+        warehouse.clock.seconds += STANDS_SECONDS
+        assert isinstance(look(warehouse, stock), Unknown)
         assert asked.acquire(timeout=10)
         assert not asked.acquire(blocking=False)
     finally:
