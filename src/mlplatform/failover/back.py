@@ -87,21 +87,16 @@ def _steps(case: Case, draft: Draft, able: Sequence[str]) -> dict[str, Closed]:
 
 
 def _stepped(case: Case, able: Sequence[str], percent: int) -> Weights:
-    """Each region at so many per cent of what it is to have, never less than it has; the others
-    give in proportion to what they have too much."""
+    """Each region at so many per cent of what it is to have, never less than it has. The others
+    give point by point, whoever has most too much: so the way there does not matter, and from the
+    middle of it the rest is the same."""
     after = dict(case.weights)
     for region in able:
         share = -(-case.wanted[region] * percent // 100)
         after[region] = max(case.weights[region], share)
-    taken = sum(after.values()) - 100
-    excess = {
-        region: weight - case.wanted[region]
-        for region, weight in case.weights.items()
-        if weight > case.wanted[region]
-    }
-    given = apportion(taken, excess, excess, lots=(1,)) or {}
-    for region, points in given.items():
-        after[region] -= points
+    for _ in range(sum(after.values()) - 100):
+        gives = max(after, key=lambda r: (r not in able, after[r] - case.wanted[r], r))
+        after[gives] -= 1
     return after
 
 

@@ -108,23 +108,24 @@ def rate_of(case: Case, region: str, model: str, offered: Standby) -> Rate | Clo
 
 
 def present_load(case: Case, region: str) -> float | Closed:
-    """What enters a region now. While a recovery is under way, clients that were sent there may not
-    have arrived yet: then at least what its weight will bring."""
+    """What enters a region now. While it is being left, clients that were sent there may not have
+    arrived yet: then at least what it had at its peak and what they will bring."""
     load = case.seen.load.get(region, Unknown("nobody measured it"))
     if isinstance(load, Unknown) or not _is_figure(load.now):
         why = load.reason if isinstance(load, Unknown) else "no sample"
         return Closed(Gate.HEADROOM, f"its present load is unknown: {why}", unknown=True)
     assert load.now is not None  # noqa: S101 - it is a figure
     recovery = case.open
-    if recovery is None or not recovery.moved or recovery.mode is Mode.FAILBACK:
+    if recovery is None or recovery.mode not in (Mode.UNPLANNED, Mode.PLANNED):
         return load.now
+    gained = min(recovery.moved, case.weights[region] - case.wanted.get(region, 0))
     source = case.seen.load.get(recovery.source or "")
-    if isinstance(source, Load) and _is_figure(source.peak):
-        assert source.peak is not None  # noqa: S101 - it is a figure
-        a_point = source.peak / (case.weights.get(recovery.source or "", 0) + recovery.moved)
-        coming = a_point * case.weights[region] * case.safety.retry_factor
-        return max(load.now, coming)
-    return load.now
+    if gained <= 0 or not isinstance(source, Load) or not _is_figure(source.peak):
+        return load.now
+    assert source.peak is not None  # noqa: S101 - it is a figure
+    a_point = source.peak / (case.weights.get(recovery.source or "", 0) + recovery.moved)
+    own = load.peak if load.peak is not None and _is_figure(load.peak) else load.now
+    return max(load.now, own + gained * a_point * case.safety.retry_factor)
 
 
 def demand_of(case: Case, after: Weights) -> Demand | Closed:
