@@ -99,6 +99,7 @@ def recovery_of(operation: Operation, now: datetime) -> Recovery:
         targets=targets,
         moved=max(0, moved),
         passed=bool(shifts) and all(outcome.ok for outcome in operation.outcomes.values()),
+        automatic=bool(first.parameters.get("automatic")),
     )
 
 

@@ -151,6 +151,8 @@ class Recovery:
     what its targets have more now than before it. 0: it changed nothing, or took it back."""
     passed: bool = False
     """Every action was done; for a drill: the standby is proven."""
+    automatic: bool = False
+    """Whether a watch began it, not an operator."""
 
 
 @dataclass(frozen=True, slots=True)

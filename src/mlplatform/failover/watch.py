@@ -78,6 +78,8 @@ class Watch:
     _verdicts: dict[str, Health] = field(default_factory=dict)
     _advice: dict[str, str] = field(default_factory=dict)
     _blind: str = ""
+    _left: set[str] = field(default_factory=set)
+    """Operations of which it was told that they are open."""
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _proven: dict[str, float] = field(default_factory=dict)
     """When each route was last claimed, by our own clock."""
@@ -139,18 +141,42 @@ class Watch:
         self._start(route, partial(self._move, route, request))
 
     def _move(self, route: str, request: Request) -> None:
-        report = operations.move(self.estate, route, request, wait=False, said=self.said)
+        # Whoever died with the route in its hand is waited out; whoever is alive is left to it.
+        report = operations.move(self.estate, route, request, wait="silent", said=self.said)
         self._ended(route, request, report)
 
     def _go_on_with_what_was_left(self, seen: Seen) -> None:
+        """Finish what a controller left. What an operator began is the operator's: who pressed
+        Ctrl-C does not want it to go on by itself."""
         for route, there in seen.routes.items():
             for recovery in there.recoveries:
-                if recovery.ended_seconds_ago is None and not self._is_busy(route):
-                    self._start(route, partial(self._resume, recovery.operation))
+                name = recovery.operation
+                if recovery.ended_seconds_ago is not None or self._is_busy(route):
+                    continue
+                automatic = self.estate.topology.traffic.routes[route].mode == "auto"
+                if not (automatic and recovery.automatic):
+                    self._tell_left(route, name)
+                elif name not in seen.orders.paused:
+                    self._start(route, partial(self._resume, name))
 
     def _resume(self, operation: str) -> None:
-        for _ in operations.resume_left(self.estate, operation, wait=False, said=self.said):
+        for _ in operations.resume_left(self.estate, operation, wait="silent", said=self.said):
             log.info("finished what was left", extra={"operation": operation})
+
+    def _tell_left(self, route: str, operation: str) -> None:
+        if operation in self._left:
+            return
+        self._left.add(operation)
+        self._tell(
+            Notice(
+                f"{route}: {operation} is under way, or was left",
+                Severity.WARNING,
+                self.estate.clock.now(),
+                self._source,
+                thread=operation,
+                lines=(f"`mlplatform failover resume {operation}` goes on with it",),
+            )
+        )
 
     def _prove(self, busy: Mapping[str, Request]) -> None:
         """Claim each route once a day: credentials that have lapsed are found before the night."""
@@ -164,7 +190,7 @@ class Watch:
 
     def _claim(self, route: str) -> None:
         lease = operations.lease_of(self.estate, route)
-        lease.acquire(wait=False)
+        lease.acquire(wait="silent")
         try:
             seen = self.estate.observe([route], epochs={route: lease.generation})
         finally:
