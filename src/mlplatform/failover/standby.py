@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mlplatform.control.regions import each_region
@@ -162,6 +161,10 @@ class Standbys:
         self._stock = stock
         self._executor = executor
         self._timeout_seconds = timeout_seconds
+        self._declared = {
+            (region, subject.model): subject.version for subject, region in topology.wanted()
+        }
+        """What the topology declares, by region and model."""
 
     def __call__(
         self, evidence: Evidence, routes: Sequence[str]
@@ -198,36 +201,44 @@ class Standbys:
             found[region][model] = standby_of(
                 Offer(
                     here,
-                    self._declared(region, model),
+                    self._declared.get((region, model)),
                     {version: kept[region][each] for version, each in versions.items()},
                     golden if isinstance(golden, Unknown) else golden.get((region, model), ()),
                 )
             )
         return found
 
-    def _declared(self, region: str, model: str) -> str | None:
-        wanted = self._topology.models.get(model)
-        return wanted.version if wanted is not None and region in wanted.regions else None
-
     def _of_interest(
         self, served: Mapping[tuple[str, str], Served | Unknown]
     ) -> dict[tuple[str, str], dict[str, ModelVersion]]:
         """By region and model, the versions that its store is asked for: those that are served and,
         only where that is not what the topology declares, those that may be its last good one."""
+        subjects: dict[tuple[str, str], dict[str, ModelVersion]] = {}
+
+        def named(model: str, versions: Iterable[str]) -> dict[str, ModelVersion]:
+            found: dict[str, ModelVersion] = {}
+            for version in versions:
+                if (model, version) not in subjects:
+                    subjects[model, version] = _subject(model, version)
+                found |= subjects[model, version]
+            return found
+
         found: dict[tuple[str, str], dict[str, ModelVersion]] = {}
         others: list[tuple[str, str]] = []
         for (region, model), here in served.items():
-            versions = [] if isinstance(here, Unknown) else sorted(here.versions)
-            found[region, model] = _subjects(model, versions)
-            declared = self._declared(region, model)
-            if any(v not in (declared, here.canary) for v in versions if isinstance(here, Served)):
-                found[region, model] |= _subjects(model, [declared] if declared else ())
+            if isinstance(here, Unknown):
+                found[region, model] = {}
+                continue
+            found[region, model] = named(model, here.versions)
+            declared = self._declared.get((region, model))
+            if any(version not in (declared, here.canary) for version in here.versions):
+                found[region, model] |= named(model, [declared] if declared else ())
                 others.append((region, model))
         published = self._stock.versions(model for _, model in others) if others else {}
         for region, model in others:
             siblings = published[model]
             if not isinstance(siblings, Unknown) and len(siblings) <= _SIBLINGS:
-                found[region, model] |= _subjects(model, siblings)
+                found[region, model] |= named(model, siblings)
         return found
 
 
@@ -241,10 +252,9 @@ def models_by_region(topology: Topology, routes: Iterable[str]) -> dict[str, fro
     return {region: frozenset(models) for region, models in found.items()}
 
 
-def _subjects(model: str, versions: Iterable[str]) -> dict[str, ModelVersion]:
-    """What a server calls a version may be none that could ever have been published."""
-    found = {}
-    for version in versions:
-        with suppress(UsageError):
-            found[version] = ModelVersion(model, version)
-    return found
+def _subject(model: str, version: str) -> dict[str, ModelVersion]:
+    """By its version. What a server calls one may be none that could ever have been published."""
+    try:
+        return {version: ModelVersion(model, version)}
+    except UsageError:
+        return {}

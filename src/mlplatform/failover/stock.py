@@ -53,10 +53,12 @@ _PATIENCE = 0.8
 """Share of the time for a region after which nothing new is begun."""
 
 K = TypeVar("K", bound=Hashable)
+W = TypeVar("W")
 V = TypeVar("V")
 
 Wanted = Mapping[str, Iterable[ModelVersion]]
 """Versions by region."""
+_Doubts = Mapping[ModelVersion, Remembered | Unknown]
 
 _NOBODY_THERE = (
     ContainerMissing,
@@ -118,13 +120,16 @@ class _Shelf(Generic[K, V]):
             held = self._found.get(key)
             return held[1] if held is not None else None
 
-    def stands(self, key: K, now: float, *, otherwise: str) -> V | Unknown:
-        """What still stands."""
+    def standing(self, keys: Iterable[K], now: float, *, otherwise: str) -> dict[K, V | Unknown]:
+        """What still stands of each."""
         with self._lock:
-            held = self._found.get(key)
-            if held is not None and _stands(held[0], now):
-                return held[1]
-            return Unknown(self._failed.get(key, otherwise))
+            found, failed = self._found, self._failed
+            return {
+                key: held[1]
+                if (held := found.get(key)) is not None and _stands(held[0], now)
+                else Unknown(failed.get(key, otherwise))
+                for key in keys
+            }
 
     def due(self, keys: Sequence[K], now: float) -> list[K]:
         """What is to be read in this round: all that never was, and then the oldest of the rest."""
@@ -144,7 +149,9 @@ class Stock:
         self._clock = clock
         self._doubts: _Shelf[ModelVersion, Remembered] = _Shelf()
         self._versions: _Shelf[str, Sequence[str]] = _Shelf()
-        self._read: _Shelf[tuple[str, ModelVersion], _Read] = _Shelf()
+        self._read: dict[str, _Shelf[ModelVersion, _Read]] = {
+            region: _Shelf() for region in catalogue.topology.regions
+        }
         self._busy: set[str] = set()
         self._lock = threading.Lock()
 
@@ -152,17 +159,27 @@ class Stock:
         """What each region holds of each version that is wanted there."""
         asked = {region: list(dict.fromkeys(subjects)) for region, subjects in wanted.items()}
         subjects = list(dict.fromkeys(each for found in asked.values() for each in found))
-        self._recall(subjects)
+        doubts = self._recall(subjects)
         regions = [region for region, found in asked.items() if found]
-        answers = self._catalogue.each(lambda region: self._visit(region, asked[region]), regions)
-        for region, answer in answers.items():
-            if isinstance(answer, Unknown):
-                self._read.fail([(region, each) for each in asked[region]], answer.reason)
+        answers = self._catalogue.each(
+            lambda region: self._visit(region, asked[region], doubts), regions
+        )
         now = self._clock.monotonic()
-        return {
-            region: {each: self._what_stands(region, each, now) for each in found}
-            for region, found in asked.items()
-        }
+        kept: dict[str, dict[ModelVersion, Kept | Unknown]] = {}
+        for region, found in asked.items():
+            shelf, answer = self._read[region], answers.get(region)
+            if isinstance(answer, Unknown):
+                shelf.fail(found, answer.reason)
+            read = shelf.standing(found, now, otherwise=f"{region}: {_LATER}")
+            kept[region] = {
+                each: doubt
+                if isinstance(doubt := doubts[each], Unknown)
+                else here
+                if isinstance(here := read[each], Unknown)
+                else here.kept
+                for each in found
+            }
+        return kept
 
     def versions(self, models: Iterable[str]) -> dict[str, Sequence[str] | Unknown]:
         """Every published version of each model."""
@@ -178,11 +195,11 @@ class Stock:
             lambda model, error: self._versions.fail([model], str(error)),
         )
         now = self._clock.monotonic()
-        return {m: self._versions.stands(m, now, otherwise=_LATER) for m in models}
+        return self._versions.standing(models, now, otherwise=_LATER)
 
     # --- what speaks against versions -------------------------------------------------------------
 
-    def _recall(self, subjects: Sequence[ModelVersion]) -> None:
+    def _recall(self, subjects: Sequence[ModelVersion]) -> _Doubts:
         def read(subject: ModelVersion) -> None:
             doubts = self._catalogue.doubts(subject)
             if doubts.problem is not None:
@@ -194,34 +211,35 @@ class Stock:
             read,
             lambda subject, error: self._doubts.fail([subject], str(error)),
         )
+        return self._doubts.standing(subjects, self._clock.monotonic(), otherwise=_LATER)
 
     # --- one region ------------------------------------------------------------------------------
 
-    def _visit(self, region: str, subjects: Sequence[ModelVersion]) -> None:
+    def _visit(self, region: str, subjects: Sequence[ModelVersion], doubts: _Doubts) -> None:
         """Read what is due there. A store that does not answer costs its own time-out, once."""
+        shelf = self._read[region]
         with self._alone(region):
-            now = self._clock.monotonic()
-            by_age = self._read.due([(region, each) for each in subjects], now)
-            known = [key for key in by_age if self._doubts_of(key[1], now) is not None]
+            due = [
+                (subject, known)
+                for subject in shelf.due(subjects, self._clock.monotonic())
+                if not isinstance(known := doubts[subject], Unknown)
+            ]
             self._work(
-                known,
-                lambda key: self._read_one(region, key[1]),
-                lambda key, error: self._read.fail([key], describe(region, error)),
+                due,
+                lambda each: self._read_one(region, *each),
+                lambda each, error: shelf.fail([each[0]], describe(region, error)),
             )
 
-    def _read_one(self, region: str, subject: ModelVersion) -> None:
+    def _read_one(self, region: str, subject: ModelVersion, doubts: Remembered) -> None:
         now = self._clock.monotonic()
-        doubts = self._doubts_of(subject, now)
-        if doubts is None:
-            return
-        store = self._catalogue.store(region)
+        shelf, store = self._read[region], self._catalogue.store(region)
         try:
             tag = store.stat(subject.receipt_key).tag
         except NotFound:  # if it is the bucket that is missing, reading on says so
             tag = None
-        before = self._read.get((region, subject))
+        before = shelf.get(subject)
         if before is not None and tag is not None and (before.tag, before.doubts) == (tag, doubts):
-            self._read.put((region, subject), before, now)
+            shelf.put(subject, before, now)
             return
         seen = read_region(
             store,
@@ -238,18 +256,7 @@ class Stock:
             seen.receipt.stored_at if seen.receipt is not None else None,
             seen.withdrawal is not None,
         )
-        self._read.put((region, subject), _Read(kept, tag, doubts), now)
-
-    def _doubts_of(self, subject: ModelVersion, now: float) -> Remembered | None:
-        doubts = self._doubts.stands(subject, now, otherwise=_LATER)
-        return None if isinstance(doubts, Unknown) else doubts
-
-    def _what_stands(self, region: str, subject: ModelVersion, now: float) -> Kept | Unknown:
-        doubts = self._doubts.stands(subject, now, otherwise=_LATER)
-        if isinstance(doubts, Unknown):
-            return doubts
-        read = self._read.stands((region, subject), now, otherwise=f"{region}: {_LATER}")
-        return read if isinstance(read, Unknown) else read.kept
+        shelf.put(subject, _Read(kept, tag, doubts), now)
 
     @contextmanager
     def _alone(self, region: str) -> Iterator[None]:
@@ -270,9 +277,9 @@ class Stock:
 
     def _work(
         self,
-        keys: Sequence[K],
-        read: Callable[[K], None],
-        failed: Callable[[K, MlplatformError], None],
+        keys: Sequence[W],
+        read: Callable[[W], None],
+        failed: Callable[[W, MlplatformError], None],
     ) -> None:
         """`read` each, several at once, until the time is over."""
         waiting = deque(keys)
@@ -300,7 +307,7 @@ class Stock:
         wait([executor.submit(work) for _ in range(min(_AT_ONCE, len(waiting)))])
 
 
-def _emptied(waiting: deque[K]) -> Iterator[K]:
+def _emptied(waiting: deque[W]) -> Iterator[W]:
     while True:
         try:
             yield waiting.popleft()
