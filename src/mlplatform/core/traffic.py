@@ -12,6 +12,15 @@ from pydantic import Field, StrictInt
 from mlplatform.core.section import ModelName, OneOrMore, RegionName, Section, WebURL
 
 
+class Capacity(Section):
+    """A declared figure, used where none is measured, until it expires."""
+
+    requests_per_second: Annotated[float, Field(gt=0)]
+    """Of one warm server within the objective; of a route, all that enters it at its peak."""
+    measured_on: date
+    expires_on: date
+
+
 class Route(Section):
     """A route of the world's traffic: its actuator, and the weights that are wanted."""
 
@@ -33,6 +42,8 @@ class Route(Section):
     """Whether `failover watch` may act by itself."""
     overload: Annotated[float, Field(gt=0)] = 1.2
     """In an unplanned failover a target may be given this times what it has room for."""
+    peak: Capacity | None = None
+    """What enters the route at its peak, for where no load is measured."""
     rto_seconds: Annotated[float, Field(gt=0)] | None = None
     """Within this of a decision clients are to be served elsewhere; a plan warns where the record's
     TTL does not let it."""
@@ -114,15 +125,6 @@ class Safety(Section):
     drill_percent: Annotated[StrictInt, Field(ge=1, le=50)] = 1
     drill_days: Annotated[float, Field(gt=0)] = 30.0
     """A route acts by itself only if a drill was passed within this."""
-
-
-class Capacity(Section):
-    """A declared figure, used where none is measured, until it expires."""
-
-    requests_per_second: Annotated[float, Field(gt=0)]
-    """Of one warm server within the objective."""
-    measured_on: date
-    expires_on: date
 
 
 class Notice(Section):

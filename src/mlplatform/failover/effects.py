@@ -35,6 +35,7 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decide import FEATURE, decide, propose_requests
 from mlplatform.failover.evidence import Evidence
+from mlplatform.failover.loads import with_declared
 from mlplatform.failover.moved import Moved, who_still_comes
 from mlplatform.failover.recoveries import Memory, Operation, recovery_of, written_by
 from mlplatform.failover.seen import (
@@ -191,7 +192,9 @@ class Estate:
                 }
                 for region in (state.weights if isinstance(state, RouteState) else route.weights)
             },
-            load=load,
+            load=with_declared(route, state.weights, load, now.date())
+            if isinstance(state, RouteState)
+            else load,
             lag_seconds=lags,
             written=written_by(done, state.weights) if isinstance(state, RouteState) else None,
             recoveries=tuple(recovery_of(operation, now) for operation in done),

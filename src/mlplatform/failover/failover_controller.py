@@ -76,7 +76,7 @@ def open_estate(
             executor=executor,
             timeout_seconds=_REGION_SECONDS,
         ),
-        loads=lambda routes: dict.fromkeys(routes, outside.loads()),
+        loads=lambda routes: {route: outside.loads(route=route) for route in routes},
         lags=outside.lags,
         resolve=_resolved(topology, executor),
         clock=clock,
