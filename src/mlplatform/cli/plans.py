@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlplatform.cli import render
@@ -171,7 +171,7 @@ def show_history(session: Session, journal: Journal, operation: str | None, limi
         names: Sequence[str] = [open_operation(journal, operation).operation]
     else:
         names = list(journal.operations())[-limit:]
-    stories = [(name, [_entry_row(entry) for entry in journal.history(name)]) for name in names]
+    stories = [(name, _entry_rows(list(journal.history(name)))) for name in names]
     rows = [row for _, entries in stories for row in entries]
     if session.output is not Output.TABLE:
         rows.sort(key=lambda row: row["at"])
@@ -209,37 +209,60 @@ def _story(operation: str, rows: Sequence[Row], *, whole: bool) -> tuple[str, Se
     return heading, told
 
 
-def _entry_row(entry: Entry) -> dict[str, Any]:
+def _entry_rows(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    named: dict[str, str] = {}
+    for entry in entries:
+        for action in _actions_of(entry):
+            named[action["key"]] = _name(action)
+    return [_entry_row(entry, named) for entry in entries]
+
+
+def _actions_of(entry: Entry) -> Sequence[Mapping[str, Any]]:
+    if entry.kind not in (Kind.PLAN, Kind.REVISION):
+        return []
+    actions: Sequence[Mapping[str, Any]] = entry.payload.get("plan", {}).get("actions", [])
+    return actions
+
+
+def _name(action: Mapping[str, Any]) -> str:
+    """`replicate resnet50@v3 to eu-west-1`, `shift api (us-east-1)`."""
+    kind, subject, region = action["kind"], action["subject"], action["region"]
+    where = f"to {region}" if kind in ("publish", "replicate") else f"({region})"
+    return f"{kind} {subject} {where}"
+
+
+def _entry_row(entry: Entry, named: Mapping[str, str]) -> dict[str, Any]:
     return {
         "at": entry.at,
         "operation": entry.operation,
         "number": entry.number,
         "kind": entry.kind.value,
-        "text": _told(entry),
+        "text": _told(entry, named),
         "writer": entry.writer,
         "fence": entry.fence,
         "payload": entry.payload,
     }
 
 
-def _told(entry: Entry) -> str:
+def _told(entry: Entry, named: Mapping[str, str]) -> str:
     payload = entry.payload
     if entry.kind in (Kind.PLAN, Kind.REVISION):
-        actions = payload.get("plan", {}).get("actions", [])
-        return "\n".join(
-            f"{action['kind']} {action['subject']} to {action['region']}: {action['reason']}"
-            for action in actions
-        )
+        return "\n".join(f"{_name(action)}: {action['reason']}" for action in _actions_of(entry))
     if entry.kind is Kind.INTENT:
-        return "begins " + ", ".join(_short(key) for key in payload.get("actions", []))
+        return "begins " + ", ".join(named.get(key, key) for key in payload.get("actions", []))
     if entry.kind is Kind.OUTCOME:
-        return f"{_short(payload['action'])}: {payload['result']}, {payload['detail']}"
+        told = f"{named.get(payload['action'], payload['action'])}: {payload['result']}, {payload['detail']}"
+        return "; ".join([told, *_clocks(payload.get("measured", {}))])
     return str(payload.get("text", ""))
 
 
-def _short(key: str) -> str:
-    kind, subject, region, *_ = [*key.split("/"), "", ""]
-    return f"{kind} {subject} to {region}" if region else key
+def _clocks(measured: Mapping[str, Any]) -> list[str]:
+    """How long after the decision it was so: for whoever answers clients, and for the clients."""
+    return [
+        f"{clock} +{measured[f'{clock}_seconds']:.2f} s"
+        for clock in ("authoritative", "observed")
+        if measured.get(f"{clock}_seconds") is not None
+    ]
 
 
 def _way(action: Action) -> str:
