@@ -251,7 +251,8 @@ def _told(entry: Entry, named: Mapping[str, str]) -> str:
     if entry.kind is Kind.INTENT:
         return "begins " + ", ".join(named.get(key, key) for key in payload.get("actions", []))
     if entry.kind is Kind.OUTCOME:
-        told = f"{named.get(payload['action'], payload['action'])}: {payload['result']}, {payload['detail']}"
+        name = named.get(payload["action"], payload["action"])
+        told = f"{name}: {payload['result']}, {payload['detail']}"
         return "; ".join([told, *_clocks(payload.get("measured", {}))])
     return str(payload.get("text", ""))
 
