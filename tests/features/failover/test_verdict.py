@@ -97,6 +97,7 @@ CASES = [
     Case("only callers suffer", WELL, SUSPECT, "gray failure: 3 of 3 domains see it up", "80% 9/s"),
     Case("callers wait", WELL, SUSPECT, "in 0.8 s (objective 0.5 s)", "100% 9/s 0.8s"),
     Case("nobody waits where nobody calls", WELL, HEALTHY, "", "100% 0/s 0.8s"),
+    Case("none of no requests succeed", WELL, HEALTHY, "counts no requests", "0% 0/s"),
     # --- who votes --------------------------------------------------------------------------------
     Case(
         "its own vantage calls it up, and is not asked",
@@ -643,6 +644,7 @@ def test_github_2018_as_it_was_a_cut_between_two_sites() -> None:
         ("fra ........\nlon +..xx.....\nsin -.......", None, 63),  # the shortest; a blip ends none
         # A majority confirms it. The first could have a wrong clock, or be a liar.
         ("fra xxxxxxxxxxxxxxx\nlon .....xxx\nsin .....xxx", 23, None),
+        ("fra xxxxxxxxxxxxxxx\nlon .....xxx\nsin ........\ntok ........", 23, None),
         # One is outvoted: the verdict is healthy, but nobody should go back there yet.
         ("fra xxxxxxxx\nlon ........\nsin ........", None, None),
         # Slow until five quick rounds ago.
@@ -790,6 +792,16 @@ def test_a_certificate_that_expires_soon_is_told_of(days: float, words: str | No
     assert judged.health is HEALTHY
     told = [line for line in judged.because if "expires" in line]
     assert told == ([f"its certificate expires {words}"] if words else [])
+
+
+def test_a_front_door_that_opens_is_not_spoken_of() -> None:
+    picture = """
+        fra     ........   front=........
+        lon     ........   front=xxxxxxxx
+        sin     ........   front=.....x..
+    """
+    judged = judge(REGION, seen(picture), traffic_of(rows(picture)))
+    assert judged.because == ("3 of 3 domains see it up",)
 
 
 def test_a_record_under_anothers_name_counts_for_nothing() -> None:
