@@ -44,14 +44,9 @@ def go_back(case: Case) -> Draft:
     draft.weigh(case, lacks, {region: _not_yet(case, region) for region in lacks})
     able = [region for region in lacks if not draft.closed[region]]
     draft.rooms = {region: room_of(case, region) for region in able}
-    while able:
+    if able:
         draft.region = able[0]
-        short = _steps(case, draft, able)
-        draft.holds += headroom_holds(case, short)
-        others = [region for region in able if region not in short]
-        if draft.steps or others == able:
-            break
-        able = others
+        _steps(case, draft, able)
     _ask(case, draft, [region for region in lacks if not draft.closed[region]])
     return draft
 
@@ -61,39 +56,52 @@ def _not_yet(case: Case, region: str) -> tuple[Closed, ...]:
     return (*closed_gates(case, region), *((waits,) if waits else ()))
 
 
-def _steps(case: Case, draft: Draft, able: Sequence[str]) -> dict[str, Closed]:
-    """Fill in the steps that there is room for; who has too little for the next one."""
+def _steps(case: Case, draft: Draft, able: Sequence[str]) -> None:
+    """Fill in the steps that there is room for. A region that lacks room for its next one stays
+    where it is, and holds up no other."""
     before: Weights = case.weights
-    percents = sorted({*case.safety.failback_steps, 100})
-    for percent in percents:
-        after = expressible(_stepped(case, able, percent), case.seen.features)
+    for percent in sorted({*case.safety.failback_steps, 100}):
+        while True:
+            after = expressible(_stepped(case, before, able, percent), case.seen.features)
+            short = {} if after == before else _closed(case, draft, after, able)
+            draft.holds += headroom_holds(case, short)
+            others = [region for region in able if region not in short]
+            if not short or others == able:
+                break
+            able = others
+        if short:
+            return
         if after == before:
             continue
-        barred = {
-            region: gates[0]
-            for region, weight in after.items()
-            if weight > case.weights[region]
-            and region not in able
-            and (gates := closed_gates(case, region))
-        }
-        short = barred or lacking(case, after, draft.rooms)
-        if short and (barred or not case.breaks(Gate.HEADROOM)):
-            return short
         name = f"{percent} %"
         reason = f"{change_text(before, after)}; back to the topology's weights, {name}"
         draft.steps.append(Step(after, reason, name=name, hold_seconds=case.safety.step_seconds))
         before = after
-    return {}
 
 
-def _stepped(case: Case, able: Sequence[str], percent: int) -> Weights:
+def _closed(case: Case, draft: Draft, after: Weights, able: Sequence[str]) -> dict[str, Closed]:
+    """Who would get more than there is room for, or more although a gate is closed: where regions
+    are in or out, one that goes out raises all the others."""
+    barred = {
+        region: gates[0]
+        for region, weight in after.items()
+        if weight > case.weights[region]
+        and region not in able
+        and (gates := closed_gates(case, region))
+    }
+    if barred or case.breaks(Gate.HEADROOM):
+        return barred
+    return lacking(case, after, draft.rooms)
+
+
+def _stepped(case: Case, before: Weights, able: Sequence[str], percent: int) -> Weights:
     """Each region at so many per cent of what it is to have, never less than it has. The others
     give point by point, whoever has most too much: so the way there does not matter, and from the
     middle of it the rest is the same."""
-    after = dict(case.weights)
+    after = dict(before)
     for region in able:
         share = -(-case.wanted[region] * percent // 100)
-        after[region] = max(case.weights[region], share)
+        after[region] = max(before[region], share)
     for _ in range(sum(after.values()) - 100):
         gives = max(after, key=lambda r: (r not in able, after[r] - case.wanted[r], r))
         after[gives] -= 1
@@ -104,7 +112,7 @@ def _ask(case: Case, draft: Draft, regions: Sequence[str]) -> None:
     """Servers for the last step, before the first."""
     if not regions or (not draft.steps and asked_already(case)):
         return
-    after = _stepped(case, regions, 100)
+    after = _stepped(case, case.weights, regions, 100)
     draft.demand = demand_of(case, after)
     gains = {region: after[region] - case.weights[region] for region in regions}
     total = sum(gains.values())

@@ -122,6 +122,8 @@ def propose_requests(topology: Topology, seen: Seen) -> list[Request]:
     those that serve nothing first; and to go back where that is due, or was a bad step. What a
     planned failover moved stays until somebody asks for it back."""
     verdicts = verdicts_in_force(topology, seen)
+    if all(verdict.health is Health.UNKNOWN for verdict in verdicts.values()):
+        return []
     sick = sorted(
         (verdict for verdict in verdicts.values() if verdict.health is Health.UNHEALTHY),
         key=lambda verdict: (not verdict.serves_nothing, verdict.region),
@@ -252,12 +254,14 @@ def _actions(case: Case, draft: Draft, *, drains: bool) -> Iterator[Action]:
         asks = []
     before: Weights = dict(case.state.weights)
     for step in draft.steps:
-        key = f"{FEATURE}/{case.name}/shift/{weights_key(step.after)}"
+        # By both ends: weights may come back to what they were within one operation.
+        way = f"{weights_key(before)}>{weights_key(step.after)}"
+        key = f"{FEATURE}/{case.name}/shift/{way}"
         yield _shift(case, draft, step, before, key, figures)
         # What moves clients goes first: who asks for servers may be kept waiting.
         yield from (ask.model_copy(update={"batch": key}) for ask in asks)
         asks = []
-        yield _settle(case, draft, step, key, figures)
+        yield _settle(case, draft, step, way, key, figures)
         before = step.after
     if drains:
         yield _drain(case, draft, enter=False)
@@ -293,10 +297,10 @@ def _shift(
     )
 
 
-def _settle(case: Case, draft: Draft, step: Step, batch: str, figures: JSON) -> Action:
+def _settle(case: Case, draft: Draft, step: Step, way: str, batch: str, figures: JSON) -> Action:
     wait = f", then {step.hold_seconds:.0f} s in which they must hold" if step.hold_seconds else ""
     return Action(
-        key=f"{FEATURE}/{case.name}/settle/{weights_key(step.after)}",
+        key=f"{FEATURE}/{case.name}/settle/{way}",
         kind="settle",
         subject=case.name,
         region=draft.region,

@@ -154,6 +154,18 @@ def test_a_region_that_cannot_go_back_holds_up_no_other() -> None:
     assert any(line.startswith("us: verdict: us is suspect") for line in held(plan))
 
 
+def test_a_region_without_room_for_its_last_step_holds_up_no_other() -> None:
+    made = world(
+        wanted={"us": 2, "eu": 2, "ap": 96},
+        weights={"us": 0, "eu": 1, "ap": 99},
+        load={"us": Load(0, 2), "eu": Load(0, 1), "ap": Load(90, 99)},
+        standby={"eu": {"servers": 0}},
+    )
+    plan = made.ask(FAILBACK)
+    assert weights_of(plan)[-1] == {"us": 2, "eu": 1, "ap": 97}
+    assert any(line.startswith("eu: headroom: 0 req/s free") for line in held(plan))
+
+
 def test_in_or_out_goes_back_in_one_step() -> None:
     plan = left(features=IN_OR_OUT, weights={"us": 0, "eu": 100, "ap": 0}).ask(FAILBACK)
     assert weights_of(plan) == [{"us": 50, "eu": 50}]
@@ -372,6 +384,9 @@ def asked(made: World) -> list[str]:
         ("all is well", world(), []),
         ("suspect", world(us="suspect"), []),
         ("all dark", world(us="unknown", eu="unknown", ap="unknown"), []),
+        ("all dark, on its way back, with another version",
+         left(**ON_THE_WAY, us="unknown", eu="unknown", ap="unknown",
+              standby={"us": {"version": "v0"}}), []),
         ("one is sick", world(us="sick"), ["unplanned us api"]),
         ("one is sick and has nothing", world(ap="dead"), []),
         ("two: the one that serves nothing first", world(eu="sick", us="dead"),
