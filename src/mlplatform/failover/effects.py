@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from random import Random
@@ -35,7 +36,7 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decide import FEATURE, decide, propose_requests
 from mlplatform.failover.evidence import Evidence
-from mlplatform.failover.loads import with_declared
+from mlplatform.failover.loads import LastLoads, with_declared
 from mlplatform.failover.moved import Moved, who_still_comes
 from mlplatform.failover.recoveries import Memory, Operation, recovery_of, written_by
 from mlplatform.failover.seen import (
@@ -62,6 +63,9 @@ IN_FORCE_SECONDS = 120.0
 _OBSERVED_SECONDS = 60.0
 """How long, past the time for which clients may keep an old answer, it is watched who still goes
 to where nothing should go."""
+_GRACE_SECONDS = 1.0
+"""How long monitoring is waited for when all else has answered."""
+_LATE = Unknown("monitoring did not answer in time")
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
 """How often, at the least, it is decided anew while clients move."""
@@ -100,6 +104,7 @@ class Estate:
     obeys_orders: bool = True
     """False only where the control store is gone and somebody has taken it upon themselves."""
     _memory: Memory | None = None
+    _last_loads: LastLoads = field(default_factory=LastLoads)
 
     @property
     def journal(self) -> Journal:
@@ -127,13 +132,19 @@ class Estate:
         names = list(self.topology.traffic.routes if routes is None else routes)
         epochs = epochs or {}
         now = self.clock.now()
-        orders = self.orders.read() if self.obeys_orders else ()
-        done = self.memory.operations(now)
+        # Side by side: in the night in which it matters, most of these do not answer at once.
+        ordered = self.executor.submit(self.orders.read if self.obeys_orders else tuple)
+        told = self.executor.submit(self.memory.operations, now)
+        loaded = self.executor.submit(self.loads, names)
+        lagging = self.executor.submit(self.lags)
+        read = self.executor.submit(
+            self._each, names, lambda name: self._state(name, epochs.get(name))
+        )
         evidence = self.look()
-        states = self._each(names, lambda name: self._state(name, epochs.get(name)))
         standbys = self.stand(evidence, names)
-        loads = self.loads(names)
-        lags = self.lags()
+        orders, done, states = ordered.result(), told.result(), read.result()
+        loads = self._in_time(loaded, {})
+        lags = self._in_time(lagging, dict.fromkeys(self.topology.regions, _LATE))
         return Seen(
             verdicts=judge_all(evidence, self.topology),
             routes={
@@ -151,6 +162,13 @@ class Estate:
             },
             orders=_orders_of(orders, now),
         )
+
+    def _in_time(self, answer: Future[T], otherwise: T) -> T:
+        """What a monitoring system says, if it says it before all else is known."""
+        try:
+            return answer.result(timeout=_GRACE_SECONDS)
+        except FutureTimeout:
+            return otherwise
 
     def _state(self, route: str, epoch: int | None) -> RouteState | _Newer:
         traffic = self.open_traffic(route)
@@ -192,13 +210,23 @@ class Estate:
                 }
                 for region in (state.weights if isinstance(state, RouteState) else route.weights)
             },
-            load=with_declared(route, state.weights, load, now.date())
-            if isinstance(state, RouteState)
-            else load,
+            load=self._load(name, state, load, now),
             lag_seconds=lags,
             written=written_by(done, state.weights) if isinstance(state, RouteState) else None,
             recoveries=tuple(recovery_of(operation, now) for operation in done),
         )
+
+    def _load(
+        self,
+        name: str,
+        state: RouteState | Unknown,
+        load: Mapping[str, Load | Unknown],
+        now: datetime,
+    ) -> Mapping[str, Load | Unknown]:
+        route = self.topology.traffic.routes[name]
+        weights = state.weights if isinstance(state, RouteState) else route.weights
+        known = self._last_loads.complete(name, load, weights, self.clock.monotonic())
+        return with_declared(route, weights, known, now.date())
 
     def _each(self, names: Sequence[str], read: Callable[[str], T]) -> dict[str, T | Unknown]:
         return each_region(
@@ -485,7 +513,8 @@ class Mover:
             if self.estate.stop():
                 raise Interrupted(
                     f"operation {self._operation}: interrupted while clients moved",
-                    hint="the weights are as they were written; run again to go on",
+                    hint="the weights are as they were written; "
+                    f"`mlplatform failover resume {self._operation}` goes on",
                 )
             clock.sleep(pause)
             pause = min(_POLL_SECONDS, 2 * pause)

@@ -34,7 +34,9 @@ from mlplatform.ports.traffic import Traffic
 _ACTUATOR_ATTEMPTS = 5
 _ACTUATOR_SECONDS = 20.0
 """An actuator that does not answer for so long is unknown; the night is too short for more."""
-_REGION_SECONDS = 10.0
+_REGION_SECONDS = 3.0
+"""How long a region's servers and store are waited for, each. A region that hangs must not delay
+the decision to leave it."""
 _RESOLVER_SECONDS = 6.0
 
 
@@ -62,7 +64,7 @@ def open_estate(
         region_timeout_seconds=_REGION_SECONDS,
     )
     outside = OutsideView(topology, wiring.open_measurements(topology))
-    evidence = EvidenceReader(shared, list(topology.traffic.vantages), clock, outside)
+    evidence = EvidenceReader(shared, list(topology.traffic.vantages), clock, outside, executor)
     return Estate(
         topology=topology,
         control=control,

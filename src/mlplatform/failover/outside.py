@@ -65,6 +65,13 @@ class OutsideView:
             log.warning("a query was not answered", extra={"error": reason})
         return {region: Outside(**values) for region, values in found.items()}
 
+    def late(self) -> dict[str, Outside | Unknown]:
+        """What is to be said where there was no time for `outside`."""
+        if self._measurements is None:
+            return {}
+        reason = f"{self._measurements.url} did not answer in time"
+        return dict.fromkeys(self._regions, Unknown(reason))
+
     def load_by_model(self) -> dict[str, float]:
         """Requests a second by model, over all regions, where the load query tells models apart;
         empty where it does not, or is not answered."""

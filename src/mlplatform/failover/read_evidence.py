@@ -8,8 +8,10 @@ or not yet written: then it is stale until it changes, and nothing is done meanw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.errors import MlplatformError
 from mlplatform.core.seen import Unknown
@@ -17,6 +19,9 @@ from mlplatform.failover.evidence import Evidence, Sighting, VantageRecord, vant
 from mlplatform.failover.outside import OutsideView
 from mlplatform.failover.rounds import newest
 from mlplatform.ports.clock import Clock
+
+_PATIENCE_SECONDS = 3.0
+"""How long Prometheus is waited for. In the night in which it matters it may well be away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +46,27 @@ class EvidenceReader:
         vantages: Sequence[str],
         clock: Clock,
         outside: OutsideView | None = None,
+        executor: Executor | None = None,
     ) -> None:
+        """`executor`: where monitoring is asked beside the vantages' records."""
         self._control = control
         self._keys = {name: vantage_key(name) for name in vantages}
         self._clock = clock
         self._outside = outside
+        self._executor = executor or InlineExecutor()
         self._seen: dict[str, _Seen] = {}
 
     def read(self) -> Evidence:
-        """All of it. What cannot be read is `Unknown`; raises nothing of its own."""
-        return Evidence(self.sightings(), self._outside.outside() if self._outside else {})
+        """All of it. What cannot be read in time is `Unknown`; raises nothing of its own."""
+        if self._outside is None:
+            return Evidence(self.sightings(), {})
+        asked = self._executor.submit(self._outside.outside)
+        sightings = self.sightings()
+        try:
+            outside = asked.result(timeout=_PATIENCE_SECONDS)
+        except TimeoutError:
+            outside = self._outside.late()
+        return Evidence(sightings, outside)
 
     def sightings(self) -> dict[str, Sighting]:
         """Every declared vantage's record."""

@@ -4,6 +4,7 @@ that we wrote last."""
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,6 +17,8 @@ from mlplatform.failover.seen import Mode, Recovery
 
 log = logging.getLogger(__name__)
 
+WRONG_CLOCKS = timedelta(hours=6)
+"""By how much the clock of whoever began an operation may differ from ours."""
 LOOK_BACK = timedelta(days=45)
 """Longer than any hold-off, and than a drill is good for, by default."""
 
@@ -144,14 +147,15 @@ class Memory:
 
     journal: Journal
     _closed: dict[str, Operation | None] = field(default_factory=dict)
+    _known: list[str] = field(default_factory=list)
+    """Ids that were listed before: only what may be newer is listed again."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def operations(self, now: datetime) -> Mapping[str, Sequence[Operation]]:
         """By route, oldest first. A stream that cannot be trusted is logged and left out: `history`
         names it."""
         found: dict[str, list[Operation]] = {}
-        for name in self.journal.operations(since=now - LOOK_BACK):
-            if f"-{FEATURE}-" not in name:
-                continue
+        for name in self._names(now):
             operation = self._closed[name] if name in self._closed else self._read(name)
             if operation is not None:
                 found.setdefault(operation.route, []).append(operation)
@@ -159,6 +163,15 @@ class Memory:
         for operations in found.values():
             operations.sort(key=lambda each: (each.entries[0].fence, each.began_at))
         return found
+
+    def _names(self, now: datetime) -> Sequence[str]:
+        with self._lock:
+            known = self._known
+        since = now - (WRONG_CLOCKS if known else LOOK_BACK)
+        listed = [n for n in self.journal.operations(since=since) if f"-{FEATURE}-" in n]
+        with self._lock:
+            self._known = sorted({*self._known, *listed})
+            return list(self._known)
 
     def _read(self, name: str) -> Operation | None:
         try:

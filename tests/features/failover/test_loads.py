@@ -8,7 +8,7 @@ import pytest
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.traffic import Route
-from mlplatform.failover.loads import with_declared
+from mlplatform.failover.loads import LAST_KNOWN_SECONDS, LastLoads, with_declared
 from mlplatform.failover.seen import Load
 
 TODAY = date(2026, 3, 1)
@@ -64,3 +64,34 @@ def test_a_figure_that_has_expired_counts_nothing() -> None:
     old = route(expires_on="2026-02-28")
     assert with_declared(old, {"us": 60, "eu": 40}, loads, TODAY) == loads
     assert with_declared(route(none=True), {"us": 60, "eu": 40}, loads, TODAY) == loads
+
+
+REGIONS = {"us": 60, "eu": 40}
+
+
+def test_what_was_known_last_stands_in_for_what_cannot_be_read() -> None:
+    last = LastLoads()
+    measured = Load(now=90.0, peak=120.0, source="last hour")
+    assert last.complete("api", {"us": measured}, REGIONS, at=0)["us"] is measured
+    found = last.complete("api", {"us": NOT_MEASURED}, REGIONS, at=300)
+    assert found["us"] == Load(now=90.0, peak=120.0, source="last hour, 300 s ago")
+    assert last.complete("api", {}, REGIONS, at=600)["us"] == Load(
+        90.0, 120.0, "last hour, 600 s ago"
+    )
+
+
+def test_not_for_ever_and_not_of_another_route_or_region() -> None:
+    last = LastLoads()
+    last.complete("api", {"us": Load(now=90.0)}, REGIONS, at=0)
+    late = LAST_KNOWN_SECONDS + 1
+    nothing = {"us": NOT_MEASURED, "eu": NOT_MEASURED}
+    assert last.complete("api", nothing, REGIONS, at=late) == nothing
+    assert last.complete("batch", nothing, REGIONS, at=1) == nothing
+    assert last.complete("api", nothing, REGIONS, at=1)["eu"] is NOT_MEASURED
+
+
+def test_a_zero_of_a_dead_region_is_a_figure_and_its_peak_is_what_counts() -> None:
+    """`headroom` refuses a load that reads 0 where nothing else is known."""
+    last = LastLoads()
+    dead = Load(now=0.0, peak=120.0, source="last hour")
+    assert last.complete("api", {"us": dead}, REGIONS, at=1)["us"] is dead
