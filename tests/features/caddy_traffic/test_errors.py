@@ -117,7 +117,7 @@ DONE = {"no JSON", "too deep", "no object", "no tag", "no epoch"}
 """Answers of 200: to a write they say that it was done."""
 
 
-RACES = {"half of a refusal"}
+RACES = {"half of a refusal", "half of it"}
 """What was said and the end of the connection race, where a request's body was left unread."""
 
 
