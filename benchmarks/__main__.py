@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cli_start, fanout, memory, resume, single, small
+from benchmarks import cli_start, failover_decide, fanout, memory, resume, single, small
 from benchmarks.measure import ClientFailed, Result
 from tests.real.servers.catalogue import BY_NAME
 from tests.real.servers.launch import ServerBroken, ServerMissing
@@ -26,6 +26,7 @@ def main() -> int:
     asked = _parser().parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
         "cli_start": lambda: cli_start.measure(asked.pairs or cli_start.PAIRS),
+        "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),
         "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
         "single": lambda: single.measure(asked.pairs or single.PAIRS),
         "small": lambda: small.measure(asked.pairs or small.PAIRS),

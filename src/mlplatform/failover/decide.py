@@ -403,6 +403,8 @@ def _figures(case: Case, draft: Draft) -> JSON:
 
 def _broken(case: Case, draft: Draft) -> Iterator[str]:
     """What is closed, and broken on purpose: region by region where it is a gate."""
+    if not case.request.broken:
+        return
     for region in draft.closed:
         for gate in all_closed_gates(case, region):
             if case.breaks(gate.name):
