@@ -139,7 +139,8 @@ def _shared(case: Case, draft: Draft, able: Sequence[str]) -> Weights | None:
         draft.holds += headroom_holds(case, _too_small(draft, budgets, demand, total))
         return None
     part = min(points, sum(limits.values()))
-    part -= part % LOT_POINTS
+    if points > 2 * LOT_POINTS:
+        part -= part % LOT_POINTS
     draft.holds += headroom_holds(case, _too_small(draft, budgets, demand, total))
     if not part:
         return None

@@ -161,6 +161,12 @@ def test_how_much_moves(source: str, mode: Mode, servers: int, expected: int) ->
     assert all(sum(weights.values()) == 100 for weights in weights_of(plan))
 
 
+def test_of_little_weight_each_point_counts() -> None:
+    """A region of fifty has two points: one of them is half of what it serves."""
+    made = world(wanted={"us": 4, "eu": 96, "ap": 0}, us="dead", standby={"ap": {"servers": 4}})
+    assert weights_of(made.ask(UNPLANNED, "us", "ap")) == [{"us": 2, "eu": 96, "ap": 2}]
+
+
 @pytest.mark.parametrize(
     ("source", "servers", "said"),
     [
