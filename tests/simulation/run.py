@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
+from tests.simulation.guards import Guards
 from tests.simulation.judge import Violation, spell
+from tests.simulation.replication import guards as replication_guards
+from tests.simulation.replication import world as replication
 from tests.simulation.world import World
 
 
-def run_seed(seed: int, *, tell: Callable[[str], None] | None = None) -> World:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of world."""
+
+    make: Callable[[int, Callable[[str], None] | None], World]
+    guards: Guards
+
+
+KINDS: Mapping[str, Kind] = {
+    "replication": Kind(
+        lambda seed, tell: replication.World(seed, tell=tell), replication_guards.GUARDS
+    ),
+}
+
+
+def run_seed(seed: int, *, kind: str, tell: Callable[[str], None] | None = None) -> World:
     """Run a world. `AssertionError` with the last steps, and the line that replays it."""
-    world = World(seed, tell=tell)
+    world = KINDS[kind].make(seed, tell)
     logging.disable()
     try:
         world.run()
@@ -19,18 +38,18 @@ def run_seed(seed: int, *, tell: Callable[[str], None] | None = None) -> World:
         steps = "\n".join(spell(step) for step in list(world.judge.steps)[-40:])
         raise AssertionError(
             f"seed {seed}: {violation}\n{steps}\n"
-            f"replay: python -m tests.simulation --seed {seed} --trace"
+            f"replay: python -m tests.simulation --world {kind} --seed {seed} --trace"
         ) from violation
     finally:
         logging.disable(logging.NOTSET)
     return world
 
 
-def first_failure(seeds: Iterable[int]) -> tuple[int, str] | None:
+def first_failure(seeds: Iterable[int], *, kind: str) -> tuple[int, str] | None:
     """The first world that fails, and what it says."""
     for seed in seeds:
         try:
-            run_seed(seed)
+            run_seed(seed, kind=kind)
         except AssertionError as failure:
             return seed, str(failure)
     return None

@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
+from math import inf
 from random import Random
+from typing import TYPE_CHECKING
 
 from greenlet import getcurrent, greenlet
+
+if TYPE_CHECKING:
+    from tests.simulation.line import Network
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -46,6 +51,10 @@ class Process:
         self.started_at = scheduler.now
         self.tasks: list[Task] = []
         self.stop_at: float | None = None
+        self.network: Network | None = None
+        """What stands between it and all places; None: nothing ever does."""
+        self.names: tuple[str, ...] = (name,)
+        """By which the network knows it: its own, and where it stands."""
         # Wall clocks are wrong by hours and drift. Monotonic ones start anywhere; they run at
         # nearly true rates, which is all that the lease's margin allows for.
         self._wall_offset = random.choice((0.0, 1.0, -1.0)) * random.uniform(0, 4 * 3600)
@@ -153,9 +162,15 @@ class Scheduler:
         """Cut its sleep short, for good: it must not sleep again."""
         self._push(self.now, task)
 
-    def run(self) -> None:
-        """Until nothing is due, or there is `enough`. Raises what a task failed with."""
+    def run(self, until: float = inf, *, over: Callable[[], bool] | None = None) -> None:
+        """Until nothing is due, or there is `enough`, or it is `over`. Raises what a task failed
+        with."""
         while self._due and not self.enough:
+            if self._due[0][0] > until:
+                self.now = max(self.now, until)
+                return
+            if over is not None and over():
+                return
             due, _, what = heappop(self._due)
             self.now = max(self.now, due)
             if isinstance(what, Task):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.guards import without
+from tests.simulation.line import Fate
+from tests.simulation.replication.guards import GUARDS
+from tests.simulation.replication.world import KINDS
 from tests.simulation.run import first_failure, run_seed
-from tests.simulation.stores import Fate
 
 SEEDS = 2000
 CHUNK = 100
@@ -21,12 +23,12 @@ CHUNK = 100
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_invariants_hold_in_every_world(first: int) -> None:
     for seed in range(first, first + CHUNK):
-        run_seed(seed)
+        run_seed(seed, kind="replication")
 
 
 def test_worlds_meet_every_kind_of_trouble() -> None:
     crashes = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER}  # told in words
-    not_met = {fate.value for fate in Fate if fate is not Fate.WORKS and fate not in crashes}
+    not_met = {fate.value for fate in KINDS if fate not in crashes}
     not_met |= {
         "ConditionFailed",
         "ContainerMissing",
@@ -43,7 +45,7 @@ def test_worlds_meet_every_kind_of_trouble() -> None:
     }
     seed = 0
     while not_met and seed < SEEDS:
-        not_met -= run_seed(seed).judge.met.keys()
+        not_met -= run_seed(seed, kind="replication").judge.met.keys()
         seed += 1
     assert not not_met
 
@@ -66,10 +68,12 @@ def test_a_seed_is_the_same_world_everywhere() -> None:
 
 
 def test_a_failing_seed_tells_its_last_steps_and_how_to_replay_it() -> None:
-    with without("guard-before-what-shows"):
-        failure = first_failure(range(100))
+    with without(GUARDS, "guard-before-what-shows"):
+        failure = first_failure(range(100), kind="replication")
     assert failure is not None
     seed, said = failure
     assert "without holding the lease" in said
-    assert said.endswith(f"replay: python -m tests.simulation --seed {seed} --trace")
+    assert said.endswith(
+        f"replay: python -m tests.simulation --world replication --seed {seed} --trace"
+    )
     assert len(said.splitlines()) > 10
