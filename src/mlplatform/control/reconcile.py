@@ -88,7 +88,7 @@ class Report:
 def exit_code(outcomes: Iterable[Outcome], holds: Iterable[Hold] = ()) -> int:
     """0 all done · 8 some done, some failed · the failures' own code if nothing was done · 3 if
     something asked for is held · 5 if something is unknown, and nothing worse."""
-    holds = tuple(holds)
+    holds = tuple(hold for hold in holds if not hold.aside)
     outcomes = tuple(outcomes)
     failed = {outcome.exit_code or 1 for outcome in outcomes if outcome.result is Result.FAILED}
     if failed and any(outcome.ok for outcome in outcomes):
@@ -400,6 +400,11 @@ def _same(planned: Action, decided: Action | None) -> bool:
 
 def _require_unchanged(approved: Plan, fresh: Plan) -> None:
     """`StalePlan`, naming what changed, unless `fresh` rests on what `approved` rested on."""
+    if fresh.noop and not fresh.holds and not approved.noop:
+        raise StalePlan(
+            "nothing of the plan is left to do: somebody else has done it, or its cause has gone",
+            hint="make the plan again to see how things stand",
+        )
     changed = sorted(
         name
         for name in approved.basis.keys() | fresh.basis.keys()
