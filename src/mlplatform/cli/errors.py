@@ -78,7 +78,7 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, MlplatformError):
         about = None
         if isinstance(error, StoreError):
-            about = "/".join(part for part in (error.store.rstrip("/"), error.key) if part) or None
+            about = error.where or None
         return Fault(
             code=type(error).__name__,
             message=str(error),

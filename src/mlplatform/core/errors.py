@@ -98,9 +98,13 @@ class StoreError(MlplatformError):
         self.store = store
         self.key = key
 
+    @property
+    def where(self) -> str:
+        """The object, as people name it; empty where none is known."""
+        return "/".join(part for part in (self.store.rstrip("/"), self.key.lstrip("/")) if part)
+
     def __str__(self) -> str:
-        where = "/".join(part for part in (self.store.rstrip("/"), self.key) if part)
-        return f"{where}: {self.message}" if where else self.message
+        return f"{self.where}: {self.message}" if self.where else self.message
 
 
 class NotFound(StoreError):

@@ -132,6 +132,19 @@ class Sighting:
             return True
         return not -5.0 <= self.age_seconds <= 3 * self.record.interval_seconds + 5.0
 
+    @property
+    def why_stale(self) -> str:
+        """What to think of a record that is stale, in one line."""
+        if self.age_seconds < 0:
+            return (
+                f"its record is {-self.age_seconds:.0f} s ahead of this machine's clock: one of "
+                "the two clocks is wrong"
+            )
+        return (
+            f"its record is {self.age_seconds:.0f} s old: it has stopped, or cannot write, or one "
+            "of the two clocks is wrong"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Outside:

@@ -43,7 +43,7 @@ class Room:
 
     def __str__(self) -> str:
         return (
-            f"{self.free:.0f} req/s free ({self.servers} servers × "
+            f"{self.free:.0f} req/s free ({self.servers} server{'s' * (self.servers != 1)} × "
             f"{self.rate.requests_per_second:g} − {self.present:.0f})"
         )
 

@@ -131,7 +131,7 @@ def golden_answers(
         if isinstance(record, Unknown):
             silent[name] = record.reason
         elif sighting.stale:
-            silent[name] = f"{name} has not written of late"
+            silent[name] = f"{name}: {sighting.why_stale}"
         elif record.blind:
             silent[name] = f"{name} is blind: {record.blind}"
         else:
@@ -139,7 +139,7 @@ def golden_answers(
                 age_seconds = max(0.0, sighting.age_seconds) + answer.seconds_ago
                 found.setdefault((answer.region, answer.model), []).append((answer, age_seconds))
     if silent and len(silent) == len(evidence.vantages):
-        return Unknown("; ".join(silent.values()))
+        return Unknown("; ".join(dict.fromkeys(silent.values())))
     return found
 
 
