@@ -66,18 +66,23 @@ class Session:
             yield Work(progress, stop.is_set)
 
     def confirm(
-        self, what: str, region: str, *, yes: bool = False, given: str | None = None
+        self, what: str, region: str, *, yes: bool | None = None, given: str | None = None
     ) -> None:
-        """Let a severe act pass only if somebody means it: `--yes`, `--confirm REGION`, or the
-        region's name typed on a terminal. Else `UsageError`, which names the flag."""
+        """Let a severe act pass only if somebody means it: `--yes` (None: the command has no such
+        flag), `--confirm REGION`, or the region's name typed on a terminal. Else `UsageError`,
+        which names the flag."""
         if given is not None and given != region:
-            raise UsageError(f"--confirm names {given}, but this is about {region}: {what}")
+            raise UsageError(
+                f"--confirm names {given}, but this is about {region}: {what}",
+                hint=f"--confirm {region}, if that is what you want",
+            )
         if yes or given == region:
             return
         if not self.console.interactive:
+            flags = f"--confirm {region}" if yes is None else f"--confirm {region} (or --yes)"
             raise UsageError(
                 f"{region}: not confirmed, and nobody to ask: {what}",
-                hint=f"add --confirm {region} (or --yes), if that is what you want",
+                hint=f"add {flags}, if that is what you want",
             )
         self.console.say(what)
         if self.console.ask(f"Type {region} to go on:") != region:

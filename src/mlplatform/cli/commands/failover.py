@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlplatform.failover.seen import Mode
 
 PROG = "python -m mlplatform.failover.failover_controller"
+_TELL_OF_ALL = (0, 3, 5, 130)
+"""Exit codes that hold whether or not something else was done; any other is then 8."""
 
 From = Annotated[
     str | None, typer.Option("--from", metavar="REGION", help="The region that traffic leaves.")
@@ -714,14 +716,15 @@ def request_from(
 ) -> Any:
     """The request that flags make. `UsageError` for a rule that there is not, or a missing name."""
     from mlplatform.core.errors import UsageError
+    from mlplatform.failover.rules import UNBREAKABLE
     from mlplatform.failover.seen import Gate, Mode, Request, Rule
 
     known = {each.value for each in (*Gate, *Rule)}
     for name in options.split(broken):
         if name not in known:
+            may = sorted(known - {rule.value for rule in UNBREAKABLE})
             raise UsageError(
-                f"--break-glass {name}: no such gate or rule",
-                hint=f"one of: {', '.join(sorted(known))}",
+                f"--break-glass {name}: no such gate or rule", hint=f"one of: {', '.join(may)}"
             )
     if mode in (Mode.PLANNED, Mode.UNPLANNED) and source is None:
         raise UsageError("the region to leave is missing", hint="name it with --from")
@@ -758,7 +761,10 @@ def propose_and_do(
             session.console.warn("locks and past recoveries cannot be read, and are not heeded")
         proposal = operations.propose(estate, request)
         if plan or proposal.noop:
-            return show_proposal(session, proposal)
+            code = show_proposal(session, proposal)
+            if without_control is not None:
+                _tell_what_to_vouch_for(session, proposal)
+            return code
         tell_proposal(session, proposal)
         region = request.source or request.targets[0]
         session.confirm(
@@ -829,15 +835,40 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
     if not proposal.noop:
         session.say("plan: nothing was changed")
     elif not holds:
-        session.say("nothing to do")
+        source = proposal.request.source
+        session.say(f"nothing to do{f': {source} is given no traffic' if source else ''}")
+    if proposal.noop:
+        for there in proposal.seen.routes.values():
+            for recovery in there.recoveries:
+                if recovery.ended_seconds_ago is None:
+                    session.say(
+                        f"{recovery.operation} on {there.name} is under way, or was left; "
+                        f"`mlplatform failover resume {recovery.operation}` goes on with it",
+                        level="hint",
+                    )
     return exit_code((), holds)
+
+
+def _tell_what_to_vouch_for(session: Session, proposal: Proposal) -> None:
+    """Without its control store failover knows what routers, servers and stores say, and nothing of
+    what vantages saw. Whoever acts all the same does so by what they see themselves."""
+    from mlplatform.failover.seen import Gate, Rule
+
+    known = {each.value for each in (*Gate, *Rule)}
+    holds = [hold for plan in proposal.plans.values() for hold in plan.holds if hold.unknown]
+    unseen = {hold.reason.partition(":")[0] for hold in holds} & known
+    if unseen:
+        session.say(
+            "what vantages saw lies in the control store; if you see for yourself that it is so, "
+            f"add --break-glass {','.join(sorted(unseen))}",
+            level="hint",
+        )
 
 
 def tell_proposal(session: Session, proposal: Proposal) -> None:
     """The same for people, before they are asked."""
     for row in _rows_of(proposal):
-        what = f" {row['what']}" if row["what"] else ""
-        session.say(f"{row['route']}: {row['kind']} {row['region']}{what}: {row['reason']}")
+        session.say(f"{row['route']}: {row['kind']} {row['region']}: {row['reason']}")
     _tell_holds(session, proposal)
 
 
@@ -850,17 +881,21 @@ def _tell_holds(session: Session, proposal: Proposal) -> None:
 
 def show_moves(session: Session, done: Moves) -> int:
     """What was done on each route. The exit code is all routes' together."""
+    from mlplatform.core.plan import Result
+
     rows = []
-    for route, report in done.reports.items():
+    for report in done.reports.values():
         for told in (*report.resumed, report):
             kinds = {action.key: action for action in told.plan.actions}
             for outcome in told.outcomes:
                 action = kinds.get(outcome.action)
+                # What a resumed operation had done before is no longer in its plan.
+                _, subject, kind, *_ = outcome.action.split("/")
                 rows.append(
                     {
-                        "route": route if action is None else action.subject,
+                        "route": subject,
                         "operation": told.operation,
-                        "kind": action.kind if action else outcome.action,
+                        "kind": kind,
                         "region": action.region if action else "",
                         "result": outcome.result.value,
                         "detail": outcome.detail,
@@ -897,11 +932,9 @@ def show_moves(session: Session, done: Moves) -> int:
         if error.hint:
             session.console.say(error.hint, level="hint")
         codes.append(error.exit_code)
-    if any(error.exit_code for error in done.errors.values()) and any(
-        report.operation for report in done.reports.values()
-    ):
-        codes.append(8)
-    return outranking(codes)
+    moved = any(row["result"] == Result.DONE.value for row in rows)
+    gravest = outranking(codes)
+    return 8 if moved and gravest not in _TELL_OF_ALL else gravest
 
 
 def _shares(weights: Any) -> str:
