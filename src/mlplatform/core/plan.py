@@ -74,6 +74,9 @@ class Hold(Record):
     reason: str
     unknown: bool = False
     """Held because something could not be read (exit 5), not because nothing is wanted."""
+    aside: bool = False
+    """Told, and of no weight: a way that was not taken, where all that was asked is done another
+    way."""
 
 
 class Plan(Record):

@@ -79,6 +79,9 @@ def decide(topology: Topology, seen: Seen, request: Request, now: datetime) -> P
             held += [hold for r, gates in draft.closed.items() for hold in case.holds(r, gates)]
         else:
             held = list(draft.holds)
+            if draft.leaves:
+                # Who was not chosen stands in nobody's way.
+                held = [h.model_copy(update={"aside": h.region != draft.region}) for h in held]
             if request.automatic and case.route.mode != "auto":
                 held += _advice(case, draft)
             else:

@@ -38,7 +38,7 @@ from mlplatform.failover.decide import FEATURE, decide, propose_requests
 from mlplatform.failover.evidence import Evidence
 from mlplatform.failover.loads import LastLoads, with_declared
 from mlplatform.failover.moved import Moved, who_still_comes
-from mlplatform.failover.recoveries import Memory, Operation, recovery_of, written_by
+from mlplatform.failover.recoveries import Memory, Operation, recoveries_of, written_by
 from mlplatform.failover.seen import (
     Load,
     Mode,
@@ -213,7 +213,7 @@ class Estate:
             load=self._load(name, state, load, now),
             lag_seconds=lags,
             written=written_by(done, state.weights) if isinstance(state, RouteState) else None,
-            recoveries=tuple(recovery_of(operation, now) for operation in done),
+            recoveries=tuple(each for operation in done for each in recoveries_of(operation, now)),
         )
 
     def _load(

@@ -69,18 +69,34 @@ def operation_of(stream: Stream) -> Operation | None:
     )
 
 
-def recovery_of(operation: Operation, now: datetime) -> Recovery:
-    """An operation as `decide` looks back on it. Ages are by wall clocks, which may differ between
-    who wrote and who reads: they are never negative."""
+def recoveries_of(operation: Operation, now: datetime) -> list[Recovery]:
+    """An operation as `decide` looks back on it: one recovery for each region that was left, since
+    a further fault amends the operation that is under way. Ages are by wall clocks, which may
+    differ between who wrote and who reads: they are never negative."""
     actions = operation.actions
     first = next(iter(actions.values()))
-    mode = Mode(first.parameters.get("mode", Mode.UNPLANNED.value))
     shifts = [
         actions[key]
         for key, outcome in operation.outcomes.items()
         if outcome.ok and key in actions and actions[key].kind == "shift"
     ]
-    source = first.parameters.get("source")
+    by_source: dict[str | None, list[Action]] = {first.parameters.get("source"): []}
+    for shift in shifts:
+        by_source.setdefault(shift.parameters.get("source"), []).append(shift)
+    return [
+        _recovery(operation, source, theirs or [], first, now)
+        for source, theirs in by_source.items()
+    ]
+
+
+def _recovery(
+    operation: Operation,
+    source: str | None,
+    shifts: Sequence[Action],
+    first: Action,
+    now: datetime,
+) -> Recovery:
+    mode = Mode((shifts[0] if shifts else first).parameters.get("mode", Mode.UNPLANNED.value))
     began_with: Mapping[str, int] = shifts[0].parameters["before"] if shifts else {}
     ended_with: Mapping[str, int] = shifts[-1].parameters["after"] if shifts else {}
     first_after: Mapping[str, int] = shifts[0].parameters["after"] if shifts else {}

@@ -310,8 +310,11 @@ class Watch:
             )
 
     def _advise(self, route: str, plan: Plan) -> None:
-        """What would be done, or is held, said once until it changes."""
-        told = "; ".join(dict.fromkeys(hold.reason for hold in plan.holds))
+        """What would be done, or is held, said once until it changes: seconds and loads in it do
+        all the time."""
+        told = "; ".join(
+            sorted({f"{hold.region} {hold.reason.partition(':')[0]}" for hold in plan.holds})
+        )
         if not told or self._advice.get(route) == told:
             return
         self._advice[route] = told

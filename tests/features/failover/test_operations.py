@@ -410,3 +410,18 @@ def test_what_cannot_be_right() -> None:
     ):
         with pytest.raises(UsageError):
             operations.propose(estate, request)
+
+
+def test_who_was_not_chosen_stands_in_nobodys_way() -> None:
+    world = World(
+        regions=("us", "eu", "ap"),
+        weights={"us": 100, "eu": 0, "ap": 0},
+        load={"us": 100.0, "eu": 0.0, "ap": 0.0},
+        version={"ap": "v0"},
+    )
+    world.kill("us")
+    moves = go(world.estate())
+    (held,) = {hold.region for hold in moves.reports["api"].plan.holds} - {"us"}
+    assert held == "ap", "told, though"
+    assert moves.reports["api"].exit_code == 0
+    assert dict(world.state.weights) == {"us": 0, "eu": 100, "ap": 0}

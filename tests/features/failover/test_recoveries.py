@@ -12,7 +12,13 @@ import pytest
 
 from mlplatform.control.journal import Journal, Kind, Stream
 from mlplatform.core.plan import Action, Outcome, Plan, Result
-from mlplatform.failover.recoveries import Memory, Operation, operation_of, recovery_of, written_by
+from mlplatform.failover.recoveries import (
+    Memory,
+    Operation,
+    operation_of,
+    recoveries_of,
+    written_by,
+)
 from mlplatform.failover.seen import Mode
 from mlplatform.failover.timeline import clocks_of, markdown
 from tests.features.control.members import Members, lost
@@ -97,7 +103,7 @@ def test_a_recovery_that_is_over(book: Book) -> None:
     outcome(stream, 0)
     close(stream)
     book.time.sleep(60)
-    found = recovery_of(book.only(), book.time.now())
+    (found,) = recoveries_of(book.only(), book.time.now())
     assert (found.mode, found.source, found.targets) == (Mode.UNPLANNED, "us", ("eu",))
     assert (found.moved, found.passed) == (50, True)
     assert (found.began_seconds_ago, found.ended_seconds_ago) == (65, 60)
@@ -105,7 +111,7 @@ def test_a_recovery_that_is_over(book: Book) -> None:
 
 def test_one_that_is_open_and_has_moved_nothing_yet(book: Book) -> None:
     intent(book.begin((HALF, AWAY)), 0)
-    found = recovery_of(book.only(), book.time.now())
+    (found,) = recoveries_of(book.only(), book.time.now())
     assert (found.ended_seconds_ago, found.moved, found.passed) == (None, 0, False)
 
 
@@ -113,9 +119,9 @@ def test_a_failback_counts_what_its_targets_have_more(book: Book) -> None:
     steps = ((AWAY, TRICKLE), (TRICKLE, HALF))
     stream = book.begin(*steps, mode=Mode.FAILBACK, source=None)
     outcome(stream, 0)
-    assert recovery_of(book.only(), START).moved == 1
+    assert recoveries_of(book.only(), START)[0].moved == 1
     outcome(stream, 1)
-    assert recovery_of(book.only(), START).moved == 50
+    assert recoveries_of(book.only(), START)[0].moved == 50
 
 
 def test_a_failback_that_was_returned_moved_nothing(book: Book) -> None:
@@ -126,21 +132,36 @@ def test_a_failback_that_was_returned_moved_nothing(book: Book) -> None:
     )
     stream.append(Kind.REVISION, {"plan": back.model_dump(mode="json")}, fence=1)
     outcome(stream, 0)
-    found = recovery_of(book.only(), START)
+    (found,) = recoveries_of(book.only(), START)
     assert (found.moved, found.targets) == (0, ("us",))
+
+
+def test_a_further_fault_in_the_same_operation_is_a_recovery_too(book: Book) -> None:
+    stream = book.begin((HALF, AWAY))
+    outcome(stream, 0)
+    further = Plan(
+        feature="failover",
+        actions=(shift(AWAY, {"us": 0, "eu": 40, "ap": 60}, source="eu"),),
+    )
+    stream.append(Kind.REVISION, {"plan": further.model_dump(mode="json")}, fence=1)
+    outcome(stream, 0)
+    first, second = recoveries_of(book.only(), START)
+    assert (first.source, first.moved, first.targets) == ("us", 50, ("eu",))
+    assert (second.source, second.moved, second.targets) == ("eu", 60, ("ap",))
+    assert first.operation == second.operation
 
 
 def test_one_that_failed_has_not_passed(book: Book) -> None:
     stream = book.begin((HALF, AWAY))
     outcome(stream, 0, Result.FAILED)
     close(stream)
-    found = recovery_of(book.only(), START)
+    (found,) = recoveries_of(book.only(), START)
     assert (found.moved, found.passed) == (0, False)
 
 
 def test_ages_are_never_negative(book: Book) -> None:
     close(book.begin((HALF, AWAY)))
-    found = recovery_of(book.only(), START - timedelta(hours=1))
+    (found,) = recoveries_of(book.only(), START - timedelta(hours=1))
     assert (found.began_seconds_ago, found.ended_seconds_ago) == (0, 0)
 
 
