@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import struct
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlplatform.cli.commands.demo import GOLDEN
+from mlplatform.cli.demo.models import GOLDEN
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -26,17 +28,39 @@ def package(name: str) -> Path:
     return Path(found.origin).parent
 
 
+DEMO = [sys.executable, "-m", "mlplatform.cli.app", "demo"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {"TMPDIR": str(folder), "PATH": "/usr/bin:/bin"}
+
+
+def processes_of(folder: Path) -> list[str]:
+    """What still runs in a folder, or was told of it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environ = (process / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if f"MLPLATFORM_TOPOLOGY={folder}" in environ:
+            found.append(line)
+    return found
+
+
 def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "mlplatform.cli.app", "demo"],
+        DEMO,
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
-        env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        env=environment(tmp_path),
     )
     told = ran.stdout
     assert ran.returncode == 0, told + ran.stderr
+
     assert "Checksum mismatch: bytes 33554432-50331648 differ" in told
     assert "(exit code 3)" in told
     assert "MISMATCH" in told
@@ -44,7 +68,60 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert "parts were there already" in told
     assert "note     resumed" in told
     assert told.count("good      deep") + told.count("good     deep") >= 8
+
+    _, _, night = told.partition("The night: us-east-1 is lost")
+    night, _, morning = night.partition("us-east-1 comes back")
+    assert re.search(r"\+ *[\d.]+ s  us-east-1 is unhealthy", night)
+    assert re.search(r"Since then: \d+ requests, \d+ failed, \d+ slow", night)
+    assert re.search(r"\| authoritative \| \+[\d.]+ s \|", night)
+    assert re.search(r"\| observed \| \+[\d.]+ s \|", night)
+    assert "3 of 3 domains get no answer" in night
+    assert re.search(r"magika@v3.3.0 +unknown +STORED", night)
+    assert re.search(r"Meanwhile: \d+ requests, 0 failed", morning)
+    assert re.search(r"api +auto +us-east-1 50, eu-west-1 50, ap-southeast-1 0", morning)
+
     assert not list(tmp_path.glob("mlplatform-demo-*"))
+    assert not processes_of(tmp_path)
+
+
+def test_ctrl_c_ends_the_story_and_all_its_processes(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [*DEMO, "failover", "--keep"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(tmp_path),
+    )
+    assert running.stdout is not None
+    told = []
+    for line in running.stdout:
+        told.append(line)
+        if "requests a second to the front door" in line:
+            break
+    else:
+        pytest.fail("".join(told))
+    assert len(processes_of(tmp_path)) >= 7
+    running.send_signal(signal.SIGINT)
+    rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert not processes_of(tmp_path)
+    (folder,) = tmp_path.glob("mlplatform-demo-*")
+    assert (folder / "topology.yaml").is_file()
+
+
+def test_a_chapter_that_there_is_not(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [*DEMO, "epilogue"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(tmp_path),
+    )
+    assert ran.returncode == 2
+    assert "chapters: publish, failover" in ran.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_golden_requests_of_minilm_hold_in_a_model_computed_by_hand() -> None:
