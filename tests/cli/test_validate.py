@@ -117,3 +117,48 @@ def test_dead_stores_cost_one_timeout(mlplatform: Run, tmp_path: Path, black_hol
     assert took < 6
     assert "no answer within 0.5 s" in ran.stderr
     assert ran.stdout.splitlines()[-1].split()[2:] == ["ok"] * 7
+
+
+def with_routes(folder: Path, **actuators: str) -> None:
+    write(folder, {"us": f"file://{folder}/us", "eu": f"file://{folder}/eu"})
+    text = (folder / "topology.yaml").read_text()
+    text = text.replace('eu"}', 'eu", endpoint: "http://127.0.0.1:2"}')
+    text = text.replace('us"}', 'us", endpoint: "http://127.0.0.1:1"}')
+    routes = "".join(
+        f'    {name}: {{actuator: "{url}", weights: {{us: 50, eu: 50}}}}\n'
+        for name, url in actuators.items()
+    )
+    (folder / "topology.yaml").write_text(f"{text}traffic:\n  routes:\n{routes}")
+
+
+def test_routes_are_read(mlplatform: Run, tmp_path: Path) -> None:
+    with_routes(tmp_path, api="memory://api")
+    ran = mlplatform("validate")
+    assert ran.returncode == 0, ran.stderr
+    head, row = ran.stdout.splitlines()[-2:]
+    assert head.split("  ")[0] == "ROUTE"
+    assert row.split()[:2] == ["api", "memory://api"]
+    assert "us 50, eu 50" in row
+    (told,) = json.loads(mlplatform("validate", "-o", "json").stdout)["routes"]
+    assert (told["route"], told["epoch"], told["exercised"]) == ("api", 0, "itself")
+
+
+def test_an_actuator_that_does_not_answer(mlplatform: Run, tmp_path: Path, black_hole: int) -> None:
+    with_routes(tmp_path, api="memory://api", edge=f"caddy://127.0.0.1:{black_hole}/edge")
+    ran = mlplatform("validate", "--region-timeout", "1")
+    assert ran.returncode == 5
+    assert f"error: route edge: caddy://127.0.0.1:{black_hole}/edge: no answer" in ran.stderr
+
+
+def test_an_actuator_that_is_not_there(mlplatform: Run, tmp_path: Path) -> None:
+    with_routes(tmp_path, edge="caddy://127.0.0.1:9/edge")
+    ran = mlplatform("validate")
+    assert ran.returncode == 5
+    assert "route edge: caddy://127.0.0.1:9" in ran.stderr
+
+
+def test_a_scheme_of_an_actuator_that_nobody_speaks(mlplatform: Run, tmp_path: Path) -> None:
+    with_routes(tmp_path, edge="cady://127.0.0.1:2019/edge")
+    ran = mlplatform("validate", "--offline")
+    assert ran.returncode == 2
+    assert "did you mean caddy://?" in ran.stderr

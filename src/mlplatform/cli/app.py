@@ -25,7 +25,7 @@ COMMANDS = {
     "init": ("mlplatform.cli.commands.init:init", "Write a commented topology.yaml to start from."),
     "validate": (
         "mlplatform.cli.commands.validate:validate",
-        "Check the topology, then every store it names.",
+        "Check the topology, then every store and every route it names.",
     ),
     "publish": (
         "mlplatform.cli.commands.replication:publish",

@@ -1,6 +1,6 @@
 """`mlplatform validate`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +10,14 @@ import typer
 from mlplatform.cli import options
 from mlplatform.cli.errors import outranking
 from mlplatform.cli.frame import command
-from mlplatform.cli.render import Column
+from mlplatform.cli.render import Column, Output
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.control.store_probe import StoreReport
+    from mlplatform.core.errors import MlplatformError
     from mlplatform.core.store_url import StoreURL
+    from mlplatform.ports.traffic import Traffic
 
 
 @command
@@ -27,10 +29,11 @@ def validate(
     ] = False,
     region_timeout: options.RegionTimeout = 10.0,
 ) -> int:
-    """Check the topology, then every store it names.
+    """Check the topology, then every store and every route it names.
 
     In each store a scratch object is written, read, replaced and deleted again. The table shows
     which of the rights list, get, put and delete is missing, and whether conditional writes hold.
+    Of each route the actuator is read, and nothing is written.
 
     $ mlplatform validate
     $ mlplatform validate --offline
@@ -40,18 +43,84 @@ def validate(
     topology = session.topology(doubts=True)
     places = wiring.places_of(topology)
     wiring.require_schemes(places)
+    routes = {name: wiring.open_traffic(topology, name) for name in topology.traffic.routes}
     if offline:
         rows: list[dict[str, Any]] = [
             {"place": place, "store": str(url)} for place, url in places.items()
         ]
-        session.show("stores", rows, columns=[Column("place"), Column("store")])
+        told = [{"route": name, "actuator": traffic.url} for name, traffic in routes.items()]
+        session.show("stores", rows, columns=[Column("place"), Column("store")], routes=told)
+        _show_routes(session, told)
         return 0
     reports = _probe(places, region_timeout)
     rows = [_row(place, url, reports[place]) for place, url in places.items()]
-    session.show("stores", rows, columns=_COLUMNS)
+    read, troubles = _read_routes(routes, region_timeout)
+    session.show("stores", rows, columns=_COLUMNS, routes=read)
+    _show_routes(session, read)
     for place, report in reports.items():
         _tell(session, place, str(places[place]), report)
-    return outranking(code for report in reports.values() for code in report.exit_codes)
+    for name, error in troubles.items():
+        session.console.say(f"route {name}: {error}", level="error")
+        if error.hint:
+            session.console.say(error.hint, level="hint")
+    codes = [code for report in reports.values() for code in report.exit_codes]
+    codes += [5 if error.retryable else error.exit_code for error in troubles.values()]
+    return outranking(codes)
+
+
+def _show_routes(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """For people, below the stores; programs have them beside these."""
+    if rows and session.output is Output.TABLE:
+        session.console.data("\n")
+        session.show(
+            "routes",
+            rows,
+            columns=[
+                Column("route"),
+                Column("actuator"),
+                Column("weights", show=_shares, optional=True),
+                Column("epoch", right=True, optional=True),
+                Column("zero", "A WEIGHT OF ZERO", optional=True),
+                Column("detail", optional=True),
+            ],
+        )
+
+
+def _shares(weights: Mapping[str, int] | None) -> str:
+    return ", ".join(f"{region} {weight}" for region, weight in (weights or {}).items()) or "-"
+
+
+def _read_routes(
+    routes: "Mapping[str, Traffic]", timeout_seconds: float
+) -> "tuple[list[dict[str, Any]], dict[str, MlplatformError]]":
+    """What each actuator holds, and why it could not be read."""
+    from concurrent.futures import wait
+
+    from mlplatform.control.executors import DaemonThreads
+    from mlplatform.core.errors import MlplatformError, Unreadable
+
+    executor = DaemonThreads()
+    asked = {name: executor.submit(traffic.read) for name, traffic in routes.items()}
+    wait(asked.values(), timeout=timeout_seconds)
+    rows, troubles = [], {}
+    for name, traffic in routes.items():
+        row: dict[str, Any] = {
+            "route": name,
+            "actuator": traffic.url,
+            "zero": traffic.features.zero,
+            "exercised": traffic.features.exercised,
+        }
+        try:
+            if not asked[name].done():
+                raise Unreadable(f"{traffic.url}: no answer within {timeout_seconds:g} s")
+            state = asked[name].result()
+        except MlplatformError as error:
+            troubles[name] = error
+            row["detail"] = type(error).__name__
+        else:
+            row |= {"weights": dict(state.weights), "epoch": state.epoch, "writer": state.writer}
+        rows.append(row)
+    return rows, troubles
 
 
 _STYLES = {"ok": "green", "denied": "red", "broken": "red", "no": "yellow", "unknown": "yellow"}
