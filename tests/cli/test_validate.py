@@ -138,7 +138,7 @@ def test_routes_are_read(mlplatform: Run, tmp_path: Path) -> None:
     head, row = ran.stdout.splitlines()[-2:]
     assert head.split("  ")[0] == "ROUTE"
     assert row.split()[:2] == ["api", "memory://api"]
-    assert "us 50, eu 50" in row
+    assert "eu 50, us 50" in row
     (told,) = json.loads(mlplatform("validate", "-o", "json").stdout)["routes"]
     assert (told["route"], told["epoch"], told["exercised"]) == ("api", 0, "itself")
 
