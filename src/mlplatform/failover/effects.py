@@ -478,10 +478,12 @@ class Mover:
             return ""
         self._looked = clock.monotonic()
         try:
-            plan, _ = self._judge(self.observe(), clock.now())
+            plan, request = self._judge(self.observe(), clock.now())
         except (Unavailable, NoMajority, DeadlineExceeded) as error:
             log.info("not looked at: %s", error)
             return ""
+        if request is self.request and request.mode is Mode.DRILL:
+            return ""  # asked again when it is over, a drill begins anew
         for action in plan.actions:
             if action.kind == "shift" and action.key not in self._planned:
                 return action.reason

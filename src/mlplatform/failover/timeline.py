@@ -7,7 +7,7 @@ decision, as the one who acted measured it; unknown where nobody could.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -70,7 +70,7 @@ def markdown(operation: Operation) -> str:
         "",
         "| clock | |",
         "|---|---|",
-        f"| it began | {_before(clocks.sick_seconds)} |",
+        *([f"| it began | {_before(clocks.sick_seconds)} |"] if clocks.sick_seconds else []),
         f"| decided | {clocks.decided_at:%Y-%m-%d %H:%M:%S} UTC |",
         f"| committed | {_after(clocks.committed_seconds)} |",
         f"| authoritative | {_after(clocks.authoritative_seconds)} |",
@@ -78,7 +78,7 @@ def markdown(operation: Operation) -> str:
         "",
         "## What was known and decided",
         "",
-        *(f"- {reason}" for reason in _reasons(operation.plan)),
+        *(f"- {reason}" for reason in dict.fromkeys(_reasons(operation))),
         "",
         "## What was done",
         "",
@@ -96,10 +96,22 @@ def markdown(operation: Operation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reasons(plan: Plan) -> Sequence[str]:
-    reasons = [action.reason for action in plan.actions]
-    reasons += [f"held: {hold.region}: {hold.reason}" for hold in plan.holds]
-    return list(dict.fromkeys(reasons))
+def _reasons(operation: Operation) -> Iterator[str]:
+    """Why, and from which figures, as they were when it was decided."""
+    for action in operation.actions.values():
+        if action.kind == "settle":
+            continue
+        yield action.reason
+        figures = action.figures
+        if verdicts := figures.get("verdicts"):
+            yield "verdicts: " + ", ".join(f"{name} {held}" for name, held in verdicts.items())
+        if demand := figures.get("demand"):
+            yield f"requests a second: {demand['said']}"
+        yield from (f"{name}: {room['said']}" for name, room in figures.get("headroom", {}).items())
+        for name, gates in figures.get("refused", {}).items():
+            yield f"{name}: closed: {'; '.join(gates)}"
+        yield from (f"broken on purpose: {broken}" for broken in figures.get("broken", ()))
+    yield from (f"held: {hold.region}: {hold.reason}" for hold in operation.plan.holds)
 
 
 def _rows(operation: Operation) -> list[str]:
@@ -128,5 +140,5 @@ def _after(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"+{seconds:.2f} s"
 
 
-def _before(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{seconds:.1f} s before the decision, at least"
+def _before(seconds: float) -> str:
+    return f"{seconds:.1f} s before the decision, at least"

@@ -306,6 +306,13 @@ def test_a_drill_is_a_trickle_and_back() -> None:
     assert moves.reports["api"].exit_code == 0
 
 
+def test_a_drill_waits_for_its_last_clients_and_does_not_begin_anew() -> None:
+    world = World(ttl_seconds=60.0, settings={"safety": {"step_seconds": 5}})
+    moves = go(world.estate(), Request(Mode.DRILL, targets=("eu",)))
+    results = [outcome.result.value for outcome in moves.reports["api"].outcomes]
+    assert results == ["done"] * 4, moves.reports["api"].outcomes
+
+
 def test_a_planned_move_drains_the_source_and_leaves_it_ready_afterwards() -> None:
     world = World()
     lame: list[bool] = []

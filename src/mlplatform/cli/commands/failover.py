@@ -783,7 +783,12 @@ def said_by(session: Session) -> Any:
 
     def outcome(route: str, found: Outcome) -> None:
         word = "" if found.ok else f"{found.result.value}: "
-        session.say(f"{route}: {word}{found.detail}", action=found.action)
+        told = f"{word}{found.detail}"
+        if found.ok and (seconds := found.measured.get("authoritative_seconds")) is not None:
+            told = f"authoritative +{seconds:.2f} s"  # the weights were told as they were written
+        elif (seconds := found.measured.get("observed_seconds")) is not None:
+            told += f"; observed +{seconds:.2f} s"
+        session.say(f"{route}: {told}", action=found.action)
 
     def plan(plan: Plan, operation: str) -> None:
         for action in plan.actions[:1]:
@@ -814,9 +819,51 @@ _PLAN_COLUMNS = [
     Column("route"),
     Column("kind", "ACTION"),
     Column("region"),
-    Column("what", optional=True),
     Column("reason"),
 ]
+
+_GATE_COLUMNS = [
+    Column("route"),
+    Column("target"),
+    Column("health"),
+    Column("gates"),
+    Column("headroom", optional=True),
+]
+
+
+def _gates_of(proposal: Proposal) -> list[dict[str, Any]]:
+    """Each candidate's gates as they were measured, for routes that would be changed."""
+    rows = []
+    for route, plan in proposal.plans.items():
+        shift = next((action for action in plan.actions if action.kind == "shift"), None)
+        if shift is None:
+            continue
+        figures, source = shift.figures, shift.parameters["source"]
+        room, refused = figures["headroom"], figures["refused"]
+        rows += [
+            {
+                "route": route,
+                "target": region,
+                "health": figures["verdicts"].get(region),
+                "gates": "; ".join(refused.get(region, [])) or "open",
+                "headroom": room.get(region, {}).get("said", ""),
+            }
+            for region in dict.fromkeys([*room, *refused])
+            if region != source
+        ]
+    return rows
+
+
+def _tell_figures(session: Session, proposal: Proposal) -> None:
+    """What is to move, and what is broken on purpose."""
+    for route, plan in proposal.plans.items():
+        shift = next((action for action in plan.actions if action.kind == "shift"), None)
+        if shift is None:
+            continue
+        if demand := shift.figures["demand"]:
+            session.say(f"{route}: requests/s: {demand['said']}")
+        for broken in shift.figures["broken"]:
+            session.console.warn(f"broken on purpose: {route}: {broken}")
 
 
 def show_proposal(session: Session, proposal: Proposal) -> int:
@@ -831,6 +878,11 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
         holds=[hold.model_dump(mode="json") for hold in holds],
         noop=proposal.noop,
     )
+    if session.output is Output.TABLE:
+        if gates := _gates_of(proposal):
+            session.console.data("\n")
+            session.show("gates", gates, columns=_GATE_COLUMNS)
+        _tell_figures(session, proposal)
     _tell_holds(session, proposal)
     if not proposal.noop:
         session.say("plan: nothing was changed")
@@ -869,6 +921,12 @@ def tell_proposal(session: Session, proposal: Proposal) -> None:
     """The same for people, before they are asked."""
     for row in _rows_of(proposal):
         session.say(f"{row['route']}: {row['kind']} {row['region']}: {row['reason']}")
+    for row in _gates_of(proposal):
+        room = f"; {row['headroom']}" if row["headroom"] else ""
+        session.say(
+            f"{row['route']}: {row['target']} is {row['health']}, gates: {row['gates']}{room}"
+        )
+    _tell_figures(session, proposal)
     _tell_holds(session, proposal)
 
 
