@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -98,6 +98,10 @@ class Estate:
     writer: str
     stop: Callable[[], bool] = lambda: False
     executor: Executor = field(default_factory=DaemonThreads)
+    make_executor: Callable[[int], Executor] = lambda workers: ThreadPoolExecutor(
+        workers, thread_name_prefix="mlplatform-route"
+    )
+    """Where so many routes are moved at once."""
     timeout_seconds: float | None = 30.0
     background: Background | None = None
     """Where leases are renewed; by default in a thread."""

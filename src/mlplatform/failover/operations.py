@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -109,7 +108,7 @@ def carry_out(
     def one(name: str) -> Report:
         return move(estate, name, request, approved=proposal.plans[name], wait=wait, said=said)
 
-    pool = ThreadPoolExecutor(_ROUTES_AT_ONCE, thread_name_prefix="mlplatform-route")
+    pool = estate.make_executor(_ROUTES_AT_ONCE)
     moving = {name: pool.submit(one, name) for name in names}
     for name, future in moving.items():
         try:
