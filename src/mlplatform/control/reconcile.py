@@ -120,13 +120,13 @@ def run(
     on_plan: Callable[[Plan, str], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     background: Background | None = None,
-    finisher: Callable[[Plan], Controller[Any] | None] | None = None,
+    finisher: Callable[[Stream], Controller[Any] | None] | None = None,
 ) -> Report:
     """Acquire the lease, finish what a crash left, then observe, decide, act and record.
 
-    `finisher` gives the controller that goes on with a plan that was left, None where only another
-    process can: it stays unfinished. Another request's controller would take what it was not asked
-    for as no longer wanted. By default `controller` finishes its own feature's.
+    `finisher` gives the controller that goes on with an operation that was left, None where only
+    another process can: it stays unfinished. Another request's controller would take what it was
+    not asked for as no longer wanted. By default `controller` finishes its own feature's.
     `approved`: the plan that somebody agreed to; `StalePlan` if the world has changed since.
     `amend`: before each batch after the first, observe and decide again, and follow that.
     `independent`: a batch that fails does not stop the next.
@@ -160,7 +160,7 @@ def run_held(
     stop: Callable[[], bool] | None = None,
     on_plan: Callable[[Plan, str], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
-    finisher: Callable[[Plan], Controller[Any] | None] | None = None,
+    finisher: Callable[[Stream], Controller[Any] | None] | None = None,
 ) -> Report:
     """`run`, by whoever is `holding` the lease already: a controller that goes round and round."""
     loop = _Loop(
@@ -235,16 +235,16 @@ class _Loop(Generic[Seen]):
     on_outcome: Callable[[Outcome], None] | None
 
     def finish_left(
-        self, journal: Journal, finisher: Callable[[Plan], Controller[Any] | None] | None
+        self, journal: Journal, finisher: Callable[[Stream], Controller[Any] | None] | None
     ) -> Iterator[Report]:
         """Finish what was left under this lease, as far as it can be from here."""
         for stream in journal.unfinished(lease=self.lease.name):
             stream.settle()
-            plan = stream.plan
             if finisher is not None:
-                by = finisher(plan)
+                by = None if stream.closed else finisher(stream)
             else:
-                by = self.controller if plan.feature == self.controller.feature else None
+                same = stream.plan.feature == self.controller.feature
+                by = self.controller if same else None
             if by is not None or stream.closed:
                 yield replace(self, controller=by or self.controller).finish(stream)
 

@@ -281,9 +281,10 @@ class Mover:
     feature: str = FEATURE
     told: Callable[[str], None] = lambda text: None
     """Hears how a move goes on."""
+    operation: str = ""
+    """What is gone on with; of a new one, known when it begins."""
     _decided: float | None = None
     _committed: float | None = None
-    _operation: str = ""
     _planned: frozenset[str] = frozenset()
     """Keys of what was decided last."""
     _looked: float = float("-inf")
@@ -297,19 +298,33 @@ class Mover:
                 epochs[self.route] = self.epoch()
             routes = None if self.request.mode is Mode.PLANNED else [self.route]
             seen = self.estate.observe(routes, epochs=epochs)
-            if self._operation not in seen.orders.paused:
+            if not _rests(seen.orders, self.operation):
                 return seen
-            if self.estate.stop():
+            self._rest(seen.orders.paused[self.operation])
+
+    def _rest(self, reason: str) -> None:
+        """Until the operation is no longer paused, or is aborted."""
+        estate = self.estate
+        while True:
+            if estate.stop():
                 raise Interrupted(
-                    f"operation {self._operation} is paused: {seen.orders.paused[self._operation]}",
-                    hint=f"`mlplatform failover resume {self._operation}` goes on with it",
+                    f"operation {self.operation} is paused: {reason}",
+                    hint=f"`mlplatform failover resume {self.operation}` goes on with it",
                 )
-            self.estate.clock.sleep(_POLL_SECONDS)
+            estate.clock.sleep(_POLL_SECONDS)
+            self.guard()
+            try:
+                orders = _orders_of(estate.orders.read(), estate.clock.now())
+            except MlplatformError as error:  # nobody has said that it may go on
+                log.info("orders cannot be read: %s", error)
+            else:
+                if not _rests(orders, self.operation):
+                    return
 
     def decide(self, seen: Seen, now: datetime) -> Plan:
         """See `failover.decide`. Of an operation that was aborted nothing more is decided; and what
         turns sick while it is under way is left first."""
-        if reason := seen.orders.aborted.get(self._operation):
+        if reason := seen.orders.aborted.get(self.operation):
             regions = self.estate.topology.traffic.routes[self.route].weights
             holds = (
                 Hold(subject=self.route, region=r, reason=f"aborted: {reason}") for r in regions
@@ -327,7 +342,7 @@ class Mover:
     def _judge(self, seen: Seen, now: datetime) -> tuple[Plan, Request]:
         """The plan, and the request that it is of: ours, or a fault that has come in between."""
         topology = self.estate.topology
-        for fault in propose_requests(topology, seen) if self._operation else ():
+        for fault in propose_requests(topology, seen) if self.operation else ():
             if self._is_another(fault):
                 fault = replace(fault, broken=self.request.broken)  # noqa: PLW2901
                 plan = of_route(decide(topology, seen, fault, now), self.route)
@@ -345,7 +360,7 @@ class Mover:
 
     def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
         """The actions of one step, in order."""
-        self._operation = operation
+        self.operation = operation
         for action in actions:
             try:
                 yield _PERFORM[action.kind](self, action)
@@ -482,10 +497,13 @@ class Mover:
             return ""
         self._looked = clock.monotonic()
         try:
-            plan, request = self._judge(self.observe(), clock.now())
+            seen = self.observe()
         except (Unavailable, NoMajority, DeadlineExceeded) as error:
             log.info("not looked at: %s", error)
             return ""
+        if reason := seen.orders.aborted.get(self.operation):
+            return f"aborted: {reason}"
+        plan, request = self._judge(seen, clock.now())
         if request is self.request and request.mode is Mode.DRILL:
             return ""  # asked again when it is over, a drill begins anew
         for action in plan.actions:
@@ -518,9 +536,9 @@ class Mover:
                 return False
             if self.estate.stop():
                 raise Interrupted(
-                    f"operation {self._operation}: interrupted while clients moved",
+                    f"operation {self.operation}: interrupted while clients moved",
                     hint="the weights are as they were written; "
-                    f"`mlplatform failover resume {self._operation}` goes on",
+                    f"`mlplatform failover resume {self.operation}` goes on",
                 )
             clock.sleep(pause)
             pause = min(_POLL_SECONDS, 2 * pause)
@@ -561,6 +579,11 @@ class Mover:
             hint=error.hint or "",
             finished_at=self.estate.clock.now(),
         )
+
+
+def _rests(orders: Orders, operation: str) -> bool:
+    """Whether it is to take no further step. One that is to end does not wait to be resumed."""
+    return operation in orders.paused and operation not in orders.aborted
 
 
 _PERFORM: Mapping[str, Callable[[Mover, Action], Outcome]] = {

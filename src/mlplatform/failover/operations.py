@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from mlplatform.control.journal import Journal, Kind, Stream
+from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.orders import EVERYTHING, Order
 from mlplatform.control.orders import Kind as OrderKind
@@ -145,8 +145,9 @@ def move(
     each step, and follows the world. `LeaseHeld` where another hand is on it."""
     said = said or Said()
     lease = lease_of(estate, route)
+    mover = _mover(estate, route, request, lease, said)
     return run(
-        _mover(estate, route, request, lease, said),
+        mover,
         estate.journal,
         lease,
         clock=estate.clock,
@@ -157,11 +158,33 @@ def move(
         on_plan=said.plan,
         on_outcome=lambda outcome: said.outcome(route, outcome),
         background=estate.background,
-        finisher=lambda plan: _mover(estate, route, request_of(plan, request), lease, said),
+        finisher=lambda left: _finisher(estate, route, left, lease, said),
     )
 
 
-def _mover(estate: Estate, route: str, request: Request, lease: Lease, said: Said) -> Mover:
+def _finisher(estate: Estate, route: str, left: Stream, lease: Lease, said: Said) -> Mover:
+    """Who goes on with what was left on a route, before anything else is done there. `LeaseHeld`
+    while it is paused: then the route is in the hand of whoever paused it."""
+    name = left.operation
+    orders = estate.orders.read() if estate.obeys_orders else ()
+    reasons = {order.kind: order.reason for order in orders if order.scope == name}
+    if OrderKind.PAUSE in reasons and OrderKind.ABORT not in reasons:
+        raise LeaseHeld(
+            f"{route} is held by operation {name}, which is paused: {reasons[OrderKind.PAUSE]}",
+            hint=f"`mlplatform failover resume {name}` goes on with it, `abort {name}` ends it",
+        )
+    return _mover(estate, route, request_of(left.plan), lease, said, operation=name)
+
+
+def _mover(
+    estate: Estate,
+    route: str,
+    request: Request,
+    lease: Lease,
+    said: Said,
+    *,
+    operation: str = "",
+) -> Mover:
     return Mover(
         estate,
         route,
@@ -169,6 +192,7 @@ def _mover(estate: Estate, route: str, request: Request, lease: Lease, said: Sai
         guard=lease.guard,
         epoch=lambda: lease.generation,
         told=said.text,
+        operation=operation,
     )
 
 
@@ -216,7 +240,7 @@ def _resume(estate: Estate, route: str, stream: Stream, wait: Waiting, said: Sai
     lease = lease_of(estate, route)
     return resume(
         stream.operation,
-        _mover(estate, route, request_of(stream.plan), lease, said),
+        _mover(estate, route, request_of(stream.plan), lease, said, operation=stream.operation),
         estate.journal,
         lease,
         clock=estate.clock,
@@ -275,25 +299,19 @@ def _check_scope(topology: Topology, kind: OrderKind, scope: str) -> None:
 
 
 def abort(estate: Estate, operation: str, *, reason: str) -> None:
-    """End an operation where it stands. One that is under way ends after the step it is in; one
-    that was left is closed here."""
+    """End an operation where it stands. One that is under way ends after the step it is in, or the
+    wait; one that was left is ended here, and what has to be done in any case is done: servers that
+    it drained are ready again."""
     stream = open_operation(estate.journal, operation)
     told = operation_of(stream)
     if stream.closed or told is None:
         raise UsageError(f"{operation} is over already", hint="`mlplatform history` tells it")
     estate.orders.give(OrderKind.ABORT, operation, reason=reason)
-    lease = lease_of(estate, told.route)
     try:
-        fence = lease.acquire(wait=False)
+        for _ in resume_left(estate, operation, wait="silent"):
+            pass
     except LeaseHeld:
         return  # whoever is at work on it ends it
-    try:
-        stream.settle()
-        if not stream.closed:
-            text = f"aborted by {estate.writer}: {reason}"
-            stream.append(Kind.CLOSED, {"text": text}, fence=fence)
-    finally:
-        lease.release()
 
 
 # How things stand.

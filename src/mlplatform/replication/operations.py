@@ -156,7 +156,7 @@ def replicate(
         wait=wait,
         stop=replicas.stop,
         background=replicas.background,
-        finisher=lambda plan: _finisher(replicas, lease, plan, None),
+        finisher=lambda left: _finisher(replicas, lease, left.plan, None),
         on_plan=said.plan,
         on_outcome=said.outcome,
     )
@@ -212,7 +212,7 @@ def publish(
         wait=wait,
         stop=replicas.stop,
         background=replicas.background,
-        finisher=lambda plan: _finisher(replicas, lease, plan, controller),
+        finisher=lambda left: _finisher(replicas, lease, left.plan, controller),
         on_plan=said.plan,
         on_outcome=said.outcome,
     )

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from mlplatform.control.journal import Entry, Journal, Kind
+from mlplatform.control.journal import Entry, Journal, Kind, Stream
 from mlplatform.control.lease import Lease, Wait
 from mlplatform.control.reconcile import Report, batches, exit_code, propose, resume, run
 from mlplatform.core.errors import (
@@ -607,8 +607,8 @@ def test_a_run_finishes_what_was_left_with_the_controller_for_it(world: World) -
     operation = interrupted_after(world, 2)
     asked: list[str] = []
 
-    def finisher(plan: Plan) -> Lamplighter:
-        asked.append(plan.feature)
+    def finisher(left: Stream) -> Lamplighter:
+        asked.append(left.plan.feature)
         return Lamplighter(world)
 
     process = Process(world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -432,3 +433,131 @@ def test_who_was_not_chosen_stands_in_nobodys_way() -> None:
     assert held == "ap", "told, though"
     assert moves.reports["api"].exit_code == 0
     assert dict(world.state.weights) == {"us": 0, "eu": 100, "ap": 0}
+
+
+BACK = Request(Mode.FAILBACK, targets=("us",), reason="it is well")
+
+
+def stepping(hold_seconds: float = 3600) -> World:
+    """A region that may have its traffic back, by steps that must hold for long."""
+    world = dead_us(
+        settings={
+            "safety": {
+                "hold_off_seconds": 60,
+                "cooldown_seconds": 0,
+                "step_seconds": hold_seconds,
+            }
+        }
+    )
+    go(world.estate())
+    world.revive("us", ago=5000)
+    return world
+
+
+def at(world: World, after: float, act: Callable[[], None]) -> None:
+    """`act`, once, when so much time has passed; whoever waits for ever is told."""
+    began, sleep, done = world.time.monotonic(), world.time.sleep, False
+
+    def asleep(seconds: float) -> None:
+        nonlocal done
+        sleep(seconds)
+        passed = world.time.monotonic() - began
+        assert passed < 7200, "this waits for ever"
+        if not done and passed >= after:
+            done = True
+            act()
+
+    world.time.sleep = asleep  # type: ignore[method-assign]
+
+
+def left_on(estate: Estate) -> str:
+    (stream,) = operations.open_operations(estate)
+    return stream.operation
+
+
+def test_an_abort_is_heard_in_the_middle_of_a_step_that_has_to_hold_for_an_hour() -> None:
+    world = stepping()
+    boss = world.estate("boss@host:3")
+    at(world, 120, lambda: operations.abort(boss, left_on(boss), reason="wrong region"))
+    began = world.time.monotonic()
+    moves = go(world.estate(), BACK)
+    assert world.time.monotonic() - began < 200
+    assert world.state.weights["us"] == 1
+    assert "aborted: wrong region" in str(moves.reports["api"].outcomes)
+
+
+def test_a_paused_operation_can_be_aborted() -> None:
+    world = stepping()
+    boss = world.estate("boss@host:3")
+
+    def pause() -> None:
+        boss.orders.give(OrderKind.PAUSE, left_on(boss), reason="looking")
+        at(world, 600, lambda: operations.abort(boss, left_on(boss), reason="enough"))
+
+    at(world, 120, pause)
+    began = world.time.monotonic()
+    go(world.estate(), BACK)
+    assert 600 < world.time.monotonic() - began < 900
+    assert world.state.weights["us"] == 1
+    assert not operations.open_operations(boss)
+
+
+def test_what_was_aborted_after_a_crash_does_nothing_more() -> None:
+    world = dead_us()
+    said, _ = crash_at(1)  # planned, and not begun
+    with pytest.raises(Crash):
+        operations.move(world.estate("dead@host:1"), "api", AWAY, said=said)
+    estate = world.estate()
+    estate.orders.give(OrderKind.ABORT, left_on(estate), reason="no")
+    world.time.sleep(60)
+    list(operations.resume_left(estate))
+    assert dict(world.state.weights) == {"us": 100, "eu": 0}
+    assert not operations.open_operations(estate)
+
+
+def test_an_abort_right_after_the_crash_ends_what_was_left_and_nobody_stays_drained() -> None:
+    world = World()
+    said, _ = crash_at(2)  # drained, and not shifted
+    with pytest.raises(Crash):
+        operations.move(
+            world.estate("dead@host:1"),
+            "api",
+            Request(Mode.PLANNED, source="us", reason="kernel"),
+            said=said,
+        )
+    assert world.fleets["us"].lame
+    estate = world.estate()
+    operations.abort(estate, left_on(estate), reason="no")
+    assert not world.fleets["us"].lame
+    assert dict(world.state.weights) == {"us": 100, "eu": 0}
+    assert not operations.open_operations(estate)
+
+
+def test_what_is_paused_is_finished_by_nobody_who_wants_something_else() -> None:
+    world = World(
+        regions=("us", "eu", "ap"),
+        weights={"us": 50, "eu": 50, "ap": 0},
+        load={"us": 50.0, "eu": 50.0, "ap": 0.0},
+    )
+    said, _ = crash_at(1)
+    with pytest.raises(Crash):
+        operations.move(
+            world.estate("dead@host:1"),
+            "api",
+            Request(Mode.PLANNED, source="eu", reason="kernel"),
+            said=said,
+        )
+    estate = world.estate()
+    name = left_on(estate)
+    estate.orders.give(OrderKind.PAUSE, name, reason="looking")
+    world.kill("us")
+    world.time.sleep(60)
+    before = len(estate.journal.open(name).entries)
+    with pytest.raises(LeaseHeld, match="paused: looking") as held:
+        operations.move(estate, "api", AWAY)
+    assert f"abort {name}" in str(held.value.hint)
+    assert world.state.weights["eu"] == 50
+    assert len(estate.journal.open(name).entries) == before
+    operations.abort(estate, name, reason="us is on fire")
+    assert operations.move(estate, "api", AWAY).exit_code == 0
+    assert world.state.weights["us"] == 0
