@@ -245,6 +245,18 @@ class _Newer:
     error: Fenced
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What vantages and Prometheus said of clients that move."""
+
+    at: float
+    """By our own clock."""
+    evidence: Evidence
+    loads: Mapping[str, Load | Unknown]
+    trusted: Sequence[str]
+    """Regions that are well."""
+
+
 def _orders_of(orders: Sequence[Order], now: datetime) -> Orders:
     return Orders(
         locks={o.scope: o.reason for o in orders if o.kind is Kind.LOCK},
@@ -445,25 +457,30 @@ class Mover:
         ttl_seconds = state.ttl_seconds or 0.0
         patience = self._until_seen()
         moved, news = Moved(), ""
+        looked: _Looked | None = None
 
         def has_moved() -> bool:
-            nonlocal moved, news
-            since = estate.clock.monotonic() - committed
-            evidence = estate.look()
-            verdicts = judge_all(evidence, estate.topology)
+            nonlocal moved, news, looked
+            now = estate.clock.monotonic()
+            news = self._news()
+            if news or now - committed < ttl_seconds:
+                return bool(news)
+            if looked is None or now - looked.at >= self._look_seconds:
+                # Resolvers answer at any time; vantages and Prometheus have news now and then.
+                looked = self._look(now)
             moved = who_still_comes(
                 self.route,
-                evidence,
-                estate.loads([self.route]).get(self.route, {}),
+                looked.evidence,
+                looked.loads,
                 weights=state.weights,
                 load_before=action.figures.get("load_before", {}),
                 resolved=estate.resolve(self.route),
-                trusted=[r for r, v in verdicts.items() if v.health is Health.HEALTHY],
-                committed_seconds_ago=since,
+                trusted=looked.trusted,
+                committed_seconds_ago=looked.at - committed,
             )
-            news = self._news()
-            seen = moved.over and (bool(moved.observers) or since >= ttl_seconds + patience)
-            return bool(news) or (since >= ttl_seconds and seen)
+            return moved.over and (
+                bool(moved.observers) or now - committed >= ttl_seconds + patience
+            )
 
         def is_news() -> bool:
             nonlocal news
@@ -488,6 +505,17 @@ class Mover:
             )
         result = Result.DONE if over else Result.UNKNOWN
         return self._done(action, moved.told, result, measured=measured)
+
+    def _look(self, now: float) -> _Looked:
+        estate = self.estate
+        evidence = estate.look()
+        verdicts = judge_all(evidence, estate.topology)
+        return _Looked(
+            now,
+            evidence,
+            estate.loads([self.route]).get(self.route, {}),
+            [region for region, v in verdicts.items() if v.health is Health.HEALTHY],
+        )
 
     def _news(self) -> str:
         """Why other weights are decided by now than were planned, if they are. Looked at now and
