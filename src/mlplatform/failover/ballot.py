@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from itertools import product
 
 
@@ -142,9 +143,19 @@ class Change:
 
 def changes(
     standings: Sequence[tuple[str, Standing]], tally: Tally, domains: int, *, metrics: bool
-) -> list[Change]:
+) -> Sequence[Change]:
     """The smallest changes that lead to each other verdict; each is tried on `rule`. `metrics`:
     whether Prometheus is asked at all."""
+    return _changes(tuple(standings), tally, domains, metrics)
+
+
+@lru_cache(1024)  # most regions stand alike, round after round
+def _changes(
+    standings: tuple[tuple[str, Standing], ...],
+    tally: Tally,
+    domains: int,
+    metrics: bool,  # noqa: FBT001
+) -> Sequence[Change]:
     now, _ = rule(tally, domains)
     wanted = {
         Health.HEALTHY: (
@@ -172,7 +183,7 @@ def changes(
             found.append(plain)
         if other is not None and (plain is None or len(other.domains) < len(plain.domains)):
             found.append(other)
-    return found
+    return tuple(found)
 
 
 def _candidates(

@@ -207,7 +207,7 @@ class _Case:
         return [domain for domain in self.domains if domain.standing is not Standing.SILENT]
 
     @property
-    def changes(self) -> list[Change]:
+    def changes(self) -> Sequence[Change]:
         return changes(
             [(domain.name, domain.standing) for domain in self.domains],
             self.tally,
