@@ -10,7 +10,8 @@ and every ```python block is run.
 Lines after a command are what it must print (stdout and stderr together). A line that is only `…`
 stands for any lines, `…` within a line for any text. Numbers differ from run to run, so each stands
 for any number. A page runs from its top in one folder, which holds three regions on `file://`, a
-topology and two small models (`stage`).
+topology and two small models (`stage`). Pages in SERVED have servers, a router and vantages as well
+(`tests.docs.served`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SERVED = {"failover.md"}
 REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-1")
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -97,6 +100,19 @@ def stage(folder: Path) -> dict[str, str]:
     return environment
 
 
+@contextmanager
+def staged(page: Path, folder: Path) -> Iterator[dict[str, str]]:
+    """The stage of a page, as long as it is needed; the environment of its commands."""
+    environment = stage(folder)
+    if page.name not in SERVED:
+        yield environment
+        return
+    from tests.docs.served import served
+
+    with served(folder, environment) as inside:
+        yield inside
+
+
 def run(step: Step, folder: Path, environment: dict[str, str]) -> str | None:
     """Type a command; what is wrong with what it did, if anything."""
     ran = subprocess.run(
@@ -158,9 +174,8 @@ def record(page: Path) -> None:
     """Write into the page what its commands print now; lines with `…` are kept as they are."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, staged(page, Path(name)) as environment:
         folder = Path(name)
-        environment = stage(folder)
         lines = page.read_text().splitlines()
         steps = [each for each in steps_of("\n".join(lines)) if "\n" not in each.command]
         told: list[str] = []

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, matches, run, stage, steps_of
+from tests.docs.pages import PAGES, ROOT, matches, run, staged, steps_of
 
 EXECUTED = [page for page in PAGES if "```console" in page.read_text()]
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
 def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
-    environment = stage(tmp_path)
-    for step in steps_of(page.read_text()):
-        wrong = run(step, tmp_path, environment)
-        assert wrong is None, f"{page.name}:{step.line}: $ {step.command}\n{wrong}"
+    with staged(page, tmp_path) as environment:
+        for step in steps_of(page.read_text()):
+            wrong = run(step, tmp_path, environment)
+            assert wrong is None, f"{page.name}:{step.line}: $ {step.command}\n{wrong}"
 
 
 def test_the_readme_s_make_lines_are_targets() -> None:

@@ -49,7 +49,8 @@ def open_estate(
     """Failover over the topology's own routes, servers and stores. Nothing is asked of them yet.
 
     `journal_folder`: keep journal and leases there, because the control store is gone; then no
-    order is heeded, and the targets' own epochs alone keep hands apart.
+    order is heeded, nor what checks found of bytes (receipts lie in the regions, and are), and the
+    targets' own epochs alone keep hands apart.
     """
     wiring.require_schemes(wiring.places_of(topology))
     clock, random, executor = SystemClock(), SystemRandom(), DaemonThreads()
@@ -58,7 +59,7 @@ def open_estate(
     catalogue = Catalogue(
         topology,
         wiring.region_stores(topology),
-        shared,
+        control,
         Retry(clock, random, attempts=2, deadline_seconds=_REGION_SECONDS, stop=stop),
         executor=executor,
         region_timeout_seconds=_REGION_SECONDS,

@@ -98,6 +98,9 @@ def markdown(operation: Operation) -> str:
 
 def _reasons(operation: Operation) -> Iterator[str]:
     """Why, and from which figures, as they were when it was decided."""
+    asked = next(iter(operation.actions.values())).parameters
+    if asked.get("reason") and not asked.get("automatic"):
+        yield f"asked for by {operation.entries[0].writer}: {asked['reason']}"
     for action in operation.actions.values():
         if action.kind == "settle":
             continue

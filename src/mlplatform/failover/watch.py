@@ -248,10 +248,12 @@ class Watch:
     def _source(self) -> str:
         return f"mlplatform failover on {self.estate.writer}"
 
-    def _tell(self, notice: Notice) -> None:
+    def _tell(self, notice: Notice, *, aloud: int | None = 1) -> None:
+        """To whoever is to be told; here with so many of its lines (None: all of them)."""
         if self.notices is not None:
             self.notices.tell(notice)
-        self.said.text(notice.title)
+        lines = "; ".join(notice.lines[:aloud])
+        self.said.text(f"{notice.title}: {lines}" if lines else notice.title)
 
     def _cannot_act(self, why: str) -> None:
         can_act.set(0)
@@ -330,7 +332,8 @@ class Watch:
                         f"{h.region}: {h.reason}" if h.region else h.reason for h in plan.holds
                     )
                 ),
-            )
+            ),
+            aloud=None,
         )
 
     def _ended(self, route: str, request: Request, report: Report) -> None:

@@ -92,6 +92,8 @@ def test_the_three_clocks_are_in_the_record() -> None:
     assert 30 <= clocks.observed_seconds < 36, "clients may keep what they were told for the TTL"
     text = markdown(told)
     assert "| authoritative | +3." in text
+    assert "- verdicts: eu healthy, us unhealthy" in text
+    assert "- requests a second: 150 needed (peak 100 × 1.5)" in text
     assert "us 100 → 0" in text
 
 

@@ -73,11 +73,19 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait for whoever has a hand 
 @contextmanager
 def estate_of(session: Session, *, without_control: Path | None = None) -> Iterator[Estate]:
     """Failover over the operator's topology, stopped in good order by Ctrl-C."""
+    from mlplatform.core.errors import NoMajority
     from mlplatform.failover.failover_controller import open_estate
 
     topology = session.topology()
     with session.working() as work:
-        yield open_estate(topology, stop=work.stop, journal_folder=without_control)
+        try:
+            yield open_estate(topology, stop=work.stop, journal_folder=without_control)
+        except NoMajority as error:
+            error.hint = (
+                "see to these stores; if traffic has to move without them: "
+                "mlplatform failover run … --without-control DIR --reason TEXT"
+            )
+            raise
 
 
 @command
@@ -758,7 +766,10 @@ def propose_and_do(
         raise UsageError("--without-control needs --reason", hint="say why; it is recorded")
     with estate_of(session, without_control=without_control) as estate:
         if without_control is not None:
-            session.console.warn("locks and past recoveries cannot be read, and are not heeded")
+            session.console.warn(
+                "locks and past recoveries cannot be read, nor what checks found; "
+                "they are not heeded"
+            )
         proposal = operations.propose(estate, request)
         if plan or proposal.noop:
             code = show_proposal(session, proposal)
@@ -845,13 +856,20 @@ def _gates_of(proposal: Proposal) -> list[dict[str, Any]]:
                 "route": route,
                 "target": region,
                 "health": figures["verdicts"].get(region),
-                "gates": "; ".join(refused.get(region, [])) or "open",
+                "gates": "; ".join([*refused.get(region, []), *_broken_at(region, figures)])
+                or "open",
                 "headroom": room.get(region, {}).get("said", ""),
             }
             for region in dict.fromkeys([*room, *refused])
             if region != source
         ]
     return rows
+
+
+def _broken_at(region: str, figures: dict[str, Any]) -> list[str]:
+    """The gates that are broken on purpose there."""
+    told = [text.partition(": ") for text in figures["broken"]]
+    return [f"{why.partition(':')[0]} is broken" for name, _, why in told if name == region]
 
 
 def _tell_figures(session: Session, proposal: Proposal) -> None:
