@@ -181,8 +181,14 @@ class Estate:
             return state
         try:
             check_epoch(state, epoch, where=traffic.url)
-            if state.epoch == epoch:
+            if state.epoch == epoch and state.writer in ("", self.writer):
                 return state
+            if state.epoch == epoch:
+                raise Fenced(
+                    f"{traffic.url} was claimed under epoch {epoch} by {state.writer}, and it is "
+                    f"that of {self.writer} too",
+                    hint="a control store has forgotten who had it; run again",
+                )
             return traffic.write(state.weights, epoch=epoch, writer=self.writer, expected=state)
         except Fenced as error:
             return _Newer(error)

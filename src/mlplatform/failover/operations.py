@@ -11,7 +11,13 @@ from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.orders import EVERYTHING, Order
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.reconcile import Report, resume, run
-from mlplatform.core.errors import LeaseHeld, MlplatformError, NotFound, UsageError
+from mlplatform.core.errors import (
+    LeaseHeld,
+    MlplatformError,
+    NotFound,
+    Unavailable,
+    UsageError,
+)
 from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -41,7 +47,15 @@ def lease_of(estate: Estate, route: str) -> Lease:
     knows, so a control store that was rebuilt never falls behind."""
 
     def floor() -> int:
-        return estate.open_traffic(route).read().epoch
+        traffic = estate.open_traffic(route)
+        state = traffic.read()
+        if sum(state.weights.values()) != 100:
+            # An API that is ill lists nothing, with 200. That is no epoch of 0.
+            raise Unavailable(
+                f"answered with {dict(state.weights) or 'nothing'}, and weights total 100",
+                store=traffic.url,
+            )
+        return state.epoch
 
     return Lease(
         estate.control,

@@ -15,6 +15,7 @@ from mlplatform.core.errors import (
     MlplatformError,
     NoMajority,
     StalePlan,
+    Unavailable,
     UsageError,
 )
 from mlplatform.core.plan import Outcome, Result
@@ -24,6 +25,7 @@ from mlplatform.failover.operations import Moves, Said
 from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.timeline import clocks_of, markdown
+from mlplatform.ports.traffic import RouteState
 from tests.features.control.members import lost
 from tests.features.control.weather import SkewedClock
 
@@ -563,3 +565,22 @@ def test_what_is_paused_is_finished_by_nobody_who_wants_something_else() -> None
     operations.abort(estate, name, reason="us is on fire")
     assert operations.move(estate, "api", AWAY).exit_code == 0
     assert world.state.weights["us"] == 0
+
+
+def test_an_empty_answer_is_no_epoch_of_zero() -> None:
+    world = dead_us()
+    go(world.estate())
+    world.traffic.restore(RouteState({}))
+    with pytest.raises(Unavailable, match="answered with nothing"):
+        operations.lease_of(world.estate(), "api").acquire()
+
+
+def test_an_epoch_that_another_has_claimed_is_not_ours() -> None:
+    world = World()
+    state = world.state
+    world.traffic.write(state.weights, epoch=5, writer="other@host:9", expected=state)
+    with pytest.raises(Fenced, match="claimed under epoch 5 by other@host:9"):
+        world.estate().observe(["api"], epochs={"api": 5})
+    world.traffic.change_by_hand(state.weights)
+    seen = world.estate().observe(["api"], epochs={"api": 5})
+    assert seen.routes["api"].state == world.state, "a hand names no writer, and changes no epoch"
