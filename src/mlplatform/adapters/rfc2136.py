@@ -257,7 +257,8 @@ class _Key:
             secret = self._environ.get(variable, "").strip()
         hint = f"put the secret of key {self.name} in {variable}, or name key_file= in the URL"
         if not secret:
-            raise Denied(f"no secret for key {self.name}", store=str(self._url), hint=hint)
+            said = f"no secret for key {self.name} in {where}"
+            raise Denied(said, store=str(self._url), hint=hint)
         try:
             octets = base64.b64decode(secret, validate=True)
         except (binascii.Error, ValueError) as error:

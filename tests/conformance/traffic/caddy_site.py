@@ -64,6 +64,10 @@ class World:
         self._running.close()
         self.endpoint = self._start(self.endpoint.port, resume=resume)
 
+    def stop(self) -> None:
+        """It is gone, and stays so."""
+        self._running.close()
+
     def client(self, timeout_seconds: float = 10.0) -> http.client.HTTPConnection:
         """A connection to the front door."""
         return http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_seconds)

@@ -181,6 +181,11 @@ class Platform(Estate):
         return dict(self.world.open().read().weights)
 
     @property
+    def front_door(self) -> str:
+        """Where clients enter."""
+        return f"http://127.0.0.1:{self.world.client().port}"
+
+    @property
     def epoch(self) -> int:
         return self.world.open().read().epoch
 
@@ -238,7 +243,9 @@ class Platform(Estate):
         """Start a command, which goes on beside the test until it is ended."""
         log = self.folder / f"log-{len(self.running)}"
         with log.open("w") as sink:
-            process = self.start(*arguments, stdout=subprocess.DEVNULL, stderr=sink, **named)
+            process = self.start(
+                *arguments, **{"stdout": subprocess.DEVNULL, "stderr": sink, **named}
+            )
         self.running.append(process)
         return Beside(process, log)
 
