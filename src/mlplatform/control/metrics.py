@@ -7,7 +7,7 @@ wants to read (`install`, `serve`), which a short command never does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from mlplatform.core.errors import UsageError
@@ -53,6 +53,12 @@ class Family:
         """Forget all values: what is no longer known has no sample."""
         with self._lock:
             self._values.clear()
+
+    def replace(self, values: Iterable[tuple[float, dict[str, str]]]) -> None:
+        """Forget all values for these, at once: whoever reads meanwhile finds none missing."""
+        found = {self._key(labels): value for value, labels in values}
+        with self._lock:
+            self._values = found
 
     def value(self, **labels: str) -> float:
         """What was counted so far; 0 where nothing was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future, wait
 from typing import TypeVar
 
@@ -23,7 +23,13 @@ def each_region(
     timeout_seconds: float | None,
 ) -> dict[str, T | Unknown]:
     """`read` of every region at once. What fails or does not answer in time is `Unknown`."""
-    futures: dict[str, Future[T]] = {region: executor.submit(read, region) for region in regions}
+    return gathered({r: executor.submit(read, r) for r in regions}, timeout_seconds)
+
+
+def gathered(
+    futures: Mapping[str, Future[T]], timeout_seconds: float | None
+) -> dict[str, T | Unknown]:
+    """What was asked, as far as it is answered in time; the rest goes on."""
     answered, _ = wait(futures.values(), timeout=timeout_seconds)
     results: dict[str, T | Unknown] = {}
     for region, future in futures.items():

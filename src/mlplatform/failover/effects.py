@@ -7,6 +7,7 @@ One operation moves one route, under that route's lease: routes do not wait for 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -20,7 +21,7 @@ from mlplatform.control.journal import Journal
 from mlplatform.control.lease import Background
 from mlplatform.control.orders import Kind, Order, StandingOrders
 from mlplatform.control.quorum import ControlStore
-from mlplatform.control.regions import each_region
+from mlplatform.control.regions import each_region, gathered
 from mlplatform.control.two_paths import FROZEN
 from mlplatform.core.errors import (
     ConditionFailed,
@@ -67,6 +68,8 @@ _GRACE_SECONDS = 1.0
 """How long monitoring is waited for when all else has answered."""
 _LATE = Unknown("monitoring did not answer in time")
 _POLL_SECONDS = 0.5
+_LOOKS_AT_ONCE = 16
+"""Each asks every region, in threads: a hundred routes on the move must not all look at once."""
 _LOOK_SECONDS = 5.0
 """How often, at the least, it is decided anew while clients move."""
 
@@ -109,6 +112,9 @@ class Estate:
     """False only where the control store is gone and somebody has taken it upon themselves."""
     _memory: Memory | None = None
     _last_loads: LastLoads = field(default_factory=LastLoads)
+    _reading: dict[str, Future[RouteState | _Newer]] = field(default_factory=dict)
+    """By route: a question to its actuator that is still to be answered."""
+    _looks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_LOOKS_AT_ONCE))
 
     @property
     def journal(self) -> Journal:
@@ -125,24 +131,44 @@ class Estate:
         return self._memory
 
     def observe(
-        self, routes: Sequence[str] | None = None, *, epochs: Mapping[str, int] | None = None
+        self,
+        routes: Sequence[str] | None = None,
+        *,
+        epochs: Mapping[str, int] | None = None,
+        patience_seconds: float | None = None,
     ) -> Seen:
         """One round of looking, at the routes named or at all.
 
         Routes with an epoch are *claimed* under it: their targets refuse every older writer from
         then on. `Fenced` if a target knows a newer one; a target that cannot be claimed is unknown.
         `NoMajority` when the control stores cannot say what was done and ordered.
+
+        `patience_seconds`: for who looks time and again, how long actuators are waited for. One
+        that takes longer is unknown, is not asked again meanwhile, and its answer counts when it
+        comes: one that hangs is no reason to look seldom at the others.
         """
+        with self._looks:
+            return self._observe(routes, epochs or {}, patience_seconds)
+
+    def _observe(
+        self,
+        routes: Sequence[str] | None,
+        epochs: Mapping[str, int],
+        patience_seconds: float | None,
+    ) -> Seen:
         names = list(self.topology.traffic.routes if routes is None else routes)
-        epochs = epochs or {}
         now = self.clock.now()
         # Side by side: in the night in which it matters, most of these do not answer at once.
         ordered = self.executor.submit(self.orders.read if self.obeys_orders else tuple)
         told = self.executor.submit(self.memory.operations, now)
         loaded = self.executor.submit(self.loads, names)
         lagging = self.executor.submit(self.lags)
-        read = self.executor.submit(
-            self._each, names, lambda name: self._state(name, epochs.get(name))
+        read = (
+            self.executor.submit(self._glances, names, patience_seconds)
+            if patience_seconds is not None
+            else self.executor.submit(
+                self._each, names, lambda name: self._state(name, epochs.get(name))
+            )
         )
         evidence = self.look()
         standbys = self.stand(evidence, names)
@@ -173,6 +199,20 @@ class Estate:
             return answer.result(timeout=_GRACE_SECONDS)
         except FutureTimeout:
             return otherwise
+        except Exception:  # monitoring is help, not a condition
+            log.exception("monitoring could not be asked")
+            return otherwise
+
+    def _glances(
+        self, names: Sequence[str], patience_seconds: float
+    ) -> dict[str, RouteState | _Newer | Unknown]:
+        asked = {
+            name: self._reading.get(name) or self.executor.submit(self._state, name, None)
+            for name in names
+        }
+        found = gathered(asked, patience_seconds)
+        self._reading = {name: future for name, future in asked.items() if not future.done()}
+        return found
 
     def _state(self, route: str, epoch: int | None) -> RouteState | _Newer:
         traffic = self.open_traffic(route)

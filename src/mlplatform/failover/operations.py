@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -27,9 +28,12 @@ from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
 from mlplatform.ports.traffic import RouteState
 
+log = logging.getLogger(__name__)
+
 LEASE_SECONDS = 15.0
 """How long a controller that died keeps others from its route. A live one renews every third."""
-_ROUTES_AT_ONCE = 16
+_ROUTES_AT_ONCE = 512
+"""None waits until the clients of another have moved. How many look at once, `Estate` bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,12 @@ def carry_out(
             reports[name] = future.result()
         except MlplatformError as error:
             errors[name] = error
+        except Exception as error:  # one route's must not hide what became of the others
+            log.exception("%s: not moved", name)
+            errors[name] = MlplatformError(
+                f"{name}: internal error: {type(error).__name__}: {error}",
+                hint=f"`mlplatform failover status` shows how {name} stands",
+            )
     pool.shutdown()
     for name, plan in proposal.plans.items():
         if plan.noop:

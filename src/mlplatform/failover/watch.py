@@ -16,6 +16,7 @@ from functools import partial
 from mlplatform.control import metrics
 from mlplatform.control.notices import Notices
 from mlplatform.control.reconcile import Report
+from mlplatform.control.two_paths import FROZEN, STRANDED
 from mlplatform.core.errors import Fenced, Interrupted, LeaseHeld, MlplatformError, NoMajority
 from mlplatform.core.plan import Plan, Result
 from mlplatform.failover import operations
@@ -23,16 +24,29 @@ from mlplatform.failover.decide import decide, propose_requests
 from mlplatform.failover.effects import Estate
 from mlplatform.failover.operations import Said
 from mlplatform.failover.readiness import readiness
-from mlplatform.failover.seen import Request, Seen
+from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
 from mlplatform.failover.verdict import Health
 from mlplatform.ports.notify import Notice, Severity
 from mlplatform.ports.traffic import RouteState
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS = 5.0
+"""How long a round waits for actuators."""
 PROOF_SECONDS = 86_400.0
 """How often a route is claimed anew although nothing is to be done: it proves the credentials."""
+_FIRST_PROOF_SECONDS = 3600.0
+"""The first time after a start: not at every restart, and not never where it restarts daily."""
+_STRANDED_SECONDS = 60.0
+"""How often a second path that was left behind is brought in line."""
 _JOIN_SECONDS = 30.0
+_AGAIN_SECONDS = 5.0
+_AGAIN_SECONDS_MAX = 60.0
+"""After what went wrong it is tried again so much later, twice as much each time."""
+_FAILED_ROUNDS = 2
+"""So many in a row, and somebody is told; that no majority answers is told at once."""
+_HAND_SECONDS = 60.0
+"""How long another controller may keep a route that is to be left until somebody is told."""
 
 health = metrics.Family(
     "mlplatform_region_health", "1 for the verdict that holds.", ("region", "health"), kind="gauge"
@@ -50,7 +64,9 @@ ready = metrics.Family(
     kind="gauge",
 )
 can_act = metrics.Family(
-    "mlplatform_failover_can_act", "1 when a majority of control stores answers.", kind="gauge"
+    "mlplatform_failover_can_act",
+    "1 when a majority of control stores answers and a round comes to its end.",
+    kind="gauge",
 )
 last_round = metrics.Family(
     "mlplatform_failover_last_round_timestamp_seconds", "When a round ended.", kind="gauge"
@@ -76,10 +92,14 @@ class Watch:
     in_background: bool = True
     """Whether routes are moved beside the rounds; the simulation moves them in the round."""
     _verdicts: dict[str, Health] = field(default_factory=dict)
-    _advice: dict[str, str] = field(default_factory=dict)
-    _blind: str = ""
-    _left: set[str] = field(default_factory=set)
-    """Operations of which it was told that they are open."""
+    _standing: dict[str, str] = field(default_factory=dict)
+    """What was told and is not over yet, by thread. It is told anew when it is another."""
+    _tries: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By route: how often it went wrong, and before when it is not tried again."""
+    _in_other_hands: dict[str, float] = field(default_factory=dict)
+    """By route that is to be left: since when another controller has had its hand on it."""
+    _failed_rounds: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _proven: dict[str, float] = field(default_factory=dict)
     """When each route was last claimed, by our own clock."""
@@ -99,24 +119,28 @@ class Watch:
                 if left <= 0:
                     break
                 clock.sleep(min(left, 0.2))
+        end = clock.monotonic() + _JOIN_SECONDS
         for thread in self._busy.values():
-            thread.join(_JOIN_SECONDS)
+            thread.join(max(0.0, end - clock.monotonic()))
         return 0
 
     def one_round(self) -> None:
         """Look once; start what is to be done. An error is told, and the next round tries again."""
-        estate = self.estate
         try:
-            seen = estate.observe()
-        except NoMajority as error:
-            self._cannot_act(str(error))
-            return
+            self._round()
         except MlplatformError as error:
-            log.error("a round of looking failed", extra={"error": str(error)})
-            return
-        self._can_act()
+            self._cannot_act(error)
+        except Exception as error:  # a controller that has died acts in no night
+            log.exception("a round failed")
+            self._cannot_act(_internal(error))
+        else:
+            self._can_act()
+            last_round.set(self.estate.clock.now().timestamp())
+
+    def _round(self) -> None:
+        estate = self.estate
+        seen = estate.observe(patience_seconds=_PATIENCE_SECONDS)
         self._tell_verdicts(seen)
-        self._measure(seen)
         requests: dict[str, Request] = {}
         for request in propose_requests(estate.topology, seen):
             for route in request.routes:
@@ -124,8 +148,13 @@ class Watch:
         for route, request in requests.items():
             self._consider(route, request, seen)
         self._go_on_with_what_was_left(seen)
-        self._prove(requests)
-        last_round.set(estate.clock.now().timestamp())
+        for route, there in seen.routes.items():
+            self._tell_route(route, there, seen)
+            if route not in requests and _is_served_well(there, seen):
+                self._is_well(route)
+        self._prove(requests, seen)
+        # Last: for many regions it takes seconds, in which nobody is to wait.
+        self._measure(seen)
 
     # What is to be done.
 
@@ -135,15 +164,40 @@ class Watch:
             return
         plan = decide(self.estate.topology, seen, request, self.estate.clock.now())
         if plan.noop:
-            self._advise(route, plan)
-            return
-        self._advice.pop(route, None)
-        self._start(route, partial(self._move, route, request))
+            self._advise(route, request, plan)
+        elif self._may_try(route):
+            self._start(route, partial(self._move, route, request))
 
     def _move(self, route: str, request: Request) -> None:
         # Whoever died with the route in its hand is waited out; whoever is alive is left to it.
-        report = operations.move(self.estate, route, request, wait="silent", said=self.said)
+        try:
+            report = operations.move(self.estate, route, request, wait="silent", said=self.said)
+        except LeaseHeld as held:
+            if request.mode is Mode.UNPLANNED:
+                self._is_in_other_hands(route, held)
+            raise
+        self._in_other_hands.pop(route, None)
+        for resumed in report.resumed:
+            self._ended(route, operations.request_of(resumed.plan, request), resumed)
         self._ended(route, request, report)
+
+    def _may_try(self, route: str) -> bool:
+        _, not_before = self._tries.get(route, (0, 0.0))
+        return self.estate.clock.monotonic() >= not_before
+
+    def _went_wrong(self, route: str) -> None:
+        """What cannot be done is not tried, recorded and told in every round."""
+        count, _ = self._tries.get(route, (0, 0.0))
+        pause = min(_AGAIN_SECONDS * 2.0 ** min(count, 10), _AGAIN_SECONDS_MAX)
+        self._tries[route] = (count + 1, self.estate.clock.monotonic() + pause)
+
+    def _is_well(self, route: str) -> None:
+        """Nothing is asked for on it any more."""
+        if self._is_busy(route):
+            return
+        self._tries.pop(route, None)
+        self._in_other_hands.pop(route, None)
+        self._is_over(f"failover/{route}", f"{route}: there is nothing more to do")
 
     def _go_on_with_what_was_left(self, seen: Seen) -> None:
         """Finish what a controller left. What an operator began is the operator's: who pressed
@@ -151,22 +205,26 @@ class Watch:
         for route, there in seen.routes.items():
             for recovery in there.recoveries:
                 name = recovery.operation
-                if recovery.ended_seconds_ago is not None or self._is_busy(route):
+                if recovery.ended_seconds_ago is not None:
+                    self._is_over(name, f"{route}: {name} is over")
+                    continue
+                if self._is_busy(route) or not self._may_try(route):
                     continue
                 automatic = self.estate.topology.traffic.routes[route].mode == "auto"
                 if not (automatic and recovery.automatic):
                     self._tell_left(route, name)
                 elif name not in seen.orders.paused:
-                    self._start(route, partial(self._resume, name))
+                    self._start(route, partial(self._resume, route, name))
 
-    def _resume(self, operation: str) -> None:
-        for _ in operations.resume_left(self.estate, operation, wait="silent", said=self.said):
+    def _resume(self, route: str, operation: str) -> None:
+        left = operations.resume_left(self.estate, operation, wait="silent", said=self.said)
+        for _, report in left:
             log.info("finished what was left", extra={"operation": operation})
+            self._ended(route, operations.request_of(report.plan), report)
 
     def _tell_left(self, route: str, operation: str) -> None:
-        if operation in self._left:
+        if not self._is_news(operation, "open"):
             return
-        self._left.add(operation)
         self._tell(
             Notice(
                 f"{route}: {operation} is under way, or was left",
@@ -178,15 +236,21 @@ class Watch:
             )
         )
 
-    def _prove(self, busy: Mapping[str, Request]) -> None:
-        """Claim each route once a day: credentials that have lapsed are found before the night."""
+    def _prove(self, busy: Mapping[str, Request], seen: Seen) -> None:
+        """Claim each route once a day, one in a round: credentials that have lapsed are found
+        before the night. And one whose second path was left behind, which the claim brings in
+        line."""
         now = self.estate.clock.monotonic()
         for route in self.estate.topology.traffic.routes:
-            proven = self._proven.setdefault(route, now)  # not at once, at every restart
-            if now - proven < PROOF_SECONDS or route in busy or self._is_busy(route):
+            proven = self._proven.setdefault(route, now - PROOF_SECONDS + _FIRST_PROOF_SECONDS)
+            state = seen.routes[route].state
+            stranded = isinstance(state, RouteState) and STRANDED in state.detail
+            due = proven + (_STRANDED_SECONDS if stranded else PROOF_SECONDS)
+            if now < due or route in busy or self._is_busy(route):
                 continue
             self._proven[route] = now
             self._start(route, partial(self._claim, route))
+            return
 
     def _claim(self, route: str) -> None:
         lease = operations.lease_of(self.estate, route)
@@ -196,16 +260,18 @@ class Watch:
         finally:
             lease.release()
         state = seen.routes[route].state
+        thread = f"failover/{route}/actuator"
         if isinstance(state, RouteState):
             last_proof.set(self.estate.clock.now().timestamp(), route=route)
-        else:
+            self._is_over(thread, f"{route}: its actuator can be written to again")
+        elif self._is_news(thread, "shut"):
             self._tell(
                 Notice(
                     f"{route}: its actuator cannot be written to",
                     Severity.CRITICAL,
                     self.estate.clock.now(),
                     self._source,
-                    thread=f"failover/{route}/actuator",
+                    thread=thread,
                     lines=(str(state),),
                 )
             )
@@ -220,16 +286,10 @@ class Watch:
                 log.warning("stopped", extra={"route": route, "error": str(error)})
             except MlplatformError as error:
                 log.error("not moved", extra={"route": route, "error": str(error)})
-                self._tell(
-                    Notice(
-                        f"{route}: {error}",
-                        Severity.CRITICAL,
-                        self.estate.clock.now(),
-                        self._source,
-                        thread=f"failover/{route}",
-                        lines=(error.hint,) if error.hint else (),
-                    )
-                )
+                self._failed(route, error)
+            except Exception as error:  # a thread that ends so ends in silence
+                log.exception("not moved", extra={"route": route})
+                self._failed(route, _internal(error))
 
         if not self.in_background:
             guarded()
@@ -244,6 +304,91 @@ class Watch:
 
     # What is told.
 
+    def _is_news(self, thread: str, what: str) -> bool:
+        """Whether that was not told of the thread yet. Until it is over, it stands."""
+        with self._lock:
+            before = self._standing.get(thread)
+            self._standing[thread] = what
+            return before != what
+
+    def _is_over(self, thread: str, title: str) -> None:
+        """What was told of the thread is so no longer, which resolves the page."""
+        with self._lock:
+            if self._standing.pop(thread, None) is None:
+                return
+        now = self.estate.clock.now()
+        self._tell(Notice(title, Severity.INFO, now, self._source, thread=thread, over=True))
+
+    def _failed(self, route: str, error: MlplatformError) -> None:
+        self._went_wrong(route)
+        if self._is_news(f"failover/{route}", type(error).__name__):
+            self._tell(
+                Notice(
+                    f"{route}: {error}",
+                    Severity.CRITICAL,
+                    self.estate.clock.now(),
+                    self._source,
+                    thread=f"failover/{route}",
+                    lines=(error.hint,) if error.hint else (),
+                )
+            )
+
+    def _is_in_other_hands(self, route: str, held: LeaseHeld) -> None:
+        now = self.estate.clock.monotonic()
+        since = self._in_other_hands.setdefault(route, now)
+        thread = f"failover/{route}"
+        if now - since < _HAND_SECONDS or not self._is_news(thread, type(held).__name__):
+            return
+        self._tell(
+            Notice(
+                f"{route}: another hand has been on it for {now - since:.0f} s, and does not act",
+                Severity.CRITICAL,
+                self.estate.clock.now(),
+                self._source,
+                thread=thread,
+                lines=(str(held), held.hint or ""),
+            )
+        )
+
+    def _tell_route(self, route: str, there: RouteSeen, seen: Seen) -> None:
+        """That it cannot be read; that one of its two paths does not follow."""
+        state, unread, path = there.state, f"failover/{route}/weights", f"failover/{route}/path"
+        if not isinstance(state, RouteState):
+            regions = self.estate.topology.traffic.routes[route].weights
+            sick = sorted(
+                region
+                for region, verdict in seen.verdicts.items()
+                if verdict.health is Health.UNHEALTHY and region in regions
+            )
+            if self._is_news(unread, f"unread {sick}"):
+                why = f", and {', '.join(sick)} is unhealthy" if sick else ""
+                self._tell(
+                    Notice(
+                        f"{route}: its weights cannot be read{why}",
+                        Severity.CRITICAL if sick else Severity.WARNING,
+                        self.estate.clock.now(),
+                        self._source,
+                        thread=unread,
+                        lines=(str(state),),
+                    )
+                )
+            return
+        self._is_over(unread, f"{route}: its weights can be read again")
+        behind = [name for name in (FROZEN, STRANDED) if name in state.detail]
+        if not behind:
+            self._is_over(path, f"{route}: both paths hold the same")
+        elif self._is_news(path, " ".join(behind)):
+            self._tell(
+                Notice(
+                    f"{route}: one of its two paths is {' and '.join(behind)}",
+                    Severity.WARNING,
+                    self.estate.clock.now(),
+                    self._source,
+                    thread=path,
+                    lines=tuple(state.detail[name] for name in behind),
+                )
+            )
+
     @property
     def _source(self) -> str:
         return f"mlplatform failover on {self.estate.writer}"
@@ -255,39 +400,32 @@ class Watch:
         lines = "; ".join(notice.lines[:aloud])
         self.said.text(f"{notice.title}: {lines}" if lines else notice.title)
 
-    def _cannot_act(self, why: str) -> None:
+    def _cannot_act(self, error: MlplatformError) -> None:
         can_act.set(0)
-        log.error("held: %s", why)
-        if not self._blind:
+        log.error("a round of looking failed: %s", error)
+        self._failed_rounds += 1
+        none = isinstance(error, NoMajority)
+        if not none and self._failed_rounds < _FAILED_ROUNDS:
+            return
+        if self._is_news("failover/control", type(error).__name__):
             self._tell(
                 Notice(
-                    "failover cannot act: no majority of control stores",
+                    f"failover cannot act{': no majority of control stores' if none else ''}",
                     Severity.CRITICAL,
                     self.estate.clock.now(),
                     self._source,
                     thread="failover/control",
                     lines=(
-                        why,
-                        "`mlplatform failover run --without-control DIR` acts without them",
+                        str(error),
+                        "`mlplatform failover run --without-control DIR` needs no control store",
                     ),
                 )
             )
-        self._blind = why
 
     def _can_act(self) -> None:
         can_act.set(1)
-        if self._blind:
-            self._tell(
-                Notice(
-                    "failover can act again",
-                    Severity.INFO,
-                    self.estate.clock.now(),
-                    self._source,
-                    thread="failover/control",
-                    over=True,
-                )
-            )
-        self._blind = ""
+        self._failed_rounds = 0
+        self._is_over("failover/control", "failover can act again")
 
     def _tell_verdicts(self, seen: Seen) -> None:
         for region, verdict in seen.verdicts.items():
@@ -311,19 +449,20 @@ class Watch:
                 )
             )
 
-    def _advise(self, route: str, plan: Plan) -> None:
+    def _advise(self, route: str, request: Request, plan: Plan) -> None:
         """What would be done, or is held, said once until it changes: seconds and loads in it do
         all the time."""
         told = "; ".join(
             sorted({f"{hold.region} {hold.reason.partition(':')[0]}" for hold in plan.holds})
         )
-        if not told or self._advice.get(route) == told:
+        if not told or not self._is_news(f"failover/{route}", told):
             return
-        self._advice[route] = told
+        # Nobody is woken because traffic could go back.
+        back = request.mode is Mode.FAILBACK
         self._tell(
             Notice(
                 f"{route}: nothing is done",
-                Severity.CRITICAL,
+                Severity.WARNING if back else Severity.CRITICAL,
                 self.estate.clock.now(),
                 self._source,
                 thread=f"failover/{route}",
@@ -338,10 +477,21 @@ class Watch:
 
     def _ended(self, route: str, request: Request, report: Report) -> None:
         if report.operation is None:
+            # It could not be claimed, or is not as it was when it was looked at without a claim.
+            if report.plan.holds:
+                self._went_wrong(route)
+                self._advise(route, request, report.plan)
             return
         failed = [outcome for outcome in report.outcomes if not outcome.ok]
         result = "failed" if any(o.result is Result.FAILED for o in failed) else "done"
         operations_total.add(route=route, mode=request.mode.value, result=result)
+        if result == "failed":
+            self._went_wrong(route)
+            why = " ".join(sorted({outcome.error or "" for outcome in failed}))
+            if not self._is_news(f"failover/{route}", f"failed {why}"):
+                return
+        else:
+            self._tries.pop(route, None)
         self._tell(
             Notice(
                 f"{route}: {request.mode.value} {'is over' if not failed else 'did not go well'}",
@@ -355,20 +505,49 @@ class Watch:
         )
 
     def _measure(self, seen: Seen) -> None:
-        for family in (health, weight, ready):
-            family.clear()
-        for region, verdict in seen.verdicts.items():
-            health.set(1, region=region, health=verdict.health.value)
-        for route, there in seen.routes.items():
-            known = isinstance(there.state, RouteState)
-            route_readable.set(int(known), route=route)
-            if isinstance(there.state, RouteState):
-                for region, share in there.state.weights.items():
-                    weight.set(share, route=route, region=region)
-        for found in readiness(self.estate.topology, seen, self.estate.clock.now()):
-            ready.set(
+        health.replace(
+            (1, {"region": region, "health": verdict.health.value})
+            for region, verdict in seen.verdicts.items()
+        )
+        known = {
+            route: there.state
+            for route, there in seen.routes.items()
+            if isinstance(there.state, RouteState)
+        }
+        route_readable.replace((int(route in known), {"route": route}) for route in seen.routes)
+        weight.replace(
+            (share, {"route": route, "region": region})
+            for route, state in known.items()
+            for region, share in state.weights.items()
+        )
+        ready.replace(
+            (
                 int(not found.failing),
-                route=found.route,
-                **{"from": found.source, "to": found.target},
-                gate=found.failing,
+                {
+                    "route": found.route,
+                    "from": found.source,
+                    "to": found.target,
+                    "gate": found.failing,
+                },
             )
+            for found in readiness(self.estate.topology, seen, self.estate.clock.now())
+        )
+
+
+def _is_served_well(there: RouteSeen, seen: Seen) -> bool:
+    """Whether every region that serves the route is positively healthy. That nothing is asked for
+    may also be because nobody sees anything."""
+    state = there.state
+    return isinstance(state, RouteState) and all(
+        region in seen.verdicts and seen.verdicts[region].health is Health.HEALTHY
+        for region, share in state.weights.items()
+        if share
+    )
+
+
+def _internal(error: Exception) -> MlplatformError:
+    """Of an error that nobody foresaw."""
+    return MlplatformError(
+        f"internal error: {type(error).__name__}: {error}",
+        hint="the log has the traceback; meanwhile `mlplatform failover run` acts by hand",
+    )

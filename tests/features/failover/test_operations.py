@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from mlplatform.control.journal import Kind
 from mlplatform.control.orders import Kind as OrderKind
+from mlplatform.control.reconcile import Report
 from mlplatform.core.errors import (
     Fenced,
     LeaseHeld,
@@ -26,7 +29,7 @@ from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.timeline import clocks_of, markdown
 from mlplatform.ports.traffic import RouteState
-from tests.features.control.members import lost
+from tests.features.control.members import Members, lost
 from tests.features.control.weather import SkewedClock
 
 from .estate import World
@@ -584,3 +587,40 @@ def test_an_epoch_that_another_has_claimed_is_not_ours() -> None:
     world.traffic.change_by_hand(state.weights)
     seen = world.estate().observe(["api"], epochs={"api": 5})
     assert seen.routes["api"].state == world.state, "a hand names no writer, and changes no epoch"
+
+
+def test_no_route_waits_until_the_clients_of_another_have_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"route-{n}" for n in range(100)]
+    world = dead_us()
+    proposal = operations.propose(world.estate(), AWAY)
+    plan = proposal.plans["api"]
+    together = threading.Barrier(len(names), timeout=30)
+
+    def move(estate: Estate, name: str, *_: object, **__: object) -> Report:
+        together.wait()
+        if name == names[7]:
+            raise KeyError("unforeseen")
+        return Report(plan)
+
+    monkeypatch.setattr(operations, "move", move)
+    moves = operations.carry_out(
+        world.estate(), replace(proposal, plans=dict.fromkeys(names, plan))
+    )
+    assert len(moves.reports) == 99
+    assert "KeyError" in str(moves.errors[names[7]])
+
+
+def test_two_without_a_control_store_between_them_do_not_act_under_one_epoch() -> None:
+    world = dead_us()
+    first = world.estate("ann@host:1", members=Members(1))
+    second = world.estate("bob@host:2", members=Members(1))
+    leases = [operations.lease_of(each, "api") for each in (first, second)]
+    assert [lease.acquire() for lease in leases] == [1, 1]
+    first.observe(["api"], epochs={"api": 1})
+    with pytest.raises(Fenced, match="under epoch 1 by ann@host:1"):
+        second.observe(["api"], epochs={"api": 1})
+    leases[1].release()
+    assert operations.move(second, "api", AWAY).exit_code == 0
+    assert (world.state.epoch, world.state.writer) == (2, "bob@host:2")
