@@ -106,6 +106,10 @@ class Estate:
     )
     """Where so many routes are moved at once."""
     timeout_seconds: float | None = 30.0
+    glance_seconds: float | None = None
+    """For who looks time and again: how long actuators are waited for where nothing is claimed. One
+    that takes longer is unknown, is not asked again meanwhile, and its answer counts when it comes:
+    that one hangs is no reason to look seldom at the others."""
     background: Background | None = None
     """Where leases are renewed; by default in a thread."""
     obeys_orders: bool = True
@@ -131,31 +135,18 @@ class Estate:
         return self._memory
 
     def observe(
-        self,
-        routes: Sequence[str] | None = None,
-        *,
-        epochs: Mapping[str, int] | None = None,
-        patience_seconds: float | None = None,
+        self, routes: Sequence[str] | None = None, *, epochs: Mapping[str, int] | None = None
     ) -> Seen:
         """One round of looking, at the routes named or at all.
 
         Routes with an epoch are *claimed* under it: their targets refuse every older writer from
         then on. `Fenced` if a target knows a newer one; a target that cannot be claimed is unknown.
         `NoMajority` when the control stores cannot say what was done and ordered.
-
-        `patience_seconds`: for who looks time and again, how long actuators are waited for. One
-        that takes longer is unknown, is not asked again meanwhile, and its answer counts when it
-        comes: one that hangs is no reason to look seldom at the others.
         """
         with self._looks:
-            return self._observe(routes, epochs or {}, patience_seconds)
+            return self._observe(routes, epochs or {})
 
-    def _observe(
-        self,
-        routes: Sequence[str] | None,
-        epochs: Mapping[str, int],
-        patience_seconds: float | None,
-    ) -> Seen:
+    def _observe(self, routes: Sequence[str] | None, epochs: Mapping[str, int]) -> Seen:
         names = list(self.topology.traffic.routes if routes is None else routes)
         now = self.clock.now()
         # Side by side: in the night in which it matters, most of these do not answer at once.
@@ -163,13 +154,7 @@ class Estate:
         told = self.executor.submit(self.memory.operations, now)
         loaded = self.executor.submit(self.loads, names)
         lagging = self.executor.submit(self.lags)
-        read = (
-            self.executor.submit(self._glances, names, patience_seconds)
-            if patience_seconds is not None
-            else self.executor.submit(
-                self._each, names, lambda name: self._state(name, epochs.get(name))
-            )
-        )
+        read = self.executor.submit(self._states, names, epochs)
         evidence = self.look()
         standbys = self.stand(evidence, names)
         orders, done, states = ordered.result(), told.result(), read.result()
@@ -203,14 +188,16 @@ class Estate:
             log.exception("monitoring could not be asked")
             return otherwise
 
-    def _glances(
-        self, names: Sequence[str], patience_seconds: float
+    def _states(
+        self, names: Sequence[str], epochs: Mapping[str, int]
     ) -> dict[str, RouteState | _Newer | Unknown]:
+        if epochs or self.glance_seconds is None:
+            return self._each(names, lambda name: self._state(name, epochs.get(name)))
         asked = {
             name: self._reading.get(name) or self.executor.submit(self._state, name, None)
             for name in names
         }
-        found = gathered(asked, patience_seconds)
+        found = gathered(asked, self.glance_seconds)
         self._reading = {name: future for name, future in asked.items() if not future.done()}
         return found
 

@@ -31,7 +31,7 @@ from mlplatform.ports.traffic import RouteState
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 5.0
+_GLANCE_SECONDS = 5.0
 """How long a round waits for actuators."""
 PROOF_SECONDS = 86_400.0
 """How often a route is claimed anew although nothing is to be done: it proves the credentials."""
@@ -104,6 +104,9 @@ class Watch:
     _proven: dict[str, float] = field(default_factory=dict)
     """When each route was last claimed, by our own clock."""
 
+    def __post_init__(self) -> None:
+        self.estate.glance_seconds = _GLANCE_SECONDS
+
     def run(self, *, interval_seconds: float, rounds: int | None = None) -> int:
         """Rounds until the operator stops it, which is how it ends well, or so many: 0."""
         clock, stop = self.estate.clock, self.estate.stop
@@ -139,7 +142,7 @@ class Watch:
 
     def _round(self) -> None:
         estate = self.estate
-        seen = estate.observe(patience_seconds=_PATIENCE_SECONDS)
+        seen = estate.observe()
         self._tell_verdicts(seen)
         requests: dict[str, Request] = {}
         for request in propose_requests(estate.topology, seen):

@@ -359,10 +359,12 @@ def test_an_actuator_that_hangs_is_waited_for_once_and_its_late_answer_counts() 
             return world.state
 
     estate.open_traffic = lambda _: Hanging(world.traffic)
+    estate.glance_seconds = 0.01
     for _ in range(3):
-        seen = estate.observe(patience_seconds=0.01)
+        seen = estate.observe()
         assert isinstance(seen.routes["api"].state, Unknown)
     assert len(asked) == 1
     answer.set()
-    assert estate.observe(patience_seconds=60).routes["api"].state == world.state
+    estate.glance_seconds = 60
+    assert estate.observe().routes["api"].state == world.state
     assert len(asked) == 1
