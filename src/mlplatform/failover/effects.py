@@ -131,7 +131,7 @@ class Estate:
     @property
     def memory(self) -> Memory:
         if self._memory is None:
-            self._memory = Memory(self.journal)
+            self._memory = Memory(self.journal, self.executor)
         return self._memory
 
     def observe(
@@ -151,7 +151,7 @@ class Estate:
         now = self.clock.now()
         # Side by side: in the night in which it matters, most of these do not answer at once.
         ordered = self.executor.submit(self.orders.read if self.obeys_orders else tuple)
-        told = self.executor.submit(self.memory.operations, now)
+        told = self.executor.submit(self.memory.operations, now, None if routes is None else names)
         loaded = self.executor.submit(self.loads, names)
         lagging = self.executor.submit(self.lags)
         read = self.executor.submit(self._states, names, epochs)

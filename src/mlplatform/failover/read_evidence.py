@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.quorum import ControlStore
@@ -20,6 +20,7 @@ from mlplatform.failover.outside import OutsideView
 from mlplatform.failover.rounds import newest
 from mlplatform.ports.clock import Clock
 
+_ROUNDS = 16
 _PATIENCE_SECONDS = 3.0
 """How long Prometheus is waited for. In the night in which it matters it may well be away."""
 
@@ -35,6 +36,9 @@ class _Seen:
     """How old it was then."""
     looked_at: float
     """When it was read last."""
+    rounds: tuple[int, ...] = ()
+    """Those met of late, newest first. One met before is no sign of life: stores that do not hold
+    the same answer in turn."""
 
 
 class EvidenceReader:
@@ -98,12 +102,13 @@ class EvidenceReader:
         by_wall = (self._clock.now() - record.at).total_seconds()
         before = self._seen.get(name)
         if before is None:
-            seen = _Seen(record.round, now, by_wall, now)
-        elif before.round != record.round:
+            seen = _Seen(record.round, now, by_wall, now, (record.round,))
+        elif record.round not in before.rounds:
             # It was written since we looked last: the wall clocks may say when, within that.
             age = min(max(by_wall, 0.0), now - before.looked_at)
-            seen = _Seen(record.round, now, age, now)
+            rounds = (record.round, *before.rounds[: _ROUNDS - 1])
+            seen = _Seen(record.round, now, age, now, rounds)
         else:
-            seen = _Seen(before.round, before.at, before.age_seconds, now)
+            seen = replace(before, looked_at=now)
         self._seen[name] = seen
         return seen.age_seconds + (now - seen.at)

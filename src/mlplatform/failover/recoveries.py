@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Entry, Journal, Kind, Stream
 from mlplatform.core.errors import IntegrityError, NotFound
 from mlplatform.core.plan import Action, Outcome, Plan
@@ -19,6 +22,10 @@ log = logging.getLogger(__name__)
 
 WRONG_CLOCKS = timedelta(hours=6)
 """By how much the clock of whoever began an operation may differ from ours."""
+LIST_ANEW = timedelta(minutes=10)
+"""How often what began longer ago is listed again: `history import` brings what was done while no
+control store could be written."""
+_AT_ONCE = 16
 LOOK_BACK = timedelta(days=45)
 """Longer than any hold-off, and than a drill is good for, by default."""
 
@@ -162,19 +169,25 @@ class Memory:
     """The journal's failover operations. What is closed is read once and remembered."""
 
     journal: Journal
+    executor: Executor = field(default_factory=InlineExecutor)
+    """Where streams are read: whoever begins in the middle of the night has 45 days to read."""
     _closed: dict[str, Operation | None] = field(default_factory=dict)
+    _route_of: dict[str, str] = field(default_factory=dict)
+    """Of what is open still."""
     _known: list[str] = field(default_factory=list)
-    """Ids that were listed before: only what may be newer is listed again."""
+    """Ids that were listed before: mostly, only what may be newer is listed again."""
+    _listed_at: datetime | None = None
+    """When all were."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def operations(self, now: datetime) -> Mapping[str, Sequence[Operation]]:
-        """By route, oldest first. A stream that cannot be trusted is logged and left out: `history`
-        names it."""
+    def operations(
+        self, now: datetime, routes: Collection[str] | None = None
+    ) -> Mapping[str, Sequence[Operation]]:
+        """By route, of all or of those named, oldest first. A stream that cannot be trusted is
+        logged and left out: `history` names it."""
         found: dict[str, list[Operation]] = {}
-        for name in self._names(now):
-            operation = self._closed[name] if name in self._closed else self._read(name)
-            if operation is not None:
-                found.setdefault(operation.route, []).append(operation)
+        for operation in self._read_all(self._names(now), routes):
+            found.setdefault(operation.route, []).append(operation)
         # By the fence, which no clock can put out of order.
         for operations in found.values():
             operations.sort(key=lambda each: (each.entries[0].fence, each.began_at))
@@ -182,12 +195,44 @@ class Memory:
 
     def _names(self, now: datetime) -> Sequence[str]:
         with self._lock:
-            known = self._known
-        since = now - (WRONG_CLOCKS if known else LOOK_BACK)
+            last = self._listed_at
+        anew = last is None or abs(now - last) >= LIST_ANEW
+        since = now - (LOOK_BACK if anew else WRONG_CLOCKS)
         listed = [n for n in self.journal.operations(since=since) if f"-{FEATURE}-" in n]
         with self._lock:
+            if anew:
+                self._listed_at = now
+                self._known = [name for name in self._known if name not in self._closed]
             self._known = sorted({*self._known, *listed})
+            for gone in self._closed.keys() - set(self._known):
+                del self._closed[gone]
             return list(self._known)
+
+    def _read_all(
+        self, names: Iterable[str], routes: Collection[str] | None
+    ) -> Iterator[Operation]:
+        """Several at once. What is open on a route that is not asked about is not read again."""
+        here: dict[str, Operation | None] = {}
+        waiting: deque[str] = deque()
+        for name in names:
+            if name in self._closed:
+                here[name] = self._closed[name]
+            elif routes is None or self._route_of.get(name) in (None, *routes):
+                waiting.append(name)
+
+        def work() -> None:
+            while True:
+                try:
+                    name = waiting.popleft()
+                except IndexError:
+                    return
+                here[name] = self._read(name)
+
+        for each in [self.executor.submit(work) for _ in range(min(_AT_ONCE, len(waiting)))]:
+            each.result()
+        for operation in here.values():
+            if operation is not None and (routes is None or operation.route in routes):
+                yield operation
 
     def _read(self, name: str) -> Operation | None:
         try:
@@ -200,6 +245,9 @@ class Memory:
             return None
         if stream.closed:
             self._closed[name] = operation
+            self._route_of.pop(name, None)
+        elif operation is not None:
+            self._route_of[name] = operation.route
         return operation
 
 
