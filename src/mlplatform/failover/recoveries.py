@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Entry, Journal, Kind, Stream
@@ -41,6 +42,10 @@ class Operation:
     """As last revised."""
     outcomes: Mapping[str, Outcome]
     closed: bool
+    actions: Mapping[str, Action]
+    """Every action that any revision of the plan had, by key."""
+    steps: Sequence[Step]
+    """What was begun and done, in the order in which it was recorded."""
 
     @property
     def began_at(self) -> datetime:
@@ -50,15 +55,15 @@ class Operation:
     def ended_at(self) -> datetime | None:
         return self.entries[-1].at if self.closed else None
 
-    @property
-    def actions(self) -> Mapping[str, Action]:
-        """Every action that any revision of the plan had, by key."""
-        found: dict[str, Action] = {}
-        for entry in self.entries:
-            if entry.kind in (Kind.PLAN, Kind.REVISION):
-                plan = Plan.model_validate(entry.payload["plan"])
-                found.update({action.key: action for action in plan.actions})
-        return found
+
+class Step(NamedTuple):
+    """What an entry says of one action."""
+
+    fence: int
+    number: int
+    action: str
+    ok: bool
+    """It was done; else it was begun."""
 
 
 def operation_of(stream: Stream) -> Operation | None:
@@ -73,7 +78,29 @@ def operation_of(stream: Stream) -> Operation | None:
         plan=plan,
         outcomes=stream.outcomes(),
         closed=stream.closed,
+        actions=_actions(stream.entries),
+        steps=tuple(_steps(stream.entries)),
     )
+
+
+def _actions(entries: Sequence[Entry]) -> Mapping[str, Action]:
+    found: dict[str, Action] = {}
+    for entry in entries:
+        if entry.kind in (Kind.PLAN, Kind.REVISION):
+            plan = Plan.model_validate(entry.payload["plan"])
+            found.update({action.key: action for action in plan.actions})
+    return found
+
+
+def _steps(entries: Sequence[Entry]) -> Iterator[Step]:
+    for entry in entries:
+        if entry.kind is Kind.INTENT:
+            for key in entry.payload["actions"]:
+                yield Step(entry.fence, entry.number, key, ok=False)
+        elif entry.kind is Kind.OUTCOME:
+            outcome = Outcome.model_validate(entry.payload)
+            if outcome.ok:
+                yield Step(entry.fence, entry.number, outcome.action, ok=True)
 
 
 def recoveries_of(operation: Operation, now: datetime) -> list[Recovery]:
@@ -138,29 +165,14 @@ def written_by(
     last: tuple[int, int] = (-1, -1)
     weights: Mapping[str, int] | None = None
     for operation in operations:
-        actions = operation.actions
-        begun: set[str] = set()
-        for entry in operation.entries:
-            if entry.kind is Kind.INTENT:
-                begun.update(entry.payload["actions"])
-                done = [
-                    key
-                    for key in entry.payload["actions"]
-                    if key in actions
-                    and actions[key].kind == "shift"
-                    and key not in operation.outcomes
-                    and actions[key].parameters["after"] == held
-                ]
-            elif entry.kind is Kind.OUTCOME:
-                outcome = Outcome.model_validate(entry.payload)
-                action = actions.get(outcome.action)
-                done = [outcome.action] if outcome.ok and action and action.kind == "shift" else []
-            else:
+        for step in operation.steps:
+            action = operation.actions.get(step.action)
+            if action is None or action.kind != "shift" or (step.fence, step.number) <= last:
                 continue
-            for key in done:
-                if (entry.fence, entry.number) > last:
-                    last = (entry.fence, entry.number)
-                    weights = actions[key].parameters["after"]
+            after = action.parameters["after"]
+            if step.ok or (step.action not in operation.outcomes and after == held):
+                last = (step.fence, step.number)
+                weights = after
     return weights
 
 
