@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -169,21 +170,37 @@ def move(
     each step, and follows the world. `LeaseHeld` where another hand is on it."""
     said = said or Said()
     lease = lease_of(estate, route)
-    mover = _mover(estate, route, request, lease, said)
-    return run(
-        mover,
-        estate.journal,
-        lease,
-        clock=estate.clock,
-        wait=wait,
-        approved=approved,
-        amend=True,
-        stop=estate.stop,
-        on_plan=said.plan,
-        on_outcome=lambda outcome: said.outcome(route, outcome),
-        background=estate.background,
-        finisher=lambda left: _finisher(estate, route, left, lease, said),
-    )
+    try:
+        mover = _mover(estate, route, request, lease, said)
+        return run(
+            mover,
+            estate.journal,
+            lease,
+            clock=estate.clock,
+            wait=wait,
+            approved=approved,
+            amend=True,
+            stop=estate.stop,
+            on_plan=said.plan,
+            on_outcome=lambda outcome: said.outcome(route, outcome),
+            background=estate.background,
+            finisher=lambda left: _finisher(estate, route, left, lease, said),
+        )
+    except LeaseHeld as held:
+        _tell_whose(estate, lease.name, held)
+        raise
+
+
+def _tell_whose(estate: Estate, lease: str, held: LeaseHeld) -> None:
+    """What is under way there and how it is ended, where it can be said: whoever waits for it may
+    wait for hours."""
+    with suppress(MlplatformError):
+        for name in [stream.operation for stream in estate.journal.unfinished(lease=lease)][:1]:
+            if name not in str(held):
+                held.hint = (
+                    f"operation {name} is under way: `mlplatform failover abort {name}` ends it "
+                    f"after the step it is in; {held.hint}"
+                )
 
 
 def _finisher(estate: Estate, route: str, left: Stream, lease: Lease, said: Said) -> Mover:

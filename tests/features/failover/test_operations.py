@@ -493,6 +493,24 @@ def test_an_abort_is_heard_in_the_middle_of_a_step_that_has_to_hold_for_an_hour(
     assert "aborted: wrong region" in str(moves.reports["api"].outcomes)
 
 
+def test_whoever_is_refused_is_told_which_operation_it_is_and_how_to_end_it() -> None:
+    world = stepping()
+    boss = world.estate("boss@host:3")
+    refused: list[LeaseHeld] = []
+
+    def need_it_now() -> None:
+        world.kill("eu")
+        with pytest.raises(LeaseHeld) as held:
+            operations.move(boss, "api", Request(Mode.UNPLANNED, source="eu"))
+        refused.append(held.value)
+        operations.abort(boss, left_on(boss), reason="eu is on fire")
+
+    at(world, 120, need_it_now)
+    moves = go(world.estate(), BACK)
+    assert f"failover abort {moves.reports['api'].operation}" in str(refused[0].hint)
+    assert "--wait" in str(refused[0].hint)
+
+
 def test_a_paused_operation_can_be_aborted() -> None:
     world = stepping()
     boss = world.estate("boss@host:3")

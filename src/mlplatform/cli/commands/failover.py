@@ -407,7 +407,7 @@ def resume(
     $ mlplatform failover resume
     """
     from mlplatform.control.orders import Kind
-    from mlplatform.core.errors import NotFound, UsageError
+    from mlplatform.core.errors import LeaseHeld, NotFound, UsageError
     from mlplatform.failover import operations
 
     with estate_of(session) as estate:
@@ -421,6 +421,11 @@ def resume(
                     estate, operation, wait=wait or "silent", said=said_by(session)
                 )
             )
+        except LeaseHeld:
+            if operation not in paused:
+                raise
+            session.say(f"whoever was at work on {operation} goes on with it")
+            return 0
         except NotFound as error:
             raise UsageError(str(error), hint=error.hint) from error
     if not reports:
