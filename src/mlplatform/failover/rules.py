@@ -185,6 +185,35 @@ def _goes_on(case: Case, last: Recovery, ended_seconds_ago: float) -> bool:
     return sick_seconds is not None and sick_seconds >= ended_seconds_ago
 
 
+def _aborted(case: Case) -> Closed | None:
+    """Who aborts what a controller does about a fault does not want it begun anew. A later fault is
+    another matter."""
+    if not case.request.automatic or case.open is not None:
+        return None
+    for recovery in reversed(case.seen.recoveries):
+        reason = case.orders.aborted.get(recovery.operation)
+        if reason is None or not _is_about(case, recovery):
+            continue
+        return Closed(
+            Rule.ABORTED,
+            f"{recovery.operation} was aborted: {reason}; "
+            "nothing more is done about this by itself",
+        )
+    return None
+
+
+def _is_about(case: Case, recovery: Recovery) -> bool:
+    """Whether an operation that is over was about what is asked for again."""
+    request, ended = case.request, recovery.ended_seconds_ago
+    if ended is None or recovery.mode is not request.mode:
+        return False
+    if request.mode is Mode.FAILBACK:
+        well = min((case.verdict(r).well_seconds or 0.0 for r in request.targets), default=0.0)
+        return well >= ended
+    sick = case.verdict(request.source or "").sick_seconds
+    return recovery.source == request.source and sick is not None and sick >= ended
+
+
 def _drilled(case: Case) -> Closed | None:
     """A standby that nobody has tried is a hope."""
     if not case.request.automatic or case.route.mode != "auto":
@@ -215,6 +244,7 @@ _RULES: tuple[Callable[[Case], Closed | None], ...] = (
     _panic,
     _one_recovery,
     _cooldown,
+    _aborted,
     _drilled,
 )
 

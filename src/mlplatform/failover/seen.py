@@ -53,6 +53,8 @@ class Rule(StrEnum):
     DRILLED = "drilled"
     BLIND = "blind"
     CONSENT = "weights-changed-by-hand"
+    ABORTED = "aborted"
+    """Somebody ended what was done about this fault, and it is not begun again by itself."""
     FENCE = "fence"
     """A newer controller has written. Not to be broken, as little as `one-region`."""
     ADVISE = "advise"

@@ -108,6 +108,7 @@ def world(
     locks: Mapping[str, str] | None = None,
     maintenance: Mapping[str, str] | None = None,
     overrides: Sequence[Override] = (),
+    aborted: Mapping[str, str] | None = None,
     features: TrafficFeatures = ROUTER,
     state: Mapping[str, Any] | None = None,
     epoch: int | None = None,
@@ -174,7 +175,7 @@ def world(
         Seen(
             verdicts={name: verdict(name, health.get(name, "healthy")) for name in regions},
             routes={"api": there},
-            orders=Orders(locks or {}, maintenance or {}, tuple(overrides)),
+            orders=Orders(locks or {}, maintenance or {}, tuple(overrides), aborted=aborted or {}),
         ),
     )
 

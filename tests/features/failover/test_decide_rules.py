@@ -72,6 +72,17 @@ ROWS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
      {"recoveries": [past("", ended=100, mode=FAILBACK, targets=("us",))]}, None, None),
     ("a failback has just filled another",
      {"recoveries": [past("", ended=100, mode=FAILBACK, targets=("ap",))]}, "us: cooldown", None),
+    # what somebody aborted is not begun again by itself, for as long as the fault lasts
+    ("aborted, and still the same fault",
+     {"us": "dead 300", "aborted": {"op-us": "wrong"}, "recoveries": [past(ended=100, moved=20)]},
+     "us: aborted: op-us was aborted: wrong; nothing more is done about this by itself", None),
+    ("aborted, and it moved nothing",
+     {"us": "dead 300", "aborted": {"op-us": "x"}, "recoveries": [past(ended=100, moved=0)]},
+     "us: aborted", None),
+    ("aborted, and a new fault since", {**UNCAPPED, "us": "dead 300", "aborted": {"op-us": "x"},
+      "recoveries": [past(ended=900, moved=0)]}, None, None),
+    ("another region's was aborted", {**UNCAPPED, "us": "dead 300", "aborted": {"op-eu": "x"},
+      "recoveries": [past("eu", ended=900, moved=0)]}, None, None),
     # one recovery at a time: a further fault amends
     ("another region's is open",
      {"recoveries": [past("eu", ended=None, began=30, moved=0)]}, None, None),
