@@ -76,7 +76,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert re.search(r"\| authoritative \| \+[\d.]+ s \|", night)
     assert re.search(r"\| observed \| \+[\d.]+ s \|", night)
     assert "3 of 3 domains get no answer" in night
-    assert re.search(r"magika@v3.3.0 +unknown +STORED", night)
+    assert re.search(r"magika@v3.3.0 +unknown +SERVING api", night)
     assert re.search(r"Meanwhile: \d+ requests, 0 failed", morning)
     assert re.search(r"api +auto +us-east-1 50, eu-west-1 50, ap-southeast-1 0", morning)
 

@@ -222,6 +222,19 @@ def test_how_things_stand_when_all_is_well(calm: Platform) -> None:
     assert healths == dict.fromkeys(WEIGHTS, "healthy")
 
 
+def test_the_grid_shows_who_serves(calm: Platform) -> None:
+    ran = calm.process("status", "--output", "json")
+    assert ran.code == 0, ran.said
+    rungs = {each["region"]: (each["rung"], each["shares"]) for each in ran.json()["placements"]}
+    assert rungs == {
+        "us": ("SERVING", {"api": 50}),
+        "eu": ("SERVING", {"api": 50}),
+        "ap": ("WARM", {}),
+    }
+    assert ran.json()["health"] == dict.fromkeys(WEIGHTS, "healthy")
+    assert "SERVING api 50 %, verified" in calm.process("status").out
+
+
 def test_why_each_region_is_judged_so_and_what_would_change_it(calm: Platform) -> None:
     ran = calm.process("failover", "explain", "us")
     assert ran.code == 0, ran.said
@@ -286,6 +299,17 @@ def test_on_a_terminal_the_region_s_name_is_asked_for(
     right.type("us\n")
     assert right.end() == 0, right.shown
     assert sick.weights == MOVED
+
+
+def test_the_grid_of_a_lost_region(sick: Platform) -> None:
+    ran = sick.process("status")
+    assert ran.code == 0, "its store can be read"
+    assert "us is unhealthy: 3 of 3 domains get no answer" in ran.err
+    sick.world._running.close()
+    gone = sick.process("status")
+    assert gone.code == 5
+    assert "api: its weights are unknown" in gone.err
+    assert "STORED" in gone.out
 
 
 def test_a_planned_move_drains_first(world: Platform) -> None:

@@ -381,7 +381,7 @@ def test_a_pull_that_is_killed_and_resumed(source: tuple[Estate, Meddler]) -> No
 OUTCOME = {"operation", "subject", "region", "result", "detail", "error", "hint", "sent_bytes"}
 OUTCOME |= {"seconds", "measured"}
 PLACEMENT = {"model", "version", "region", "rung", "verified", "integrity", "digest", "size_bytes"}
-PLACEMENT |= {"stored_at", "verified_at", "wanted", "withdrawn", "detail"}
+PLACEMENT |= {"stored_at", "verified_at", "wanted", "withdrawn", "shares", "detail"}
 VERIFICATION = {"model", "version", "region", "verdict", "depth", "checked_files"}
 VERIFICATION |= {"checked_bytes", "findings", "unknown", "detail"}
 ENTRY = {"at", "operation", "number", "kind", "text", "writer", "fence", "payload"}
@@ -573,7 +573,7 @@ class TestClean:
         assert littered.snapshot("us") == objects
         require(littered.run("clean", *how), 0, "nothing to do", hint=False)
         entries = littered.good("history", "-o", "json").json()["entries"]
-        assert entries[-2]["text"].startswith("clean m@v1 to eu: done, dropped 1 unfinished upload")
+        assert entries[-2]["text"].startswith("clean m@v1 (eu): done, dropped 1 unfinished upload")
         littered.good("replicate", "m")
 
     def test_what_is_in_use_is_left_alone(self, littered: Estate) -> None:

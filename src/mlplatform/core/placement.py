@@ -113,6 +113,8 @@ class Placement:
     """Whether the topology asks for it."""
     withdrawn: bool = False
     detail: str = ""
+    shares: tuple[tuple[str, int], ...] = ()
+    """Per cent of the traffic of each route that it serves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,10 @@ class Estate:
         self._reading = {name: future for name, future in asked.items() if not future.done()}
         return found
 
+    def read_routes(self, names: Sequence[str]) -> dict[str, RouteState | Unknown]:
+        """The routes' weights as they are, by route."""
+        return self._each(names, lambda name: self.open_traffic(name).read())
+
     def _state(self, route: str, epoch: int | None) -> RouteState | _Newer:
         traffic = self.open_traffic(route)
         state = traffic.read()

@@ -20,6 +20,7 @@ from mlplatform.core.errors import (
     Unavailable,
     UsageError,
 )
+from mlplatform.core.placement import Grid
 from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -27,6 +28,8 @@ from mlplatform.failover.decide import FEATURE, check_request, decide
 from mlplatform.failover.effects import Estate, Mover, of_route
 from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
+from mlplatform.failover.serving import climbed
+from mlplatform.failover.verdict import Verdict, judge_all
 from mlplatform.ports.traffic import RouteState
 
 log = logging.getLogger(__name__)
@@ -404,6 +407,27 @@ def stands(estate: Estate) -> Stands:
             )
         )
     return Stands(seen, rows, estate.orders.read())
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is served where, and how regions are: what the grid shows above STORED."""
+
+    grid: Grid
+    states: Mapping[str, RouteState | Unknown]
+    """By route."""
+    verdicts: Mapping[str, Verdict]
+
+
+def serving(estate: Estate, grid: Grid) -> Serving:
+    """The grid, with who has loaded, warmed and serves what. Needs no journal and no order."""
+    topology = estate.topology
+    names = list(topology.traffic.routes)
+    reading = estate.executor.submit(estate.read_routes, names)
+    evidence = estate.look()
+    standbys = estate.stand(evidence, names)
+    states = reading.result()
+    return Serving(climbed(grid, topology, states, standbys), states, judge_all(evidence, topology))
 
 
 def changed_by_hand(there: RouteSeen) -> bool:

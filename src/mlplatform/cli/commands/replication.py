@@ -307,19 +307,29 @@ def status(
     ] = 5.0,
     region_timeout: options.RegionTimeout = 10.0,
 ) -> int:
-    """Show the grid: which version is where, and how its bytes were proven.
+    """Show the grid: which version is where, how its bytes were proven, and who serves it.
+
+    Loaded, warm and serving are shown where the topology has routes.
 
     $ mlplatform status
     $ mlplatform status resnet50 --watch
     """
-    from mlplatform.cli.grid import show_grid
+    from mlplatform.cli.grid import looking_at_traffic, show_grid
     from mlplatform.replication import operations
 
     with replicas_of(session, region_timeout=region_timeout) as replicas:
+        serving = looking_at_traffic(replicas.topology, replicas.stop, region_timeout)
         while True:
             subjects = [operations.resolve(replicas, reference)] if reference else None
             grid = replicas.catalogue.grid(subjects)
-            code = show_grid(session, grid, replicas.topology, replicas.clock.now(), clear=watch)
+            code = show_grid(
+                session,
+                grid,
+                replicas.topology,
+                replicas.clock.now(),
+                serving=serving(grid),
+                clear=watch,
+            )
             if not watch or replicas.stop() or session.console.reader_gone:
                 return code
             replicas.clock.sleep(interval)

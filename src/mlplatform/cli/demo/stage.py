@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +69,7 @@ class Stage:
     step: int = 0
     processes: dict[str, Process] = field(default_factory=dict)
     """By name, those that go on beside the story."""
+    _running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
@@ -139,16 +140,25 @@ class Stage:
         return process.returncode == -signal.SIGKILL
 
     def _ran(self, line: str) -> tuple[int, str]:
-        ran = subprocess.run(
-            argv_of(line),
-            cwd=self.folder,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return ran.returncode, ran.stdout
+        ran = self._opened(line)
+        said, _ = ran.communicate()
+        return ran.returncode, said
+
+    def _opened(self, line: str) -> subprocess.Popen[str]:
+        """A process that says everything on one pipe. Ctrl-C reaches it by way of us."""
+        with _undisturbed():  # else there may be a process that nobody knows of
+            opened = subprocess.Popen(
+                argv_of(line),
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            self._running = [*(each for each in self._running if each.poll() is None), opened]
+        return opened
 
     # What is there.
 
@@ -178,17 +188,7 @@ class Stage:
 
     def start(self, name: str, line: str, *, heard: Callable[[str], None] | None = None) -> Process:
         """A process that goes on beside the story."""
-        running = subprocess.Popen(
-            argv_of(line),
-            cwd=self.folder,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Ctrl-C is ours to pass on, once the story has said so.
-            start_new_session=True,
-        )
+        running = self._opened(line)
         process = self.processes[name] = Process(line, running, heard)
 
         def listen() -> None:
@@ -205,7 +205,7 @@ class Stage:
         """End all that still run; a second Ctrl-C does not keep us from it."""
         for each in self.processes.values():
             each.heard = None
-        running = [each.running for each in self.processes.values() if each.running.poll() is None]
+        running = [each for each in self._running if each.poll() is None]
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for process in running:
@@ -257,6 +257,23 @@ class Stage:
         if self.session.console.colour_out:
             environment["FORCE_COLOR"] = "1"
         return environment
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until this is over. It must be short."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda it, _: came.append(it))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for each in came:
+        signal.raise_signal(each)
 
 
 def wait_for(so: Callable[[], bool], seconds: float) -> bool:
