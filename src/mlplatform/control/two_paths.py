@@ -22,6 +22,7 @@ from mlplatform.core.errors import (
     Throttled,
     Unavailable,
 )
+from mlplatform.ports.clock import Clock
 from mlplatform.ports.traffic import RouteState, Traffic, TrafficFeatures, Weights, expressible
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ STRANDED = "stranded"
 
 _AWAY = (Unavailable, Throttled, DeadlineExceeded)
 _KNOWN_MAX = 64
+_NOT_ASKED_SECONDS = 60.0
+"""For how long one that was away is not asked again."""
 
 Pair = tuple[RouteState | None, RouteState | None]
 """What each of the two holds; None: it is frozen."""
@@ -41,8 +44,11 @@ Pair = tuple[RouteState | None, RouteState | None]
 class TwoPaths:
     """Two actuators as one. Each is under the retry policy by itself."""
 
-    def __init__(self, first: Traffic, second: Traffic) -> None:
+    def __init__(self, first: Traffic, second: Traffic, clock: Clock) -> None:
         self._both = (first, second)
+        self._clock = clock
+        self._frozen: dict[int, tuple[float, MlplatformError]] = {}
+        """By which of the two: since when it has been away, and why."""
         self._known: OrderedDict[str, Pair] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -70,16 +76,31 @@ class TwoPaths:
         found: list[RouteState | None] = []
         detail: dict[str, str] = {}
         away: MlplatformError | None = None
-        for traffic in self._both:
+        for number in range(2):
             try:
-                found.append(traffic.read())
+                found.append(self._read(number))
             except _AWAY as error:
                 found.append(None)
                 detail[FROZEN] = str(error)
                 away = error
         if not any(found) and away is not None:
+            self._frozen.clear()
             raise away
         return self._state((found[0], found[1]), detail)
+
+    def _read(self, number: int) -> RouteState:
+        """What one of the two holds. One that hangs is not asked at each step of a move."""
+        now = self._clock.monotonic()
+        since, error = self._frozen.get(number, (-_NOT_ASKED_SECONDS, None))
+        if error is not None and now - since < _NOT_ASKED_SECONDS:
+            raise error
+        try:
+            state = self._both[number].read()
+        except _AWAY as away:
+            self._frozen[number] = (now, away)
+            raise
+        self._frozen.pop(number, None)
+        return state
 
     def write(
         self, weights: Weights, *, epoch: int, writer: str, expected: RouteState

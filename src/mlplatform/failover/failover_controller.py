@@ -33,6 +33,7 @@ from mlplatform.ports.traffic import Traffic
 
 _ACTUATOR_ATTEMPTS = 5
 _ACTUATOR_SECONDS = 20.0
+_OF_TWO_SECONDS = 5.0
 """An actuator that does not answer for so long is unknown; the night is too short for more."""
 _REGION_SECONDS = 3.0
 """How long a region's servers and store are waited for, each. A region that hangs must not delay
@@ -131,11 +132,13 @@ def _actuators(
             return opened[route]
 
     def actuator(route: str) -> Traffic:
-        first = RetryingTraffic(wiring.open_traffic(topology, route), retry)
+        first = wiring.open_traffic(topology, route)
         if topology.traffic.routes[route].second is None:
-            return first
+            return RetryingTraffic(first, retry)
         second = wiring.open_traffic(topology, route, second=True)
-        return TwoPaths(first, RetryingTraffic(second, retry))
+        # Where there is another way, nobody waits long for the first.
+        brief = Retry(clock, random, attempts=2, deadline_seconds=_OF_TWO_SECONDS, stop=stop)
+        return TwoPaths(RetryingTraffic(first, brief), RetryingTraffic(second, brief), clock)
 
     return traffic
 

@@ -8,6 +8,7 @@ from mlplatform.adapters.memory_traffic import MemoryTraffic
 from mlplatform.control.two_paths import FROZEN, STRANDED, TwoPaths
 from mlplatform.core.errors import ConditionFailed, Fenced, Unavailable
 from mlplatform.ports.traffic import RouteState, TrafficFeatures, Weights
+from tests.features.control.weather import VirtualClock
 
 REGIONS = ("us", "eu")
 BOTH = {"us": 50, "eu": 50}
@@ -20,6 +21,7 @@ class Line:
     def __init__(self, name: str, **settings: object) -> None:
         self.there = MemoryTraffic(REGIONS, name=name, weights=BOTH, **settings)  # type: ignore[arg-type]
         self.cut = False
+        self.asked = 0
 
     @property
     def url(self) -> str:
@@ -44,6 +46,7 @@ class Line:
         return self.there.in_force(state)
 
     def _pass(self) -> None:
+        self.asked += 1
         if self.cut:
             raise Unavailable("no answer", store=self.url)
 
@@ -60,8 +63,13 @@ def dns() -> Line:
 
 
 @pytest.fixture
-def route(edge: Line, dns: Line) -> TwoPaths:
-    return TwoPaths(edge, dns)
+def time() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def route(edge: Line, dns: Line, time: VirtualClock) -> TwoPaths:
+    return TwoPaths(edge, dns, time)
 
 
 def claim(route: TwoPaths, epoch: int) -> RouteState:
@@ -80,9 +88,11 @@ def test_both_get_the_weights_each_as_it_can(route: TwoPaths, edge: Line, dns: L
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
-def test_one_is_frozen_and_the_other_goes_on(edge: Line, dns: Line, frozen: int) -> None:
+def test_one_is_frozen_and_the_other_goes_on(
+    edge: Line, dns: Line, time: VirtualClock, frozen: int
+) -> None:
     lines = (edge, dns)
-    route = TwoPaths(*lines)
+    route = TwoPaths(*lines, time)
     lines[frozen].cut = True
     state = route.write(AWAY, epoch=1, writer="w", expected=claim(route, 1))
     assert dict(state.weights) == AWAY
@@ -94,13 +104,14 @@ def test_one_is_frozen_and_the_other_goes_on(edge: Line, dns: Line, frozen: int)
 
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_what_was_frozen_is_brought_in_line_by_the_next_claim(
-    edge: Line, dns: Line, frozen: int
+    edge: Line, dns: Line, time: VirtualClock, frozen: int
 ) -> None:
     lines = (edge, dns)
-    route = TwoPaths(*lines)
+    route = TwoPaths(*lines, time)
     lines[frozen].cut = True
     route.write(AWAY, epoch=1, writer="w", expected=claim(route, 1))
     lines[frozen].cut = False
+    time.sleep(61)
     state = route.read()
     assert dict(state.weights) == AWAY, "the newer epoch is believed"
     assert lines[frozen].url in state.detail[STRANDED]
@@ -128,10 +139,10 @@ def test_a_write_that_comes_true_late_is_a_riddle_and_spreads_nowhere(
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_shares_are_believed_of_the_one_that_can_hold_them(
-    edge: Line, dns: Line, order: tuple[int, int]
+    edge: Line, dns: Line, time: VirtualClock, order: tuple[int, int]
 ) -> None:
     lines = (edge, dns)
-    route = TwoPaths(lines[order[0]], lines[order[1]])
+    route = TwoPaths(lines[order[0]], lines[order[1]], time)
     claim(route, 1)
     state = edge.there.read()
     edge.there.write({"us": 1, "eu": 99}, epoch=1, writer="w", expected=state)
@@ -147,9 +158,11 @@ def test_neither_can_be_reached(route: TwoPaths, edge: Line, dns: Line) -> None:
         route.write(AWAY, epoch=1, writer="w", expected=state)
 
 
-def test_a_newer_controller_on_either_path_fences(route: TwoPaths, edge: Line, dns: Line) -> None:
+def test_a_newer_controller_on_either_path_fences(
+    route: TwoPaths, edge: Line, dns: Line, time: VirtualClock
+) -> None:
     state = claim(route, 1)
-    rival = TwoPaths(edge, dns)
+    rival = TwoPaths(edge, dns, time)
     edge.cut = True
     claim(rival, 2)
     edge.cut = False
@@ -171,3 +184,27 @@ def test_a_rival_who_came_first_changes_nothing_of_ours(
 def test_what_was_never_read_is_not_written_over(route: TwoPaths) -> None:
     with pytest.raises(ConditionFailed):
         route.write(AWAY, epoch=1, writer="w", expected=RouteState(BOTH, tag="x"))
+
+
+def test_one_that_hangs_is_not_asked_at_each_step(
+    route: TwoPaths, edge: Line, time: VirtualClock
+) -> None:
+    edge.cut = True
+    for epoch in range(1, 6):
+        claim(route, epoch)
+    assert edge.asked == 1
+    time.sleep(61)
+    route.read()
+    assert edge.asked == 2
+
+
+def test_when_both_are_away_both_are_asked_each_time(
+    route: TwoPaths, edge: Line, dns: Line
+) -> None:
+    edge.cut = dns.cut = True
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            route.read()
+    assert edge.asked == dns.asked == 3
+    dns.cut = False
+    assert route.read().detail[FROZEN]

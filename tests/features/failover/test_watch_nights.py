@@ -291,11 +291,11 @@ def test_a_second_path_that_was_left_behind_is_told_and_brought_in_line() -> Non
     world = World()
     second = MemoryTraffic(world.regions, name="second", weights={"us": 100, "eu": 0})
     estate = world.estate()
-    both = TwoPaths(world.traffic, second)
+    both = TwoPaths(world.traffic, second, world.time)
     estate.open_traffic = lambda _: both
     world.kill("us")
     away = Wrapped(second, lambda _: Unavailable("frozen"))
-    frozen = TwoPaths(world.traffic, away)
+    frozen = TwoPaths(world.traffic, away, world.time)
     estate.open_traffic = lambda _: frozen
     operations.move(estate, "api", Request(Mode.UNPLANNED, source="us"))
     assert dict(second.read().weights) == {"us": 100, "eu": 0}
