@@ -15,7 +15,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cli_start, failover_decide, fanout, memory, resume, single, small
+from benchmarks import (
+    cli_start,
+    failover,
+    failover_decide,
+    fanout,
+    memory,
+    resume,
+    single,
+    small,
+)
 from benchmarks.measure import ClientFailed, Result
 from tests.real.servers.catalogue import BY_NAME
 from tests.real.servers.launch import ServerBroken, ServerMissing
@@ -26,6 +35,7 @@ def main() -> int:
     asked = _parser().parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
         "cli_start": lambda: cli_start.measure(asked.pairs or cli_start.PAIRS),
+        "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),
         "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
         "single": lambda: single.measure(asked.pairs or single.PAIRS),
@@ -37,7 +47,7 @@ def main() -> int:
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are {', '.join(benchmarks)}", file=sys.stderr)
         return 2
-    versions = [f"{name} {BY_NAME[name].version}" for name in ("minio", "rclone")]
+    versions = [f"{name} {BY_NAME[name].version}" for name in ("minio", "rclone", "caddy")]
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(", ".join([machine, f"python {platform.python_version()}", *versions]), end="\n\n")
     results: list[Result] = []
@@ -62,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; without one, all")
-    parser.add_argument("--pairs", type=int, help="interleaved pairs of each (the default differs)")
+    parser.add_argument(
+        "--pairs", type=int, help="interleaved pairs, or kills, of each (the default differs)"
+    )
     parser.add_argument("--full", action="store_true", help="memory: all 400 GB, some minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
