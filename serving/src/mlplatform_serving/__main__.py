@@ -1,19 +1,83 @@
-"""``python -m mlplatform_serving``: so far it can only say which version it is."""
+"""`python -m mlplatform_serving`: the model server. Its settings are environment variables."""
+
+from __future__ import annotations
 
 import argparse
+import asyncio
+import logging
+import sys
+import textwrap
 from importlib.metadata import version
 
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
 
-def main() -> None:
-    """Parse the arguments; there is nothing to serve yet, and the help says so."""
+from mlplatform_serving.settings import Settings, log_level, without_effect
+
+
+def variable(name: str, field: FieldInfo) -> str:
+    """The environment variable of a setting; with other names that it is known by."""
+    alias = field.validation_alias
+    return ", ".join(map(str, alias.choices)) if isinstance(alias, AliasChoices) else name.upper()
+
+
+def _described() -> str:
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, "", ()) else f" [{field.default}]"
+        lines.append(f"  {variable(name, field)}{default}")
+        lines += textwrap.wrap(
+            field.description or "", 76, initial_indent="      ", subsequent_indent="      "
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """0 when it was told to stop and did; 1 if it could not serve; 2 for impossible settings."""
     parser = argparse.ArgumentParser(
         prog="python -m mlplatform_serving",
-        description="The model server of mlplatform. A skeleton: it serves nothing yet.",
+        description="A model server for the Open Inference Protocol.",
+        epilog="environment variables:\n" + _described(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("mlplatform-serving"))
     parser.parse_args()
-    parser.error("there is nothing to serve yet; only --version works")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for each in error.errors():
+            field = Settings.model_fields.get(str(each["loc"][0]))
+            name = str(each["loc"][0]) if field is None else variable(str(each["loc"][0]), field)
+            sys.stderr.write(f"error: {name}: {each['msg']}\n")
+        sys.stderr.write("hint: python -m mlplatform_serving --help names every variable\n")
+        return 2
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
+    # Imported late: --help and a wrong setting answer at once.
+    import uvloop
+
+    from mlplatform_serving import logs
+    from mlplatform_serving.http.auth import TokensUnreadable
+    from mlplatform_serving.server import open_gate, serve
+
+    logs.set_up(log_level(settings), environment=settings.environment)
+    log = logging.getLogger("__main__")
+    try:
+        gate = open_gate(settings)
+    except TokensUnreadable as error:
+        sys.stderr.write(f"error: a token file cannot be read: {error}\n")
+        return 2
+    log.info(
+        "Starting Model Serving Server",
+        extra={"version": version("mlplatform-serving"), "port": settings.port},
+    )
+    for line in without_effect():
+        log.warning("%s", line)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return 0 if runner.run(serve(settings, gate)) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

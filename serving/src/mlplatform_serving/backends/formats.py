@@ -1,0 +1,52 @@
+"""Which backend serves a version: the one that its `model-config.json` names, else the one of its
+format. A backend is imported when it is first wanted; what is not listed here is never imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from mlplatform_serving.backends.port import (
+    CONFIGURATION,
+    Backend,
+    ModelConfiguration,
+    read_configuration,
+)
+from mlplatform_serving.errors import LoadFailed
+from mlplatform_serving.models.manifest import ModelFiles
+
+BACKENDS = {
+    "identity": "mlplatform_serving.backends.identity",
+    "numpy": "mlplatform_serving.backends.numpy_layers",
+    "onnxruntime": "mlplatform_serving.backends.onnx",
+}
+_OF_FORMAT = {"onnx": "onnxruntime"}
+_OF_SUFFIX = {".onnx": "onnxruntime"}
+
+Opener = Callable[[ModelFiles, ModelConfiguration], Backend]
+
+
+def open_backend(files: ModelFiles) -> tuple[str, Backend]:
+    """The backend's name, and the version loaded by it. Every file of the version is verified.
+    `LoadFailed` says why not."""
+    configuration = read_configuration(files)
+    name = configuration.backend or _of_format(files)
+    if name not in BACKENDS:
+        raise LoadFailed(f"no backend is called so; there are {', '.join(BACKENDS)}")
+    files.verify()
+    opener: Opener = import_module(BACKENDS[name]).open_model
+    return name, opener(files, configuration)
+
+
+def _of_format(files: ModelFiles) -> str:
+    if known := _OF_FORMAT.get(files.manifest.requirements.format or ""):
+        return known
+    suffixes = {
+        backend for path in files.paths for end, backend in _OF_SUFFIX.items() if path.endswith(end)
+    }
+    if len(suffixes) == 1:
+        return suffixes.pop()
+    raise LoadFailed(
+        f"which backend serves it is not said: add {CONFIGURATION} with "
+        f'{{"backend": …}}, one of {", ".join(BACKENDS)}'
+    )

@@ -1,0 +1,84 @@
+"""The port of backends: what runs a model. One file a backend, named in `formats.py`, imported when
+a model wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol, TypeVar
+
+import msgspec
+
+from mlplatform_serving.errors import LoadFailed
+from mlplatform_serving.models.manifest import ModelFiles
+from mlplatform_serving.protocol.datatypes import DTYPES
+from mlplatform_serving.protocol.specs import Signature, TensorSpec
+from mlplatform_serving.protocol.tensors import Array
+
+T = TypeVar("T")
+
+CONFIGURATION = "model-config.json"
+"""A version's file that says how it is served; a backend that knows by itself needs none."""
+
+
+class Backend(Protocol):
+    """A loaded model. It is used by one thread, its own, and closed once."""
+
+    signature: Signature
+
+    def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Every output for these inputs, which fit the signature and must not be written to. What
+        it raises is logged, and the client is told only that it failed."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the model holds."""
+        ...
+
+
+class TensorConfiguration(msgspec.Struct, forbid_unknown_fields=True):
+    """One tensor in `model-config.json`."""
+
+    name: str
+    datatype: str
+    shape: list[Annotated[int, msgspec.Meta(ge=-1)]]
+
+
+class ModelConfiguration(msgspec.Struct, forbid_unknown_fields=True):
+    """`model-config.json`."""
+
+    backend: str | None = None
+    inputs: list[TensorConfiguration] = []
+    outputs: list[TensorConfiguration] = []
+    parameters: dict[str, Any] = {}
+
+    def signature(self) -> Signature:
+        """What it says of the model's interface; `LoadFailed` if that cannot be one."""
+        for tensors in (self.inputs, self.outputs):
+            names = [tensor.name for tensor in tensors]
+            if not names or len(set(names)) < len(names):
+                raise LoadFailed(f"{CONFIGURATION}: inputs and outputs have a name each")
+            if unknown := [each for each in tensors if each.datatype not in DTYPES]:
+                raise LoadFailed(f"{CONFIGURATION}: {unknown[0].name} has an unknown datatype")
+        return Signature(_specs(self.inputs), _specs(self.outputs))
+
+
+def _specs(tensors: list[TensorConfiguration]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(each.name, each.datatype, tuple(each.shape)) for each in tensors)
+
+
+def read_configuration(files: ModelFiles) -> ModelConfiguration:
+    """The version's `model-config.json`, or an empty one."""
+    if CONFIGURATION not in files:
+        return ModelConfiguration()
+    try:
+        return msgspec.json.decode(files.read(CONFIGURATION), type=ModelConfiguration)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LoadFailed(f"{CONFIGURATION}: {error}") from None
+
+
+def read_parameters(configuration: ModelConfiguration, kind: type[T]) -> T:
+    """A backend's own parameters, as its type has them."""
+    try:
+        return msgspec.convert(configuration.parameters, kind)
+    except msgspec.ValidationError as error:
+        raise LoadFailed(f"{CONFIGURATION}: parameters: {error}") from None

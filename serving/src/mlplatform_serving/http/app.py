@@ -1,0 +1,315 @@
+"""The server as an ASGI application, by hand: on the way of an inference there is a table, a parser
+and a queue, and no framework (one of Starlette's routes costs a third of it)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from mlplatform_serving.errors import BadRequest, ServingError
+from mlplatform_serving.http.answers import (
+    JSON_LENGTH,
+    Answer,
+    inference_answer,
+    json_answer,
+)
+from mlplatform_serving.http.auth import Gate
+from mlplatform_serving.http.body import (
+    ClientGone,
+    Receive,
+    accepted_encoding,
+    packed,
+    read_body,
+)
+from mlplatform_serving.http.described import configuration, metadata, server_metadata
+from mlplatform_serving.http.routes import Found, find
+from mlplatform_serving.logs import RequestLog
+from mlplatform_serving.metrics import CONTENT_TYPE, Metrics
+from mlplatform_serving.models.instance import Done
+from mlplatform_serving.models.repository import Loaded, Repository, asked_version
+from mlplatform_serving.protocol.infer import encode_answer, parse_inference
+from mlplatform_serving.protocol.messages import AdminRequest, IndexRequest, LoadRequest
+from mlplatform_serving.protocol.predict import parse_predict, predictions
+from mlplatform_serving.protocol.tensors import Array
+
+log = logging.getLogger("mlplatform_serving")
+
+Send = Callable[[Any], Awaitable[None]]
+Headers = Mapping[bytes, bytes]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Request:
+    """What came, but for the body."""
+
+    found: Found
+    headers: Headers
+    receive: Receive
+
+
+class Application:
+    """Everything that is answered. One for each server."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        gate: Gate,
+        metrics: Metrics,
+        request_log: RequestLog,
+        *,
+        region: str = "",
+        body_bytes_max: int,
+        body_seconds_max: float,
+    ) -> None:
+        self.lame_duck = False
+        """It answers, but says that it is not ready, and ends each connection."""
+        self._repository = repository
+        self._gate = gate
+        self._metrics = metrics
+        self._request_log = request_log
+        self._region = (
+            [(b"x-mlplatform-region", region.encode("latin-1", "replace"))] if region else []
+        )
+        self._body_bytes_max = body_bytes_max
+        self._body_seconds_max = body_seconds_max
+        self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+            name.removeprefix("_on_"): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("_on_")
+        }
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        headers: Headers = dict(scope["headers"])
+        try:
+            answer = await self._answer(scope, headers, receive)
+            encoding = headers.get(b"accept-encoding")
+            if encoding is not None and answer.status == 200:
+                await self._pack(answer, encoding)
+        except ClientGone:
+            return
+        except ServingError as error:
+            answer = json_answer({"error": error.message}, error.status, error.headers)
+        except Exception as error:
+            log.error("an answer failed in a way it should not", exc_info=error)
+            answer = json_answer({"error": "internal error; the server's log has it"}, 500)
+        answer.headers += ((b"content-length", b"%d" % len(answer.body)), *self._region)
+        if self.lame_duck:
+            answer.headers.append((b"connection", b"close"))
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, scope: Any, headers: Headers, receive: Receive) -> Answer:
+        found = find(scope["method"], scope["raw_path"].decode("latin-1"))
+        self._gate.check(found.route.scope, headers)
+        return await self._handlers[found.route.handler](Request(found, headers, receive))
+
+    @staticmethod
+    async def _pack(answer: Answer, accept: bytes) -> None:
+        encoding = accepted_encoding(accept)
+        if encoding is not None:
+            answer.body = await packed(answer.body, encoding)
+            answer.headers += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(
+            request.receive,
+            request.headers,
+            bytes_max=self._body_bytes_max,
+            timeout_seconds=self._body_seconds_max,
+        )
+
+    async def _told(self, request: Request, kind: type[T]) -> T:
+        """The body as JSON of this kind; an empty body is an empty object."""
+        body = await self._body(request)
+        try:
+            return msgspec.json.decode(body or b"{}", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            said = (
+                str(error) if isinstance(error, msgspec.DecodeError) else "too deep, or not UTF-8"
+            )
+            raise BadRequest(f"the JSON cannot be read: {said}") from None
+
+    # --- inference -------------------------------------------------------------------------------
+
+    async def _on_infer(self, request: Request) -> Answer:
+        body = await self._body(request)
+        began = time.perf_counter_ns()
+        loaded = self._repository.find(request.found.model, request.found.version)
+        signature = loaded.instance.backend.signature
+        with _counted(loaded):
+            inference = parse_inference(body, _json_bytes(request.headers), signature)
+            done = await loaded.instance.infer(inference.inputs)
+            answer = inference_answer(
+                *encode_answer(loaded.name, loaded.version, inference, done.outputs)
+            )
+        self._completed(request, loaded, done, began)
+        return answer
+
+    async def _on_predict(self, request: Request) -> Answer:
+        body = await self._body(request)
+        began = time.perf_counter_ns()
+        loaded = self._repository.find(request.found.model)
+        signature = loaded.instance.backend.signature
+        with _counted(loaded):
+            inputs: dict[str, Array] = parse_predict(body, signature)
+            done = await loaded.instance.infer(inputs)
+            answer = json_answer(predictions(signature, done.outputs))
+        self._completed(request, loaded, done, began)
+        return answer
+
+    def _completed(self, request: Request, loaded: Loaded, done: Done, began: int) -> None:
+        total_ns = time.perf_counter_ns() - began
+        loaded.statistics.succeeded(total_ns, done.queue_ns, done.compute_ns)
+        metrics = loaded.metrics
+        metrics.requests.inc()
+        metrics.request_seconds.observe(total_ns / 1e9)
+        metrics.queue_seconds.observe(done.queue_ns / 1e9)
+        metrics.compute_seconds.observe(done.compute_ns / 1e9)
+        self._request_log.completed(
+            time.time(),
+            loaded.name,
+            loaded.version,
+            trace_id=_trace_id(request.headers),
+            total_ns=total_ns,
+            compute_ns=done.compute_ns,
+        )
+
+    # --- health ----------------------------------------------------------------------------------
+
+    @property
+    def _ready(self) -> bool:
+        return self._repository.well and not self.lame_duck
+
+    async def _on_health(self, request: Request) -> Answer:
+        return json_answer({"status": "ok"})
+
+    async def _on_live(self, request: Request) -> Answer:
+        return json_answer({"live": True, "status": "ok"})
+
+    async def _on_ready(self, request: Request) -> Answer:
+        """The protocol's text calls the key `live`, its servers `ready`."""
+        ready = self._ready
+        models = [
+            {"name": each.name, "version": each.version} for each in self._repository.loaded()
+        ]
+        told = {"ready": ready, "live": ready, "lame_duck": self.lame_duck, "models": models}
+        return json_answer(told, 200 if ready else 503)
+
+    async def _on_startup(self, request: Request) -> Answer:
+        started = self._repository.started
+        return json_answer({"started": started}, 200 if started else 503)
+
+    # --- what is here ----------------------------------------------------------------------------
+
+    async def _on_server_metadata(self, request: Request) -> Answer:
+        return json_answer(server_metadata())
+
+    async def _on_model_metadata(self, request: Request) -> Answer:
+        loaded = self._repository.find(request.found.model, request.found.version)
+        return json_answer(metadata(loaded, self._repository.versions(loaded.name)))
+
+    async def _on_model_ready(self, request: Request) -> Answer:
+        """Triton answers 400 for a model that is known and not ready."""
+        loaded = self._repository.find(request.found.model, request.found.version)
+        told = {"name": loaded.name, "ready": not self.lame_duck}
+        return json_answer(told, 400 if self.lame_duck else 200)
+
+    async def _on_model_config(self, request: Request) -> Answer:
+        return json_answer(
+            configuration(self._repository.find(request.found.model, request.found.version))
+        )
+
+    async def _on_statistics(self, request: Request) -> Answer:
+        name, version = request.found.model, request.found.version
+        if name:
+            self._repository.find(name, version)
+        return json_answer(
+            {
+                "model_stats": [
+                    each.statistics.as_json(each.name, each.version)
+                    for each in self._repository.loaded()
+                    if name in ("", each.name) and version in (None, each.version)
+                ]
+            }
+        )
+
+    async def _on_index(self, request: Request) -> Answer:
+        told = await self._told(request, IndexRequest)
+        entries = [
+            {
+                "name": each.name,
+                "version": each.version,
+                "state": "UNAVAILABLE" if self.lame_duck else each.state,
+                "reason": "lame duck" if self.lame_duck else each.reason,
+                **({"digest": each.digest} if each.digest else {}),
+            }
+            for each in await self._repository.index()
+        ]
+        return json_answer([each for each in entries if each["state"] == "READY" or not told.ready])
+
+    async def _on_metrics(self, request: Request) -> Answer:
+        return Answer(200, self._metrics.encoded(), [(b"content-type", CONTENT_TYPE)])
+
+    # --- for administrators ----------------------------------------------------------------------
+
+    async def _on_load(self, request: Request) -> Answer:
+        told = await self._told(request, LoadRequest)
+        loaded = await self._repository.load(request.found.model, asked_version(told.parameters))
+        return json_answer(
+            {"name": loaded.name, "version": loaded.version, "digest": loaded.digest}
+        )
+
+    async def _on_unload(self, request: Request) -> Answer:
+        told = await self._told(request, LoadRequest)
+        await self._repository.unload(request.found.model, asked_version(told.parameters))
+        return json_answer({"name": request.found.model})
+
+    async def _on_admin(self, request: Request) -> Answer:
+        told = await self._told(request, AdminRequest)
+        if told.lame_duck is not None and told.lame_duck != self.lame_duck:
+            self.lame_duck = told.lame_duck
+            log.warning("lame duck: %s", "on" if self.lame_duck else "off")
+        return json_answer({"lame_duck": self.lame_duck})
+
+
+class _counted:  # noqa: N801 - reads as a word of the statement
+    """What is refused or fails within is counted as a failure."""
+
+    __slots__ = ("_loaded",)
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, Exception):
+            self._loaded.metrics.failures.inc()
+            self._loaded.statistics.fail.add(0)
+
+
+def _json_bytes(headers: Headers) -> int | None:
+    stated = headers.get(JSON_LENGTH)
+    if stated is None:
+        return None
+    if not stated.isdigit() or len(stated) > 12:
+        raise BadRequest("Inference-Header-Content-Length is no number of bytes")
+    return int(stated)
+
+
+def _trace_id(headers: Headers) -> str:
+    """Of a W3C `traceparent`: the second of its four parts."""
+    parts = headers.get(b"traceparent", b"").split(b"-")
+    return parts[1].decode("latin-1") if len(parts) == 4 and len(parts[1]) == 32 else ""

@@ -1,0 +1,117 @@
+"""A request's body, under limits: its size as it comes and once it is unpacked, and the time that
+it may take."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from mlplatform_serving.errors import BadRequest, ServingError, TooLarge
+
+Receive = Callable[[], Awaitable[Any]]
+_IN_A_THREAD_BYTES = 64 * 1024
+"""What is packed or unpacked beyond this size would hold up the event loop."""
+_LINGER = 16
+_CLOSE = ((b"connection", b"close"),)
+_WINDOWS = {b"gzip": 31, b"deflate": 15}
+"""zlib's word for the form: gzip's, and its own, which HTTP calls deflate (RFC 9110, 8.4.1.2)."""
+
+
+class ClientGone(Exception):
+    """Nobody is there to be answered."""
+
+
+class BodyTimeout(ServingError):
+    """The client has stalled."""
+
+    status = 408
+
+
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], *, bytes_max: int, timeout_seconds: float
+) -> bytes:
+    """The whole body, unpacked. `TooLarge`, `BadRequest`, `BodyTimeout` or `ClientGone`."""
+    stated = int(headers.get(b"content-length", b"0"))
+    if stated > bytes_max:
+        # What was announced is let in and dropped, so that the client reads this answer before its
+        # connection breaks; up to what is decent.
+        raise _too_large(bytes_max, close=stated > _LINGER * bytes_max)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            body = await _received(receive, bytes_max)
+    except TimeoutError:
+        raise BodyTimeout(
+            f"the body took longer than {timeout_seconds:g} s", headers=_CLOSE
+        ) from None
+    encoding = headers.get(b"content-encoding", b"identity").lower()
+    return body if encoding == b"identity" else await _unpacked(body, encoding, bytes_max)
+
+
+async def _received(receive: Receive, bytes_max: int) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return body
+    pieces, size = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > bytes_max:
+            raise _too_large(bytes_max, close=True)
+    return b"".join(pieces)
+
+
+def _too_large(bytes_max: int, *, close: bool = False) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {bytes_max} bytes, which MAX_INPUT_SIZE_MB sets",
+        headers=_CLOSE if close else (),
+    )
+
+
+async def _unpacked(body: bytes, encoding: bytes, bytes_max: int) -> bytes:
+    window = _WINDOWS.get(encoding)
+    if window is None:
+        raise BadRequest("the Content-Encoding is none of gzip, deflate and identity")
+    return await asyncio.to_thread(_unpack, body, window, bytes_max)
+
+
+def _unpack(body: bytes, window: int, bytes_max: int) -> bytes:
+    """Never more than `bytes_max`, whatever the body would become."""
+    unpacker = zlib.decompressobj(window)
+    try:
+        unpacked = unpacker.decompress(body, bytes_max + 1)
+    except zlib.error:
+        raise BadRequest("the body is not what its Content-Encoding says") from None
+    if len(unpacked) > bytes_max:
+        raise _too_large(bytes_max)
+    if not unpacker.eof or unpacker.unused_data:
+        raise BadRequest("the body is cut short, or goes on after its end")
+    return unpacked
+
+
+def accepted_encoding(accept: bytes) -> bytes | None:
+    """The one of gzip and deflate that the client names and does not refuse; gzip first."""
+    wanted = {}
+    for part in accept.lower().split(b","):
+        name, _, quality = part.partition(b";")
+        wanted[name.strip()] = quality.replace(b" ", b"") not in {b"q=0", b"q=0.0", b"q=0.00"}
+    return next((name for name in _WINDOWS if wanted.get(name)), None)
+
+
+async def packed(body: bytes, encoding: bytes) -> bytes:
+    """The body in gzip or deflate; quickly rather than tightly."""
+    if len(body) < _IN_A_THREAD_BYTES:
+        return _pack(body, encoding)
+    return await asyncio.to_thread(_pack, body, encoding)
+
+
+def _pack(body: bytes, encoding: bytes) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOWS[encoding])
+    return packer.compress(body) + packer.flush()

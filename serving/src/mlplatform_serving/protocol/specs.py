@@ -1,0 +1,49 @@
+"""What a model takes and gives: names, datatypes, and shapes in which −1 is any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlplatform_serving.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a model's interface."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def admits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape fits."""
+        return len(shape) == len(self.shape) and all(
+            want in (-1, have) for want, have in zip(self.shape, shape, strict=True)
+        )
+
+    def check(self, datatype: str, shape: Sequence[int]) -> None:
+        """`BadRequest` unless it fits."""
+        if datatype != self.datatype:
+            raise BadRequest(f"input {self.name} is {self.datatype}, not what was sent")
+        if not self.admits(shape):
+            raise BadRequest(
+                f"input {self.name} has the shape {list(self.shape)}, −1 being any size, "
+                f"and not {list(shape)}"
+            )
+
+    def as_json(self) -> dict[str, object]:
+        """As model metadata states it."""
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """All that a model takes and gives, in its own order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def input(self, name: str) -> TensorSpec | None:
+        """The input of that name."""
+        return next((spec for spec in self.inputs if spec.name == name), None)

@@ -1,0 +1,142 @@
+"""The server's settings: environment variables, under the names that runbooks set them by. A value
+that cannot be is refused at start; one that no longer does anything is told, once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mlplatform_serving.names import is_name
+
+MIB = 1024 * 1024
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Settings(BaseSettings):
+    """One field a variable; the variable is the field's name in capitals, or the one given."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = Field(default="0.0.0.0", description="The address to listen on.")  # noqa: S104 - a pod's
+    port: int = Field(default=8000, ge=0, le=65535, description="The port; 0 is any that is free.")
+    prometheus_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="A port for `/metrics` alone, beside the other; the same one needs nothing.",
+    )
+    environment: str = Field(
+        default="production",
+        validation_alias=AliasChoices("ENVIRONMENT", "ENV"),
+        description="Stated in each line of the log.",
+    )
+    log_level: str = Field(default="INFO", description="In any case: debug, INFO, Warning …")
+    region: str = Field(
+        default="",
+        validation_alias=AliasChoices("MLPLATFORM_REGION", "REGION"),
+        description="Stated in metrics and in each answer's X-Mlplatform-Region.",
+    )
+    model_cache_dir: Path = Field(
+        default=Path("model_cache"),
+        description="The folder of models: `<folder>/<model>/<version>/manifest.json`.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="What to load at start: NAME or NAME@VERSION, with commas; empty: every model.",
+    )
+    model_version: str | None = Field(
+        default=None, description="The version to load where MODELS names none; else the newest."
+    )
+    max_input_size_mb: int = Field(
+        default=64, ge=1, le=2048, description="The largest body in MiB, also once it is unpacked."
+    )
+    max_queue_size: int = Field(
+        default=256, ge=1, le=1_000_000, description="Inferences of a model that wait or run."
+    )
+    request_timeout_sec: float = Field(
+        default=60.0, gt=0, le=86_400, description="How long a body may take to arrive, in seconds."
+    )
+    shutdown_delay_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="How long after SIGTERM it still answers, unready, before it takes no more.",
+    )
+    shutdown_timeout_seconds: int = Field(
+        default=25,
+        ge=0,
+        le=3600,
+        description="How long what was begun may take then; a pod has 30 s by default.",
+    )
+    infer_token_file: Path | None = Field(
+        default=None, description="Who may infer: a token a line. Without it, everybody."
+    )
+    admin_token_file: Path | None = Field(
+        default=None, description="Who may load, unload and lame-duck. Without it, nobody."
+    )
+    metrics_token_file: Path | None = Field(
+        default=None, description="Who may read metrics and statistics. Without it, everybody."
+    )
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        level = {"WARN": "WARNING"}.get(value.upper(), value.upper())
+        if level not in LEVELS:
+            raise ValueError(f"is none of {', '.join(LEVELS)}")
+        return level
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(each.strip() for each in value.split(",") if each.strip())
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            name, at, version = each.partition("@")
+            if not is_name(name) or (at and not is_name(version)):
+                raise ValueError(f"{each!r} is not NAME or NAME@VERSION")
+        return value
+
+    @field_validator("model_version")
+    @classmethod
+    def _version(cls, value: str | None) -> str | None:
+        if value is not None and not is_name(value):
+            raise ValueError("is no version's name")
+        return value
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest body."""
+        return self.max_input_size_mb * MIB
+
+
+_INSTEAD = {
+    "UVICORN_WORKERS": "one process owns each model; run more pods for more",
+    "PYTHONHASHSEED": "nothing here depends on the order of hashes",
+    "DB_POOL_SIZE": "the server has no database",
+}
+
+
+def without_effect(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A line for each variable that is set and does nothing, saying what is done instead."""
+    for name in sorted(environ):
+        if name in _INSTEAD:
+            yield f"{name} has no effect: {_INSTEAD[name]}"
+        elif name.startswith("VLLM_"):
+            yield f"{name} has no effect: this server has no vLLM"
+
+
+def log_level(settings: Settings) -> int:
+    """As `logging` has it."""
+    return logging.getLevelNamesMapping()[settings.log_level]
