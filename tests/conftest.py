@@ -78,6 +78,7 @@ unbound = _server("unbound")
 prometheus = _server("prometheus")
 promtool = _tool("promtool")
 rclone = _tool("rclone")
+tritonclient = _tool("tritonclient")
 
 
 @pytest.fixture(scope="session")

@@ -592,6 +592,12 @@ SERVERS = (
         PythonLock(REQUIREMENTS / "bench-rclone.txt"),
         "bin/rclone",
     ),
+    Server(
+        "tritonclient",
+        _locked("tritonclient", "tritonclient"),
+        PythonLock(REQUIREMENTS / "tritonclient.txt"),
+        "bin/python",
+    ),
     # Not the 3.4 that distributions have: without RequestWatchProgress a rolling update of a few
     # hundred pods takes a quarter of an hour.
     Server(
