@@ -61,5 +61,7 @@ def test_what_the_example_has_in_comments_is_right_too(tmp_path: Path) -> None:
     uncommented = [line.removeprefix("# ") for line in lines[start + 1 :]]
     text = "\n".join([*lines[:start], *uncommented])
     topology = Topology.parse(text)
-    assert topology.traffic.routes["api"].weights == {"us-east-1": 50, "eu-west-1": 50}
+    weights = topology.traffic.routes["api"].weights
+    assert weights == {"us-east-1": 50, "eu-west-1": 50, "europe-west4": 0}
+    assert len(topology.traffic.domains) == 3
     assert topology.cost.currency == "USD"

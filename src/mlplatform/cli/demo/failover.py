@@ -129,8 +129,7 @@ def _before_the_night(stage: Stage, client: Client) -> None:
     )
     began = time.monotonic()
     stage.run(f"mlplatform failover drill --to {STANDBY} --confirm {STANDBY}")
-    meanwhile = client.since(began)
-    stage.tell(f"Meanwhile: {meanwhile}.")
+    _meanwhile(stage, client, began)
     stage.run("mlplatform failover ready")
 
 
@@ -173,7 +172,7 @@ def _in_the_night(stage: Stage, client: Client, ports: Ports) -> str:
         "for the hold-off; then 1, 5, 25, 50 and 100 % of what it is to have, each gated:"
     )
     _until_said(watching, "api: failback is over")
-    stage.tell(f"Meanwhile: {client.since(returned)}.")
+    _meanwhile(stage, client, returned)
     return operation
 
 
@@ -195,6 +194,17 @@ def _until_said(process: Process, text: str, *, seconds: float = 90) -> None:
     if not wait_for(lambda: process.has_said(text), seconds):
         said = "\n".join(process.said)
         raise MlplatformError(f"demo: after {seconds:g} s, `{process.line}` had only said:\n{said}")
+
+
+def _meanwhile(stage: Stage, client: Client, began: float) -> None:
+    tally = client.since(began)
+    text = f"Meanwhile: {tally}."
+    if any(not each.answer.startswith("HTTP") for each in tally.failed):
+        text += (
+            "\nWhen Caddy takes a new configuration it hangs up on a connection now and then; a\n"
+            "client that asks again, as this one does not, never notices."
+        )
+    stage.tell(text)
 
 
 def _count(stage: Stage, client: Client, lost: float) -> None:
