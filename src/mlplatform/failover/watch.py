@@ -77,6 +77,12 @@ last_proof = metrics.Family(
     ("route",),
     kind="gauge",
 )
+operation_began = metrics.Family(
+    "mlplatform_failover_operation_began_timestamp_seconds",
+    "When an operation began that is under way, or was left.",
+    ("route", "operation"),
+    kind="gauge",
+)
 operations_total = metrics.Family(
     "mlplatform_failover_operations_total", "Operations, by result.", ("route", "mode", "result")
 )
@@ -522,6 +528,13 @@ class Watch:
             (share, {"route": route, "region": region})
             for route, state in known.items()
             for region, share in state.weights.items()
+        )
+        now = self.estate.clock.now().timestamp()
+        operation_began.replace(
+            (now - each.began_seconds_ago, {"route": route, "operation": each.operation})
+            for route, there in seen.routes.items()
+            for each in there.recoveries
+            if each.ended_seconds_ago is None
         )
         ready.replace(
             (

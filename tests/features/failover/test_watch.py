@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -71,6 +72,7 @@ def forgotten() -> Iterator[None]:
     families = (
         *(watched.health, watched.weight, watched.route_readable, watched.ready, watched.can_act),
         *(watched.last_round, watched.last_proof, watched.operations_total),
+        watched.operation_began,
     )
     for family in families:
         family.clear()
@@ -297,6 +299,9 @@ def test_what_an_operator_left_is_told_once_and_left_to_them() -> None:
     watch, heard = watching(world)
     rounds(world, watch, 30)
     (left,) = heard.of(operation)
+    ((_, began),) = watched.operation_began.samples()
+    assert values(watched.operation_began).keys() == {("api", operation)}
+    assert world.time.now().timestamp() - began == pytest.approx(60 + 30 * 5, abs=5)
     assert left.severity is Severity.WARNING
     assert f"`mlplatform failover resume {operation}` goes on with it" in left.lines
     assert [each.operation for each in operations.open_operations(world.estate())] == [operation]
@@ -318,6 +323,7 @@ def test_what_was_paused_stays_paused() -> None:
     world.estate().orders.take_back(OrderKind.PAUSE, operation, reason="looked")
     rounds(world, other, 3)
     assert not operations.open_operations(world.estate())
+    assert values(watched.operation_began) == {}
 
 
 # ----------------------------------------------------------------------------- when it cannot act
@@ -460,3 +466,12 @@ def test_without_anybody_to_tell_it_still_goes_round() -> None:
     world = proven()
     Watch(world.estate(), in_background=False).one_round()
     assert dict(world.state.weights) == {"us": 0, "eu": 100}
+
+
+def test_every_series_of_the_watch_is_in_the_guide() -> None:
+    guide = (Path(__file__).parents[3] / "docs/failover.md").read_text()
+    families = [each for each in vars(watched).values() if isinstance(each, metrics.Family)]
+    assert len(families) == 9
+    for family in families:
+        labels = f"{{{', '.join(family.labels)}}}" if family.labels else ""
+        assert f"| `{family.name}{labels}` |" in guide, family.name
