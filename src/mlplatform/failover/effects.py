@@ -30,6 +30,7 @@ from mlplatform.core.errors import (
     Interrupted,
     MlplatformError,
     NoMajority,
+    Throttled,
     Unavailable,
 )
 from mlplatform.core.plan import JSON, Action, Hold, Outcome, Plan, Result
@@ -239,6 +240,7 @@ class Estate:
             raise state.error
         route = self.topology.traffic.routes[name]
         models = route.models
+        held = state.weights if isinstance(state, RouteState) else None
         return RouteSeen(
             name=name,
             state=state,
@@ -253,8 +255,10 @@ class Estate:
             },
             load=self._load(name, state, load, now),
             lag_seconds=lags,
-            written=written_by(done, state.weights) if isinstance(state, RouteState) else None,
-            recoveries=tuple(each for operation in done for each in recoveries_of(operation, now)),
+            written=None if held is None else written_by(done, held),
+            recoveries=tuple(
+                each for operation in done for each in recoveries_of(operation, now, held)
+            ),
         )
 
     def _load(
@@ -450,7 +454,11 @@ class Mover:
                 hint="somebody else changed them; run again",
             )
         self.guard()
-        state = traffic.write(after, epoch=epoch, writer=self.estate.writer, expected=state)
+        try:
+            state = traffic.write(after, epoch=epoch, writer=self.estate.writer, expected=state)
+        except (Unavailable, Throttled, DeadlineExceeded) as error:
+            # It may have happened, and nobody could say: not the same as that it did not.
+            return self._failed(action, error, Result.UNKNOWN)
         self._committed = self.estate.clock.monotonic()
         self.told(f"{self.route}: {_shares(state.weights)}, epoch {epoch}")
         frozen = state.detail.get(FROZEN)
@@ -634,10 +642,12 @@ class Mover:
             finished_at=self.estate.clock.now(),
         )
 
-    def _failed(self, action: Action, error: MlplatformError) -> Outcome:
+    def _failed(
+        self, action: Action, error: MlplatformError, result: Result = Result.FAILED
+    ) -> Outcome:
         return Outcome(
             action=action.key,
-            result=Result.FAILED,
+            result=result,
             detail=str(error),
             error=type(error).__name__,
             exit_code=error.exit_code,

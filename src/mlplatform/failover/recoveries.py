@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Entry, Journal, Kind, Stream
 from mlplatform.core.errors import IntegrityError, NotFound
-from mlplatform.core.plan import Action, Outcome, Plan
+from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.failover.decide import FEATURE
 from mlplatform.failover.seen import Mode, Recovery
 
@@ -103,24 +103,35 @@ def _steps(entries: Sequence[Entry]) -> Iterator[Step]:
                 yield Step(entry.fence, entry.number, outcome.action, ok=True)
 
 
-def recoveries_of(operation: Operation, now: datetime) -> list[Recovery]:
+def recoveries_of(
+    operation: Operation, now: datetime, held: Mapping[str, int] | None = None
+) -> list[Recovery]:
     """An operation as `decide` looks back on it: one recovery for each region that was left, since
-    a further fault amends the operation that is under way. Ages are by wall clocks, which may
-    differ between who wrote and who reads: they are never negative."""
+    a further fault amends the operation that is under way. `held`: the weights that the target has
+    now, if they are known. Ages are by wall clocks, which may differ between who wrote and who
+    reads: they are never negative."""
     actions = operation.actions
     first = next(iter(actions.values()))
-    shifts = [
-        actions[key]
-        for key, outcome in operation.outcomes.items()
-        if outcome.ok and key in actions and actions[key].kind == "shift"
-    ]
     by_source: dict[str | None, list[Action]] = {first.parameters.get("source"): []}
-    for shift in shifts:
-        by_source.setdefault(shift.parameters.get("source"), []).append(shift)
+    for key in dict.fromkeys(step.action for step in _shifts(operation, held)):
+        by_source.setdefault(actions[key].parameters.get("source"), []).append(actions[key])
     return [
         _recovery(operation, source, theirs or [], first, now)
         for source, theirs in by_source.items()
     ]
+
+
+def _shifts(operation: Operation, held: Mapping[str, int] | None) -> Iterator[Step]:
+    """The shifts that were done, as far as anybody can tell: also one that was begun, of which
+    nobody could say what became of it, if the target now holds its weights."""
+    for step in operation.steps:
+        action = operation.actions.get(step.action)
+        if action is None or action.kind != "shift":
+            continue
+        outcome = operation.outcomes.get(step.action)
+        open_ = outcome is None or outcome.result is Result.UNKNOWN
+        if step.ok or (open_ and action.parameters["after"] == held):
+            yield step
 
 
 def _recovery(
@@ -151,7 +162,9 @@ def _recovery(
         ended_seconds_ago=_ago(ended, now) if ended else None,
         targets=targets,
         moved=max(0, moved),
-        passed=bool(shifts) and all(outcome.ok for outcome in operation.outcomes.values()),
+        passed=bool(shifts)
+        and all(shift.key in operation.outcomes for shift in shifts)
+        and all(outcome.ok for outcome in operation.outcomes.values()),
         automatic=bool(first.parameters.get("automatic")),
     )
 
@@ -161,18 +174,14 @@ def written_by(
 ) -> Mapping[str, int] | None:
     """The weights that we wrote last on a route: of the newest shift that was done, or that was
     begun and whose weights the target now holds (`held`), for its writer may have died before it
-    could say so. By the fence, which no clock can put out of order."""
+    could say so, or never have learnt it. By the fence, which no clock can put out of order."""
     last: tuple[int, int] = (-1, -1)
     weights: Mapping[str, int] | None = None
     for operation in operations:
-        for step in operation.steps:
-            action = operation.actions.get(step.action)
-            if action is None or action.kind != "shift" or (step.fence, step.number) <= last:
-                continue
-            after = action.parameters["after"]
-            if step.ok or (step.action not in operation.outcomes and after == held):
+        for step in _shifts(operation, held):
+            if (step.fence, step.number) > last:
                 last = (step.fence, step.number)
-                weights = after
+                weights = operation.actions[step.action].parameters["after"]
     return weights
 
 

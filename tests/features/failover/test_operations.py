@@ -28,7 +28,7 @@ from mlplatform.failover.operations import Moves, Said
 from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.timeline import clocks_of, markdown
-from mlplatform.ports.traffic import RouteState
+from mlplatform.ports.traffic import RouteState, Weights
 from tests.features.control.members import Members, lost
 from tests.features.control.weather import SkewedClock
 
@@ -642,3 +642,42 @@ def test_two_without_a_control_store_between_them_do_not_act_under_one_epoch() -
     leases[1].release()
     assert operations.move(second, "api", AWAY).exit_code == 0
     assert (world.state.epoch, world.state.writer) == (2, "bob@host:2")
+
+
+def test_a_write_of_which_nobody_can_say_whether_it_was_done_is_unknown_and_ours_if_it_was() -> (
+    None
+):
+    world = World(weights={"us": 60, "eu": 40}, settings={"safety": {"step_seconds": 0}})
+    drilled(world)
+    world.kill("us")
+    estate = world.estate()
+    there = estate.open_traffic("api")
+    mute = False
+
+    class Mute:
+        """It does what it is told, and is never heard again."""
+
+        url, features = there.url, there.features
+        in_force = there.in_force
+
+        def read(self) -> RouteState:
+            if mute:
+                raise Unavailable("no answer", store=self.url)
+            return there.read()
+
+        def write(
+            self, weights: Weights, *, epoch: int, writer: str, expected: RouteState
+        ) -> RouteState:
+            nonlocal mute
+            state = there.write(weights, epoch=epoch, writer=writer, expected=expected)
+            mute = weights != expected.weights
+            return state if not mute else self.read()
+
+    estate.open_traffic = lambda route: Mute()
+    moves = go(estate)
+    assert outcomes(moves)["shift"] == "unknown"
+    assert dict(world.state.weights) == {"us": 0, "eu": 100}
+    stands = operations.stands(world.estate())
+    assert not stands.routes[0].by_hand, "they are as we wrote them"
+    (_, left) = stands.seen.routes["api"].recoveries
+    assert left.moved == 60

@@ -159,6 +159,17 @@ def test_one_that_failed_has_not_passed(book: Book) -> None:
     assert (found.moved, found.passed) == (0, False)
 
 
+@pytest.mark.parametrize("told", [None, Result.UNKNOWN])
+def test_what_was_begun_and_is_there_has_moved(book: Book, told: Result | None) -> None:
+    stream = book.begin((HALF, AWAY))
+    intent(stream, 0)
+    if told is not None:
+        outcome(stream, 0, told)
+    (found,) = recoveries_of(book.only(), START, held=AWAY)
+    assert (found.moved, found.targets, found.passed) == (50, ("eu",), False)
+    assert recoveries_of(book.only(), START, held=HALF)[0].moved == 0
+
+
 def test_ages_are_never_negative(book: Book) -> None:
     close(book.begin((HALF, AWAY)))
     (found,) = recoveries_of(book.only(), START - timedelta(hours=1))
@@ -197,6 +208,8 @@ def test_what_is_closed_is_read_once(book: Book) -> None:
         pytest.param("begun", AWAY, AWAY, id="begun, and there: its writer died before it said so"),
         pytest.param("begun", HALF, None, id="begun, and not there"),
         pytest.param("failed", AWAY, None, id="failed"),
+        pytest.param("unknown", AWAY, AWAY, id="nobody could say, and it is there"),
+        pytest.param("unknown", HALF, None, id="nobody could say, and it is not there"),
         pytest.param("planned", AWAY, None, id="only planned"),
     ],
 )
@@ -210,6 +223,8 @@ def test_which_weights_are_ours(
         outcome(stream, 0)
     elif told == "failed":
         outcome(stream, 0, Result.FAILED)
+    elif told == "unknown":
+        outcome(stream, 0, Result.UNKNOWN)
     assert written_by([book.only()], held) == ours
 
 
