@@ -104,6 +104,7 @@ def sick_together(case: Case) -> Sequence[str]:
         if region in case.weights
         and verdict.health is Health.UNHEALTHY
         and verdict.sick_seconds is not None
+        and not _is_drained(case, region, verdict.sick_seconds)
     )
     groups: list[list[str]] = [[sick[0][1]]] if sick else []
     for (later, _), (earlier, region) in pairwise(sick):
@@ -115,6 +116,17 @@ def sick_together(case: Case) -> Sequence[str]:
         if case.request.source in group and len(group) > 1:
             return sorted(group)
     return ()
+
+
+def _is_drained(case: Case, region: str, sick_seconds: float) -> bool:
+    """Whether a region turned sick while it was being left on purpose: its servers call themselves
+    not ready, because they were told to."""
+    return any(
+        recovery.mode is Mode.PLANNED
+        and recovery.source == region
+        and (recovery.ended_seconds_ago or 0.0) <= sick_seconds <= recovery.began_seconds_ago
+        for recovery in case.seen.recoveries
+    )
 
 
 def _one_recovery(case: Case) -> Closed | None:
