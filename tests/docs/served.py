@@ -139,9 +139,15 @@ def _write_topology(folder: Path, ports: Ports) -> None:
             "capacity": {
                 region: {"resnet50": {"requests_per_second": 60, **figure}} for region in WEIGHTS
             },
-            "probe": {"interval_seconds": 0.5, "timeout_seconds": 1, "fall": 3, "rise": 3},
+            "probe": {
+                "interval_seconds": 0.5,
+                "timeout_seconds": 3,
+                "slow_seconds": 2,  # the machine may have other things to do
+                "fall": 3,
+                "rise": 3,
+            },
             "safety": {
-                "hold_off_seconds": 3,
+                "hold_off_seconds": 5,
                 "cooldown_seconds": 0,
                 "step_seconds": 0,
                 "failback_steps": [5, 100],

@@ -233,7 +233,7 @@ class Stage:
                     if name.startswith(("MLPLATFORM_", "XDG_"))
                 ),
                 f'export PATH="{Path(sys.executable).parent}:$PATH"',
-                "trap 'kill 0' EXIT INT TERM",
+                "trap 'trap - EXIT INT TERM; kill 0' EXIT INT TERM",
                 *(f"{process.line} &" for process in self.processes.values()),
                 "wait",
             ]
