@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tests.simulation.failover import world as failover
 from tests.simulation.guards import Guards
 from tests.simulation.judge import Violation, spell
+from tests.simulation.memo import remembering
 from tests.simulation.replication import guards as replication_guards
 from tests.simulation.replication import world as replication
 from tests.simulation.world import World
@@ -25,6 +27,7 @@ KINDS: Mapping[str, Kind] = {
     "replication": Kind(
         lambda seed, tell: replication.World(seed, tell=tell), replication_guards.GUARDS
     ),
+    "failover": Kind(lambda seed, tell: failover.World(seed, tell=tell), Guards()),
 }
 
 
@@ -33,7 +36,8 @@ def run_seed(seed: int, *, kind: str, tell: Callable[[str], None] | None = None)
     world = KINDS[kind].make(seed, tell)
     logging.disable()
     try:
-        world.run()
+        with remembering():
+            world.run()
     except Violation as violation:
         steps = "\n".join(spell(step) for step in list(world.judge.steps)[-40:])
         raise AssertionError(

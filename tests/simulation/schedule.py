@@ -65,6 +65,11 @@ class Process:
     def __repr__(self) -> str:
         return self.name
 
+    def set_wall(self, offset_seconds: float, *, rate: float | None = None) -> None:
+        """How wrong its wall clock is; at which rate it runs stays as it is with None."""
+        self._wall_offset = offset_seconds
+        self._wall_rate = self._wall_rate if rate is None else rate
+
     # The `Clock` port.
 
     def now(self) -> datetime:

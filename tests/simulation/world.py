@@ -25,6 +25,8 @@ class World:
     control: list[Site]
     pace: float
     """How many seconds a call usually takes."""
+    slow_seconds = 5.0
+    """How many it takes where somebody is slow."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -62,7 +64,7 @@ class World:
         elif kind == "read-only":
             site.read_only = True
         elif kind == "slow":
-            site.weather = replace(site.weather, latency_seconds=5.0)
+            site.weather = replace(site.weather, latency_seconds=self.slow_seconds)
         if kind not in ("rebuilt", "lies"):
             return kind
         # A member that has forgotten, or lies, is the one fault that a majority of three bears:
