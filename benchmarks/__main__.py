@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    batching,
     cli_start,
     failover,
     failover_decide,
@@ -34,6 +35,7 @@ def main() -> int:
     """Run those named, or all."""
     asked = _parser().parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
+        "batching": lambda: batching.measure(asked.pairs or batching.SEEDS),
         "cli_start": lambda: cli_start.measure(asked.pairs or cli_start.PAIRS),
         "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),

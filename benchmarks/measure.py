@@ -89,6 +89,8 @@ class Row:
     peer: Sequence[float] = ()
     limit: float | None = None
     """What the ratio (ours alone: the figure) should be at most."""
+    least: float | None = None
+    """What it should be at least."""
 
     @property
     def figures(self) -> list[float]:
@@ -99,8 +101,23 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median is within the limit; None without one."""
-        return None if self.limit is None else median(self.figures) <= self.limit
+        """Whether the median is within the limits; None without any."""
+        if self.limit is None and self.least is None:
+            return None
+        figure = median(self.figures)
+        return (self.limit is None or figure <= self.limit) and (
+            self.least is None or figure >= self.least
+        )
+
+    @property
+    def target(self) -> str:
+        """The limits, and whether they are met; empty without any."""
+        wanted = [
+            f"{sign} {bound:g}"
+            for sign, bound in ((">=", self.least), ("<=", self.limit))
+            if bound is not None
+        ]
+        return f"{', '.join(wanted)} {'met' if self.met else 'MISSED'}" if wanted else ""
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -114,6 +131,7 @@ class Row:
             "min": min(figures),
             "max": max(figures),
             "limit": self.limit,
+            "least": self.least,
             "met": self.met,
         }
 
@@ -164,9 +182,6 @@ class Result:
         for row in self.rows:
             figures = row.figures
             spread = f"{min(figures):.2f}-{max(figures):.2f}" if len(figures) > 1 else ""
-            target = ""
-            if row.limit is not None:
-                target = f"<= {row.limit:g} {'met' if row.met else 'MISSED'}"
             table.append(
                 (
                     row.name,
@@ -174,7 +189,7 @@ class Result:
                     f"{median(row.peer):.2f} {row.unit}" if row.peer else "",
                     f"{median(figures):.2f}" if row.peer else "",
                     spread,
-                    target,
+                    row.target,
                 )
             )
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]

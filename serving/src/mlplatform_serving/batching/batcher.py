@@ -1,0 +1,98 @@
+"""The batching of one executor as a machine without a clock, a thread or a socket: it is told what
+happened and when, and says what is to be done.
+
+    arrive   → admitted, or refused
+    next     → a batch to run, requests to refuse, or a wait
+    finished → what ran teaches the latency model
+    forget   → a client went away
+
+After `arrive` with a free executor, after `finished`, and at the instant that a `Wait` names: call
+`next` until it says `Wait` or `Dispatch`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from mlplatform_serving.batching.backlog import Backlog
+from mlplatform_serving.batching.decide import (
+    Admit,
+    Because,
+    Dispatch,
+    Refusal,
+    Refuse,
+    Rule,
+    Shed,
+    Wait,
+    admit,
+    decide,
+)
+from mlplatform_serving.batching.latency import Learner
+from mlplatform_serving.batching.request import Request
+
+
+class Batcher:
+    """Who waits for one executor, what runs on it, and why."""
+
+    def __init__(self, rule: Rule, latency: Learner) -> None:
+        self.rule = rule
+        self.latency = latency
+        self.backlog = Backlog()
+        self.running: Dispatch | None = None
+        self.dispatched: Counter[Because] = Counter()
+        self.refused: Counter[Refusal] = Counter()
+        self.sizes: Counter[int] = Counter()
+        """Batches by their items."""
+        self._busy_until = 0.0
+
+    @property
+    def busy_until(self) -> float | None:
+        """When the running batch is over, by the model; None: nothing runs."""
+        return None if self.running is None else self._busy_until
+
+    def arrive(self, request: Request, now: float) -> Admit | Refuse:
+        """A request comes. Those displaced wait no longer and are to be refused."""
+        answer = admit(request, self.backlog, now, self.latency, self.rule, self.busy_until)
+        if isinstance(answer, Admit):
+            if answer.displaced:
+                self._refuse(answer.displaced, Refusal.DISPLACED)
+            self.backlog.add(request)
+        else:
+            self.refused[answer.because] += 1
+            if answer.because is Refusal.PREDICTED_LATE and self.running is None:
+                self.backlog.refused_in_a_row += 1
+        return answer
+
+    def next(self, now: float) -> Dispatch | Wait | Shed:
+        """What is to be done. Whoever is dispatched or shed waits no longer; a batch runs now."""
+        answer = decide(self.backlog, now, self.latency, self.rule, self.busy_until)
+        if isinstance(answer, Shed):
+            self._refuse(answer.requests, answer.because)
+        elif isinstance(answer, Dispatch):
+            self.backlog.dispatched(answer.batch)
+            self.backlog.refused_in_a_row = 0
+            self.running = answer
+            self._busy_until = now + answer.seconds
+            self.dispatched[answer.because] += 1
+            self.sizes[answer.size] += 1
+        return answer
+
+    def finished(self, seconds: float | None) -> None:
+        """The running batch is over and took so long; None: it failed, and says nothing about how
+        long one takes."""
+        running = self.running
+        if running is None:
+            raise RuntimeError("nothing runs")
+        self.running = None
+        if seconds is not None:
+            self.latency.observe(running.size, running.batch[0].key, seconds)
+
+    def forget(self, request: Request) -> None:
+        """Its client went away while it waited. `KeyError`: it does not wait."""
+        self.backlog.remove((request,))
+
+    def _refuse(self, requests: tuple[Request, ...], because: Refusal) -> None:
+        self.backlog.remove(requests)
+        self.refused[because] += len(requests)
+        if because is Refusal.HOPELESS and self.running is None:
+            self.backlog.refused_in_a_row += len(requests)
