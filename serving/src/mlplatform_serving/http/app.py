@@ -20,11 +20,11 @@ from mlplatform_serving.http.answers import (
 )
 from mlplatform_serving.http.auth import Gate
 from mlplatform_serving.http.body import (
+    BodyReader,
     ClientGone,
     Receive,
     accepted_encoding,
     packed,
-    read_body,
 )
 from mlplatform_serving.http.described import configuration, metadata, server_metadata
 from mlplatform_serving.http.routes import Found, find
@@ -76,8 +76,7 @@ class Application:
         self._region = (
             [(b"x-mlplatform-region", region.encode("latin-1", "replace"))] if region else []
         )
-        self._body_bytes_max = body_bytes_max
-        self._body_seconds_max = body_seconds_max
+        self._bodies = BodyReader(bytes_max=body_bytes_max, seconds_max=body_seconds_max)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             name.removeprefix("_on_"): getattr(self, name)
             for name in dir(self)
@@ -122,12 +121,7 @@ class Application:
             answer.headers += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(
-            request.receive,
-            request.headers,
-            bytes_max=self._body_bytes_max,
-            timeout_seconds=self._body_seconds_max,
-        )
+        return await self._bodies.read(request.receive, request.headers)
 
     async def _told(self, request: Request, kind: type[T]) -> T:
         """The body as JSON of this kind; an empty body is an empty object."""
@@ -169,15 +163,10 @@ class Application:
         return answer
 
     def _completed(self, request: Request, loaded: Loaded, done: Done, began: int) -> None:
-        total_ns = time.perf_counter_ns() - began
-        loaded.statistics.succeeded(total_ns, done.queue_ns, done.compute_ns)
-        metrics = loaded.metrics
-        metrics.requests.inc()
-        metrics.request_seconds.observe(total_ns / 1e9)
-        metrics.queue_seconds.observe(done.queue_ns / 1e9)
-        metrics.compute_seconds.observe(done.compute_ns / 1e9)
+        now, total_ns = time.time(), time.perf_counter_ns() - began
+        loaded.statistics.succeeded(now, total_ns, done.queue_ns, done.compute_ns)
         self._request_log.completed(
-            time.time(),
+            now,
             loaded.name,
             loaded.version,
             trace_id=_trace_id(request.headers),
@@ -296,7 +285,6 @@ class _counted:  # noqa: N801 - reads as a word of the statement
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if isinstance(error, Exception):
-            self._loaded.metrics.failures.inc()
             self._loaded.statistics.fail.add(0)
 
 

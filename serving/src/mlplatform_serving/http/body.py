@@ -29,24 +29,63 @@ class BodyTimeout(ServingError):
     status = 408
 
 
-async def read_body(
-    receive: Receive, headers: Mapping[bytes, bytes], *, bytes_max: int, timeout_seconds: float
-) -> bytes:
-    """The whole body, unpacked. `TooLarge`, `BadRequest`, `BodyTimeout` or `ClientGone`."""
-    stated = int(headers.get(b"content-length", b"0"))
-    if stated > bytes_max:
-        # What was announced is let in and dropped, so that the client reads this answer before its
-        # connection breaks; up to what is decent.
-        raise _too_large(bytes_max, close=stated > _LINGER * bytes_max)
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            body = await _received(receive, bytes_max)
-    except TimeoutError:
-        raise BodyTimeout(
-            f"the body took longer than {timeout_seconds:g} s", headers=_CLOSE
-        ) from None
-    encoding = headers.get(b"content-encoding", b"identity").lower()
-    return body if encoding == b"identity" else await _unpacked(body, encoding, bytes_max)
+class BodyReader:
+    """Reads bodies; one for each server.
+
+    A timer for each body would cost more than most bodies take to read. One watches over all that
+    are being read, and looks now and then.
+    """
+
+    def __init__(self, *, bytes_max: int, seconds_max: float) -> None:
+        self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+        self._look_seconds = min(seconds_max / 4, 1.0)
+        self._began: dict[asyncio.Task[Any], float] = {}
+        self._late: set[asyncio.Task[Any]] = set()
+        self._watching = False
+
+    async def read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+        """The whole body, unpacked. `TooLarge`, `BadRequest`, `BodyTimeout` or `ClientGone`."""
+        stated = int(headers.get(b"content-length", b"0"))
+        if stated > self._bytes_max:
+            # What was announced is let in and dropped, so that the client reads this answer before
+            # its connection breaks; up to what is decent.
+            raise _too_large(self._bytes_max, close=stated > _LINGER * self._bytes_max)
+        body = await self._in_time(receive)
+        encoding = headers.get(b"content-encoding", b"identity").lower()
+        return body if encoding == b"identity" else await _unpacked(body, encoding, self._bytes_max)
+
+    async def _in_time(self, receive: Receive) -> bytes:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a body is read in a task")
+        loop = task.get_loop()
+        self._began[task] = loop.time()
+        if not self._watching:
+            self._watching = True
+            loop.call_later(self._look_seconds, self._look, loop)
+        try:
+            return await _received(receive, self._bytes_max)
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise
+            task.uncancel()
+            raise BodyTimeout(
+                f"the body took longer than {self._seconds_max:g} s", headers=_CLOSE
+            ) from None
+        finally:
+            del self._began[task]
+            self._late.discard(task)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for task, began in self._began.items():
+            if now - began >= self._seconds_max and task not in self._late:
+                self._late.add(task)
+                task.cancel()
+        self._watching = bool(self._began)
+        if self._watching:
+            loop.call_later(self._look_seconds, self._look, loop)
 
 
 async def _received(receive: Receive, bytes_max: int) -> bytes:

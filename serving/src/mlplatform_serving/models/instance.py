@@ -10,12 +10,14 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from mlplatform_serving.backends.port import Backend
 from mlplatform_serving.errors import InferenceFailed, ServingError, Unavailable
+from mlplatform_serving.models.waking import open_waker
 from mlplatform_serving.protocol.datatypes import DTYPES
 from mlplatform_serving.protocol.tensors import Array
 
@@ -50,6 +52,9 @@ class Instance:
         self._outputs = [(spec, DTYPES[spec.datatype]) for spec in backend.signature.outputs]
         self._loop = asyncio.get_running_loop()
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._done: deque[tuple[_Work, Done | Exception | None]] = deque()
+        self._told = False
+        self._waker = open_waker(self._loop, self._collect)
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -76,6 +81,7 @@ class Instance:
         await self._idle.wait()
         self._work.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._waker.close()
         self.backend.close()
 
     # --- in the thread ---------------------------------------------------------------------------
@@ -92,10 +98,13 @@ class Instance:
                     answer = Done(outputs, began - work.queued_ns, ended - began)
                 except Exception as error:
                     answer = self._failed(error)
-            try:
-                self._loop.call_soon_threadsafe(self._ended, work, answer)
-            except RuntimeError:
-                return  # the loop has ended, and with it whoever waited
+            self._done.append((work, answer))
+            if not self._told:
+                self._told = True
+                try:
+                    self._waker.wake()
+                except RuntimeError:
+                    return  # the loop has ended, and with it whoever waited
             del work, answer
 
     def _check(self, outputs: Mapping[str, Array]) -> None:
@@ -115,6 +124,13 @@ class Instance:
         return InferenceFailed(f"model {self.name} failed")
 
     # --- on the loop -----------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """Waking the loop costs more than a small inference does: it is woken once for all that is
+        done by then. What is appended after the flag is down wakes it anew."""
+        self._told = False
+        while self._done:
+            self._ended(*self._done.popleft())
 
     def _ended(self, work: _Work, answer: Done | Exception | None) -> None:
         self.pending -= 1

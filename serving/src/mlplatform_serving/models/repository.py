@@ -16,7 +16,7 @@ from pathlib import Path
 from mlplatform_serving.backends.formats import open_backend
 from mlplatform_serving.backends.port import Backend
 from mlplatform_serving.errors import BadRequest, LoadFailed, NotFound, Unavailable
-from mlplatform_serving.metrics import Metrics, ModelMetrics
+from mlplatform_serving.metrics import Metrics
 from mlplatform_serving.models.instance import Instance
 from mlplatform_serving.models.manifest import MANIFEST, ModelFiles
 from mlplatform_serving.models.statistics import Statistics
@@ -34,7 +34,6 @@ class Loaded:
     digest: str
     backend: str
     instance: Instance
-    metrics: ModelMetrics
     statistics: Statistics = field(default_factory=Statistics)
 
 
@@ -201,8 +200,9 @@ class Repository:
             extra={"model": name, "version": version, "duration_seconds": round(seconds, 6)},
         )
         instance = Instance(name, backend, queue_size=self._queue_size)
-        metrics = self._metrics.of_model(name, version, lambda: instance.pending)
-        return Loaded(name, version, files.digest, backend_name, instance, metrics)
+        loaded = Loaded(name, version, files.digest, backend_name, instance)
+        self._metrics.follow(name, version, loaded.statistics, lambda: instance.pending)
+        return loaded
 
     @staticmethod
     def _open(folder: Path) -> tuple[ModelFiles, str, Backend]:

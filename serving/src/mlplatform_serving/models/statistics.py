@@ -1,22 +1,37 @@
-"""What a model version has done since it was loaded, in the form of Triton's statistics."""
+"""What a model version has done since it was loaded, in the form of Triton's statistics; of these
+the metrics are made."""
 
 from __future__ import annotations
 
-import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
+SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.35, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Upper bounds of the histograms: from half a millisecond, and close together around 100 ms, the
+usual target."""
+_BOUNDS_NS = tuple(int(seconds * 1e9) for seconds in SECONDS)
+
 
 @dataclass(slots=True)
-class _Spent:
+class Spent:
+    """How often, how long in sum, and how often how long."""
+
     count: int = 0
     ns: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
 
     def add(self, ns: int) -> None:
+        """Once more, for so long."""
         self.count += 1
         self.ns += ns
+        self.buckets[bisect_left(_BOUNDS_NS, ns)] += 1
 
     def as_json(self) -> dict[str, int]:
+        """In Triton's form."""
         return {"count": self.count, "ns": self.ns}
 
 
@@ -24,18 +39,18 @@ class _Spent:
 class Statistics:
     """Counts and sums; only the event loop writes them."""
 
-    success: _Spent = field(default_factory=_Spent)
-    fail: _Spent = field(default_factory=_Spent)
-    queue: _Spent = field(default_factory=_Spent)
-    compute: _Spent = field(default_factory=_Spent)
+    success: Spent = field(default_factory=Spent)
+    fail: Spent = field(default_factory=Spent)
+    queue: Spent = field(default_factory=Spent)
+    compute: Spent = field(default_factory=Spent)
     last_inference_ms: int = 0
 
-    def succeeded(self, total_ns: int, queue_ns: int, compute_ns: int) -> None:
-        """One inference was answered."""
+    def succeeded(self, at: float, total_ns: int, queue_ns: int, compute_ns: int) -> None:
+        """One inference was answered; `at` in seconds since the epoch."""
         self.success.add(total_ns)
         self.queue.add(queue_ns)
         self.compute.add(compute_ns)
-        self.last_inference_ms = int(time.time() * 1000)
+        self.last_inference_ms = int(at * 1000)
 
     def as_json(self, name: str, version: str) -> dict[str, Any]:
         """One entry of `model_stats`."""

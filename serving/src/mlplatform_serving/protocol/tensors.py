@@ -104,25 +104,35 @@ def decode_json(name: str, datatype: str, shape: Sequence[int], data: Buffer) ->
     """An array of the JSON list `data`, flat or nested as the shape is. `BadRequest` where the list
     has another form, or an element is none of the datatype's."""
     count = element_count(shape, name)
-    dtype = dtype_of(datatype)
     text = bytes(data)
-    plain = text
-    if b'"' in text:
-        if datatype != BYTES:
-            raise BadRequest(f"{name}: a string among {datatype} elements")
-        plain = STRINGS.sub(b"", text)
-    nested = _nested(name, plain, shape, count)
     try:
         if datatype == BYTES:
+            nested = _nested(name, STRINGS.sub(b"", text), shape, count)
             return _objects(_strings(text, len(shape) if nested else 1)).reshape(shape)
-        flat = b"[" + text.translate(None, b"[]") + b"]" if count else b"[]"
-        decoder = _floats if dtype.kind not in "iub" else _integers
-        values = (_booleans if dtype.kind == "b" else decoder).decode(flat)
-        with np.errstate(over="raise"):
-            return np.array(values, dtype).reshape(shape)
+        return _numbers(name, dtype_of(datatype), shape, count, text)
     except (msgspec.DecodeError, ValueError, TypeError, OverflowError, FloatingPointError) as error:
         said = str(error) if isinstance(error, msgspec.DecodeError) else "out of range"
         raise BadRequest(f"{name}: not {datatype} elements: {said}") from None
+
+
+def _numbers(
+    name: str, dtype: np.dtype[Any], shape: Sequence[int], count: int, text: bytes
+) -> Array:
+    kind = dtype.kind
+    decoder = _floats if kind not in "iub" else _booleans if kind == "b" else _integers
+    # A comma between each two, however they are nested: what is told apart before it is parsed.
+    if text.count(b",") != count - 1 or text.find(b"[", 1) > 0:
+        if b'"' in text:
+            raise BadRequest(f"{name}: a string among numbers")
+        if _nested(name, text, shape, count):
+            text = b"[" + text.translate(None, b"[]") + b"]" if count else b"[]"
+    values: Any = decoder.decode(text)
+    if len(values) != count:
+        raise _misshapen(name, shape, count)
+    if kind in "iub":
+        return np.array(values, dtype).reshape(shape)
+    with np.errstate(over="raise"):
+        return np.array(values, dtype).reshape(shape)
 
 
 def _nested(name: str, text: bytes, shape: Sequence[int], count: int) -> bool:
@@ -133,7 +143,11 @@ def _nested(name: str, text: bytes, shape: Sequence[int], count: int) -> bool:
         return False
     if shape and len(skeleton) == _skeleton_length(shape) and skeleton == _skeleton(shape):
         return True
-    raise BadRequest(f"{name}: the data is not {count} elements in the shape {list(shape)}")
+    raise _misshapen(name, shape, count)
+
+
+def _misshapen(name: str, shape: Sequence[int], count: int) -> BadRequest:
+    return BadRequest(f"{name}: the data is not {count} elements in the shape {list(shape)}")
 
 
 def _skeleton_length(shape: Sequence[int]) -> int:
