@@ -41,8 +41,8 @@ LOADS = (1.0, 1.3, 2.0)
 IN_TIME = 0.99
 GOODPUT_LEAST = 0.97
 HIGHEST_LEAST = 0.998
-"""Beside the best of the others: no lower, as far as can be told. The search ends in steps of 0.0016,
-and the seeds of one rule lie 0.01 apart."""
+"""Beside the best of the others: no lower, as far as can be told. The search ends in steps of
+0.0016, and the seeds of one rule lie 0.01 apart."""
 
 Setting = Callable[[Profile], Policy]
 

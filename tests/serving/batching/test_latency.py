@@ -43,7 +43,7 @@ def in_steps(size: int, random: Random) -> float:
 
 
 def curved(size: int, random: Random) -> float:
-    return 1 + 0.02 * size**1.8
+    return float(1 + 0.02 * size**1.8)
 
 
 def taught(
