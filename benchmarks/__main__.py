@@ -23,6 +23,7 @@ from benchmarks import (
     fanout,
     memory,
     resume,
+    serving_protocol,
     single,
     small,
 )
@@ -40,6 +41,9 @@ def main() -> int:
         "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),
         "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
+        "serving_protocol": lambda: serving_protocol.measure(
+            asked.pairs or serving_protocol.ROUNDS
+        ),
         "single": lambda: single.measure(asked.pairs or single.PAIRS),
         "small": lambda: small.measure(asked.pairs or small.PAIRS),
         "memory": lambda: memory.measure(full=asked.full),
