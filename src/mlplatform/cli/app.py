@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "status": (
         "mlplatform.cli.commands.replication:status",
-        "Show the grid: which version is where, and how its bytes were proven.",
+        "Show the grid: which version is where, how its bytes were proven, and who serves it.",
     ),
     "versions": (
         "mlplatform.cli.commands.replication:versions",
