@@ -38,7 +38,7 @@ def with_outliers(size: int, random: Random) -> float:
 
 def in_steps(size: int, random: Random) -> float:
     """Padded to powers of two by the backend."""
-    padded = 2.0 ** (size - 1).bit_length()
+    padded = float(1 << (size - 1).bit_length())
     return (3 + 0.5 * padded) * random.gauss(1, 0.02)
 
 
@@ -152,6 +152,24 @@ def test_one_batch_that_hung_changes_next_to_nothing() -> None:
     before = model.seconds(16, KEY)
     model.observe(16, KEY, 30.0)
     assert model.seconds(16, KEY) == pytest.approx(before, rel=0.1)
+
+
+def test_one_batch_that_hung_is_no_news_of_sizes_that_never_ran() -> None:
+    random = Random(1)
+    model = LearnedLatency(CAP)
+    for _ in range(200):
+        size = random.randint(1, 16)
+        model.observe(size, KEY, linear(size, random) / 1000 * random.gauss(1, 0.03))
+    model.observe(16, KEY, 5.0)
+    assert model.seconds(20, KEY) * 1000 <= 1.5 * linear(20, random)
+
+
+def test_small_batches_that_were_slow_do_not_make_large_ones_look_quicker() -> None:
+    model = LearnedLatency(CAP)
+    for _ in range(20):
+        model.observe(1, KEY, 0.010)
+        model.observe(2, KEY, 0.004)
+    assert model.seconds(2, KEY) >= model.seconds(1, KEY)
 
 
 @given(st.lists(st.tuples(st.integers(1, CAP), st.floats(0, 10)), max_size=120))

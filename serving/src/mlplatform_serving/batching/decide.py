@@ -8,9 +8,9 @@ When the leader's deadline is too near for a batch of all who wait, there are tw
 **cut** to what the leader can bear: nobody is lost now, but a launch is spent on few. Or those who
 are in the way are **refused**, and the batch is as full as it can be. Cutting always ends in many
 small batches under load (Clockwork's choice, without its admission); refusing always loses answers
-that a quiet executor had time for (Nexus, SOSP 2019, section 4.3). Here a cut must cost nobody
-anything, by the model: all who are left out still make it in full batches behind it. The profile
-thereby chooses: where launching is most of a batch, a second launch seldom fits.
+that a quiet executor had time for (Nexus, SOSP 2019, drops early like this). Here a cut must cost
+nobody anything, by the model: all who are left out still make it in full batches behind it. The
+profile thereby chooses: where launching is most of a batch, a second launch seldom fits.
 
 A request is refused when it comes if, behind all who go before it, it would be late.
 

@@ -8,7 +8,7 @@ fan that slows down and a noisy neighbour are in it; batches are about as large 
 between the same powers of two, or when the backend pads them to the same size.
 
 A prediction must hold for the slow batch, not for the mean: where it is too low, a whole batch is
-late (Clockwork, OSDI 2020, section 4, predicts by a rolling high quantile for the same reason).
+late. Clockwork (OSDI 2020) predicts by a rolling high quantile for the same reason.
 """
 
 from __future__ import annotations
