@@ -79,6 +79,8 @@ prometheus = _server("prometheus")
 promtool = _tool("promtool")
 rclone = _tool("rclone")
 tritonclient = _tool("tritonclient")
+schemathesis = _tool("schemathesis")
+atheris = _tool("atheris")
 
 
 @pytest.fixture(scope="session")

@@ -598,6 +598,18 @@ SERVERS = (
         PythonLock(REQUIREMENTS / "tritonclient.txt"),
         "bin/python",
     ),
+    Server(
+        "schemathesis",
+        _locked("schemathesis", "schemathesis"),
+        PythonLock(REQUIREMENTS / "schemathesis.txt"),
+        "bin/schemathesis",
+    ),
+    Server(
+        "atheris",
+        _locked("atheris", "atheris"),
+        PythonLock(REQUIREMENTS / "atheris.txt"),
+        "bin/python",
+    ),
     # Not the 3.4 that distributions have: without RequestWatchProgress a rolling update of a few
     # hundred pods takes a quarter of an hour.
     Server(
