@@ -4,6 +4,7 @@ the metrics are made."""
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,10 @@ SECONDS = (
 )
 """Upper bounds of the histograms: from half a millisecond, and close together around 100 ms, the
 usual target."""
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Upper bounds of the histogram of batches."""
+SHED_REASONS = ("queue_full", "deadline", "memory")
+"""Why an inference is refused to keep the rest in time. Each is stated from the first, as 0."""
 _BOUNDS_NS = tuple(int(seconds * 1e9) for seconds in SECONDS)
 
 
@@ -36,6 +41,21 @@ class Spent:
 
 
 @dataclass(slots=True)
+class Sizes:
+    """How many batches, of how many in sum, and how many of each size."""
+
+    count: int = 0
+    total: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(SIZES) + 1))
+
+    def add(self, size: int) -> None:
+        """One batch more, of so many."""
+        self.count += 1
+        self.total += size
+        self.buckets[bisect_left(SIZES, size)] += 1
+
+
+@dataclass(slots=True)
 class Statistics:
     """Counts and sums; only the event loop writes them."""
 
@@ -43,6 +63,10 @@ class Statistics:
     fail: Spent = field(default_factory=Spent)
     queue: Spent = field(default_factory=Spent)
     compute: Spent = field(default_factory=Spent)
+    batches: Sizes = field(default_factory=Sizes)
+    """What the model was given at a time; stated as `model_serving_batch_size`."""
+    shed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SHED_REASONS, 0)))
+    """What was refused, by reason; stated as `model_serving_shed_total`."""
     last_inference_ms: int = 0
 
     def succeeded(self, at: float, total_ns: int, queue_ns: int, compute_ns: int) -> None:
