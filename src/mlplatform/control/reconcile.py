@@ -282,10 +282,11 @@ class _Loop(Generic[Seen]):
         for action in left:
             if action.key in revised:
                 continue
-            if action.key in decided or action.carries_on:
+            if action.key in decided or (action.carries_on and stream.begun):
                 wanted.append(decided.get(action.key, action))
             else:
-                self._record(stream, _undecided(action, held.get((action.subject, action.region))))
+                hold = held.get((action.subject, action.region))
+                self._record(stream, _undecided(action, hold, fresh.basis))
         return wanted
 
     def _decide_anew(self, plan: Plan) -> Plan:
@@ -380,11 +381,15 @@ def batches(actions: Iterable[Action]) -> Mapping[str, Sequence[Action]]:
     return found
 
 
-def _undecided(action: Action, hold: Hold | None) -> Outcome:
-    """What became of an action that was planned and, on resuming, is not decided any more."""
+def _undecided(action: Action, hold: Hold | None, basis: Mapping[str, str]) -> Outcome:
+    """What became of an action that was planned and, on resuming, is not decided any more; with
+    what was found of its subject, which tells whether it was done already."""
     if hold is None:
         detail = "no longer decided: done already, or not wanted any more"
-        return Outcome(action=action.key, result=Result.NOTHING, detail=detail)
+        found = {name: value for name, value in basis.items() if action.subject in name}
+        return Outcome(
+            action=action.key, result=Result.NOTHING, detail=detail, measured={"basis": found}
+        )
     if hold.unknown:
         return Outcome(action=action.key, result=Result.UNKNOWN, detail=hold.reason)
     return Outcome(action=action.key, result=Result.FAILED, detail=hold.reason, exit_code=3)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 
 from mlplatform.control.retry import Retry, Settling
-from mlplatform.core.errors import ConditionFailed
+from mlplatform.core.errors import ConditionFailed, Unavailable
 from mlplatform.ports.traffic import RouteState, Traffic, TrafficFeatures, Weights, check_epoch
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,11 @@ class RetryingTraffic:
     ) -> RouteState | None:
         """The state if it is ours, None if it is still the one that was expected."""
         found = self._traffic.read()
+        if sum(found.weights.values()) != 100:
+            raise Unavailable(
+                f"answered with {dict(found.weights) or 'nothing'}, and weights total 100",
+                store=self.url,
+            )
         check_epoch(found, epoch, where=self.url)
         if found.tag == expected.tag:
             return None  # also where the write was to change nothing: then it is to prove itself

@@ -56,8 +56,8 @@ class Action(Record):
     """Actions of one batch are handed to `act` together, so that they can share work (one read
     of the source for many targets). Empty: on its own."""
     carries_on: bool = False
-    """Done whatever is decided by the time it is due, and whatever failed before it: it watches, or
-    puts back, what actions before it did."""
+    """Done whatever is decided by the time it is due, and whatever failed before it, once anything
+    of the operation was begun: it watches, or puts back, what actions before it did."""
     parameters: JSON = Field(default_factory=dict)
     """What is done. A plan that was agreed to is stale when one of these has changed."""
     figures: JSON = Field(default_factory=dict)

@@ -24,6 +24,7 @@ from mlplatform.control.quorum import ControlStore
 from mlplatform.control.regions import each_region, gathered
 from mlplatform.control.two_paths import FROZEN
 from mlplatform.core.errors import (
+    CheckFailed,
     ConditionFailed,
     DeadlineExceeded,
     Fenced,
@@ -36,12 +37,14 @@ from mlplatform.core.errors import (
 from mlplatform.core.plan import JSON, Action, Hold, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
+from mlplatform.failover.case import verdicts_in_force
 from mlplatform.failover.decide import FEATURE, decide, propose_requests
 from mlplatform.failover.evidence import Evidence
 from mlplatform.failover.loads import LastLoads, with_declared
 from mlplatform.failover.moved import Moved, who_still_comes
 from mlplatform.failover.recoveries import Memory, Operation, recoveries_of, written_by
 from mlplatform.failover.seen import (
+    Gate,
     Load,
     Mode,
     Orders,
@@ -209,8 +212,8 @@ class Estate:
     def _state(self, route: str, epoch: int | None) -> RouteState | _Newer:
         traffic = self.open_traffic(route)
         state = traffic.read()
-        if epoch is None:
-            return state
+        if epoch is None or sum(state.weights.values()) != 100:
+            return state  # an answer that is none is not claimed; what it means is judged later
         try:
             check_epoch(state, epoch, where=traffic.url)
             if state.epoch == epoch and state.writer in ("", self.writer):
@@ -341,6 +344,7 @@ class Mover:
     _planned: frozenset[str] = frozenset()
     """Keys of what was decided last."""
     _looked: float = float("-inf")
+    _seen: Seen | None = None
 
     def observe(self) -> Seen:
         """The route, claimed; and every other where it matters whether the source serves there."""
@@ -352,6 +356,7 @@ class Mover:
             routes = None if self.request.mode is Mode.PLANNED else [self.route]
             seen = self.estate.observe(routes, epochs=epochs)
             if not _rests(seen.orders, self.operation):
+                self._seen = seen
                 return seen
             self._rest(seen.orders.paused[self.operation])
 
@@ -453,6 +458,8 @@ class Mover:
                 store=traffic.url,
                 hint="somebody else changed them; run again",
             )
+        if action.carries_on:
+            self._check_well(action)
         self.guard()
         try:
             state = traffic.write(after, epoch=epoch, writer=self.estate.writer, expected=state)
@@ -480,6 +487,23 @@ class Mover:
             )
         measured["authoritative_seconds"] = self._since_decided()
         return self._done(action, _shares(state.weights), measured=measured)
+
+    def _check_well(self, action: Action) -> None:
+        """`CheckFailed` where weights are put back to a region that is no longer well: what is done
+        whatever is decided is not done to that end."""
+        if self._seen is None or Gate.VERDICT in self.request.broken:
+            return
+        verdicts = verdicts_in_force(self.estate.topology, self._seen)
+        before, after = action.parameters["before"], action.parameters["after"]
+        for region, weight in after.items():
+            verdict = verdicts.get(region)
+            gains = weight > before.get(region, 0)
+            if gains and verdict is not None and verdict.health is not Health.HEALTHY:
+                raise CheckFailed(
+                    f"{self.route}: nothing goes back to {region}, which is "
+                    f"{verdict.health.value}: {'; '.join(verdict.because[:1])}",
+                    hint=f"`mlplatform failover back --route {self.route}` once it is well",
+                )
 
     def _is_in_force(self, traffic: Traffic, state: RouteState) -> bool:
         try:

@@ -104,8 +104,10 @@ class EvidenceReader:
         if before is None:
             seen = _Seen(record.round, now, by_wall, now, (record.round,))
         elif record.round not in before.rounds:
-            # It was written since we looked last: the wall clocks may say when, within that.
-            age = min(max(by_wall, 0.0), now - before.looked_at)
+            # It was written since we looked last: the wall clocks may say when, within that. Where
+            # they put it outside, one is wrong, and it may have been written right after.
+            gap = now - before.looked_at
+            age = by_wall if 0 <= by_wall <= gap else gap
             rounds = (record.round, *before.rounds[: _ROUNDS - 1])
             seen = _Seen(record.round, now, age, now, rounds)
         else:

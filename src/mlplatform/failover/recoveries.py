@@ -16,6 +16,7 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Entry, Journal, Kind, Stream
 from mlplatform.core.errors import IntegrityError, NotFound
 from mlplatform.core.plan import Action, Outcome, Plan, Result
+from mlplatform.failover.case import weights_key
 from mlplatform.failover.decide import FEATURE
 from mlplatform.failover.seen import Mode, Recovery
 
@@ -106,19 +107,24 @@ def _steps(entries: Sequence[Entry]) -> Iterator[Step]:
 def recoveries_of(
     operation: Operation, now: datetime, held: Mapping[str, int] | None = None
 ) -> list[Recovery]:
-    """An operation as `decide` looks back on it: one recovery for each region that was left, since
-    a further fault amends the operation that is under way. `held`: the weights that the target has
-    now, if they are known. Ages are by wall clocks, which may differ between who wrote and who
-    reads: they are never negative."""
+    """An operation as `decide` looks back on it: one recovery for each region that was left, and
+    why, since a further fault amends the operation that is under way. `held`: the weights that the
+    target has now, if they are known. Ages are by wall clocks, which may differ between who wrote
+    and who reads: they are never negative."""
     actions = operation.actions
     first = next(iter(actions.values()))
-    by_source: dict[str | None, list[Action]] = {first.parameters.get("source"): []}
+    found: dict[tuple[Mode, str | None], list[Action]] = {_purpose(first): []}
     for key in dict.fromkeys(step.action for step in _shifts(operation, held)):
-        by_source.setdefault(actions[key].parameters.get("source"), []).append(actions[key])
+        found.setdefault(_purpose(actions[key]), []).append(actions[key])
     return [
-        _recovery(operation, source, theirs or [], first, now)
-        for source, theirs in by_source.items()
+        _recovery(operation, mode, source, shifts, first, now)
+        for (mode, source), shifts in found.items()
     ]
+
+
+def _purpose(action: Action) -> tuple[Mode, str | None]:
+    asked = action.parameters
+    return Mode(asked.get("mode", Mode.UNPLANNED.value)), asked.get("source")
 
 
 def _shifts(operation: Operation, held: Mapping[str, int] | None) -> Iterator[Step]:
@@ -130,18 +136,26 @@ def _shifts(operation: Operation, held: Mapping[str, int] | None) -> Iterator[St
             continue
         outcome = operation.outcomes.get(step.action)
         open_ = outcome is None or outcome.result is Result.UNKNOWN
+        if outcome is not None and _was_given_up(operation, action, outcome):
+            continue
         if step.ok or (open_ and action.parameters["after"] == held):
             yield step
 
 
+def _was_given_up(operation: Operation, action: Action, outcome: Outcome) -> bool:
+    """Whether nothing was to be done of a shift any more, and other weights were there than its."""
+    found = outcome.measured.get("basis", {}).get(f"route/{operation.route}")
+    return found is not None and found != weights_key(action.parameters["after"])
+
+
 def _recovery(
     operation: Operation,
+    mode: Mode,
     source: str | None,
     shifts: Sequence[Action],
     first: Action,
     now: datetime,
 ) -> Recovery:
-    mode = Mode((shifts[0] if shifts else first).parameters.get("mode", Mode.UNPLANNED.value))
     began_with: Mapping[str, int] = shifts[0].parameters["before"] if shifts else {}
     ended_with: Mapping[str, int] = shifts[-1].parameters["after"] if shifts else {}
     first_after: Mapping[str, int] = shifts[0].parameters["after"] if shifts else {}
@@ -166,6 +180,11 @@ def _recovery(
         and all(shift.key in operation.outcomes for shift in shifts)
         and all(outcome.ok for outcome in operation.outcomes.values()),
         automatic=bool(first.parameters.get("automatic")),
+        drained=any(
+            action.kind == "drain" and action.region == source
+            for action in map(operation.actions.get, (step.action for step in operation.steps))
+            if action is not None
+        ),
     )
 
 

@@ -122,7 +122,7 @@ def _is_drained(case: Case, region: str, sick_seconds: float) -> bool:
     """Whether a region turned sick while it was being left on purpose: its servers call themselves
     not ready, because they were told to."""
     return any(
-        recovery.mode is Mode.PLANNED
+        recovery.drained
         and recovery.source == region
         and (recovery.ended_seconds_ago or 0.0) <= sick_seconds <= recovery.began_seconds_ago
         for recovery in case.seen.recoveries

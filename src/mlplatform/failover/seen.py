@@ -155,6 +155,8 @@ class Recovery:
     """Every action was done; for a drill: the standby is proven."""
     automatic: bool = False
     """Whether a watch began it, not an operator."""
+    drained: bool = False
+    """Its source's servers were told to call themselves not ready, or may have been."""
 
 
 @dataclass(frozen=True, slots=True)

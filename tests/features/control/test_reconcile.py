@@ -493,20 +493,19 @@ def test_what_is_decided_newly_revises_the_plan_in_the_same_operation(world: Wor
     assert [action.subject for action in report.plan.actions] == ["a", "c"]
 
 
+@dataclass
+class Watchful(Lamplighter):
+    """Lights one, then looks after it."""
+
+    def decide(self, seen: dict[str, bool | Unknown], now: datetime) -> Plan:
+        plan = super().decide(seen, now)
+        if not plan.actions:
+            return plan
+        look = plan.actions[0].model_copy(update={"key": "look", "carries_on": True, "batch": ""})
+        return plan.model_copy(update={"actions": (*plan.actions, look)})
+
+
 def test_what_carries_on_is_done_whatever_is_decided_or_fails(world: World) -> None:
-    @dataclass
-    class Watchful(Lamplighter):
-        """Lights one, then looks after it."""
-
-        def decide(self, seen: dict[str, bool | Unknown], now: datetime) -> Plan:
-            plan = super().decide(seen, now)
-            if not plan.actions:
-                return plan
-            look = plan.actions[0].model_copy(
-                update={"key": "look", "carries_on": True, "batch": ""}
-            )
-            return plan.model_copy(update={"actions": (*plan.actions, look)})
-
     watchful = Watchful(world, wanted=("a",))
     assert list(results(Process(world).run(watchful, amend=True)).values()) == ["done", "done"]
     assert watchful.acted == [("a",), ("a",)]
@@ -518,6 +517,16 @@ def test_what_carries_on_is_done_whatever_is_decided_or_fails(world: World) -> N
     assert failing.acted == [("b",), ("b",)]
 
 
+def test_nothing_carries_on_of_what_was_never_begun(world: World) -> None:
+    """A controller was deposed between its plan and its first act, and another has the work."""
+    operation = interrupted_after(world, 0, Watchful(world))
+    world.lit |= {"a", "b", "c"}
+    watchful = Watchful(world)
+    report = Process(world).resume(operation, watchful)
+    assert set(results(report).values()) == {"nothing-to-do"}
+    assert watchful.acted == []
+
+
 def test_who_does_not_amend_carries_out_the_plan(world: World) -> None:
     Process(world).run(Lamplighter(world), on_outcome=light_later(world, "c"))
     assert world.effects == ["a", "b", "c"]
@@ -526,11 +535,11 @@ def test_who_does_not_amend_carries_out_the_plan(world: World) -> None:
 # Resuming.
 
 
-def interrupted_after(world: World, effects: int) -> str:
+def interrupted_after(world: World, effects: int, controller: Lamplighter | None = None) -> str:
     process = Process(world, "host:dead")
     with pytest.raises(Interrupted):
         process.run(
-            Lamplighter(world),
+            controller or Lamplighter(world),
             stop=lambda: len(world.effects) >= effects,
         )
     return process.entries()[0].operation

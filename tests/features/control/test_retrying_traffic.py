@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeVar
 
@@ -222,6 +222,15 @@ def test_write(ground: Ground, case: Case, caplog: pytest.LogCaptureFixture) -> 
         assert metrics.settled.value(verb="write", answer=case.settled) == counted + 1
     if case.faults:
         assert "write memory://memory: attempt 1 retried" in caplog.text
+
+
+def test_an_empty_answer_settles_nothing(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API that is ill lists nothing, with 200, where our own weights are."""
+    ground.faulty.faults["write"] = [answer_lost()]
+    read, answers = ground.inner.read, [replace(ground.seen, weights={}, epoch=0, tag="none")]
+    monkeypatch.setattr(ground.inner, "read", lambda: answers.pop() if answers else read())
+    assert dict(ground.write().weights) == OURS
+    assert ground.faulty.calls.count("write") == 1
 
 
 def test_a_refusal_that_is_in_no_doubt_is_not_read_back(ground: Ground) -> None:

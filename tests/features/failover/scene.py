@@ -189,10 +189,21 @@ def past(
     moved: int = 50,
     targets: tuple[str, ...] = (),
     passed: bool = True,
+    drained: bool = False,
 ) -> Recovery:
     """A recovery that ended so many seconds ago, a minute after it had begun."""
     began_seconds_ago = began if began is not None else (ended or 0) + 60
-    return Recovery(f"op-{source}", mode, source, began_seconds_ago, ended, targets, moved, passed)
+    return Recovery(
+        f"op-{source}",
+        mode,
+        source,
+        began_seconds_ago,
+        ended,
+        targets,
+        moved,
+        passed,
+        drained=drained,
+    )
 
 
 def shifts(plan: Plan) -> list[Action]:

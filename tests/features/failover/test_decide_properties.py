@@ -310,6 +310,11 @@ def test_what_is_done_is_not_done_again(asked: Asked) -> None:
     )
     later = asked.made.with_weights(after).but(load=loads, recoveries=recoveries)
     again = decide(later.topology, later.seen, request, NOW)
+    if shifts(plan)[-1].parameters["step"] == "returned":
+        # The others may go on to what they are to have; who gave back gets nothing.
+        gave = {r for r, weight in after.items() if weight < case.weights[r]}
+        assert not [s for s in shifts(again) if gave & set(gaining(after, s.parameters["after"]))]
+        return
     assert not shifts(again), shifts(again)[0].reason
 
 

@@ -321,6 +321,20 @@ def test_a_drill_waits_for_its_last_clients_and_does_not_begin_anew() -> None:
     assert results == ["done"] * 4, moves.reports["api"].outcomes
 
 
+def test_what_a_drill_moved_does_not_go_back_to_a_region_that_has_died() -> None:
+    world = World(settings={"safety": {"step_seconds": 5}})
+
+    def die(route: str, outcome: Outcome) -> None:
+        if world.state.weights["eu"]:
+            world.kill("us", ago=60)
+
+    moves = go(world.estate(), Request(Mode.DRILL, targets=("eu",)), Said(outcome=die))
+    assert dict(world.state.weights) == {"us": 99, "eu": 1}
+    failed = [o for o in moves.reports["api"].outcomes if o.result is Result.FAILED]
+    assert [outcome.error for outcome in failed] == ["CheckFailed"]
+    assert "nothing goes back to us, which is unhealthy" in failed[0].detail
+
+
 def test_a_planned_move_drains_the_source_and_leaves_it_ready_afterwards() -> None:
     world = World()
     lame: list[bool] = []

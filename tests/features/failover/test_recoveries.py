@@ -12,6 +12,7 @@ import pytest
 
 from mlplatform.control.journal import Journal, Kind, Stream
 from mlplatform.core.plan import Action, Outcome, Plan, Result
+from mlplatform.failover.case import weights_key
 from mlplatform.failover.recoveries import (
     Memory,
     Operation,
@@ -151,6 +152,23 @@ def test_a_further_fault_in_the_same_operation_is_a_recovery_too(book: Book) -> 
     assert first.operation == second.operation
 
 
+def test_a_drill_that_ends_in_a_fault_is_a_drill_and_a_recovery(book: Book) -> None:
+    """What the fault took counts towards what a cascade may take."""
+    stream = book.begin((HALF, TRICKLE), (TRICKLE, HALF), mode=Mode.DRILL)
+    outcome(stream, 0)
+    outcome(stream, 1)
+    further = Plan(feature="failover", actions=(shift(HALF, AWAY),))
+    stream.append(Kind.REVISION, {"plan": further.model_dump(mode="json")}, fence=1)
+    outcome(stream, 0)
+    drill, fault = recoveries_of(book.only(), START)
+    assert (drill.mode, fault.mode, fault.source, fault.moved) == (
+        Mode.DRILL,
+        Mode.UNPLANNED,
+        "us",
+        50,
+    )
+
+
 def test_one_that_failed_has_not_passed(book: Book) -> None:
     stream = book.begin((HALF, AWAY))
     outcome(stream, 0, Result.FAILED)
@@ -211,6 +229,9 @@ def test_what_is_closed_is_read_once(book: Book) -> None:
         pytest.param("unknown", AWAY, AWAY, id="nobody could say, and it is there"),
         pytest.param("unknown", HALF, None, id="nobody could say, and it is not there"),
         pytest.param("planned", AWAY, None, id="only planned"),
+        pytest.param("done already", HALF, AWAY, id="found done after a crash: whatever is there"),
+        pytest.param("given up", HALF, None, id="found not done after a crash, and given up"),
+        pytest.param("given up", AWAY, None, id="given up, and set by somebody since"),
     ],
 )
 def test_which_weights_are_ours(
@@ -225,6 +246,10 @@ def test_which_weights_are_ours(
         outcome(stream, 0, Result.FAILED)
     elif told == "unknown":
         outcome(stream, 0, Result.UNKNOWN)
+    elif told == "done already":
+        outcome(stream, 0, Result.NOTHING, basis={"route/api": weights_key(AWAY)})
+    elif told == "given up":
+        outcome(stream, 0, Result.NOTHING, basis={"route/api": weights_key(HALF)})
     assert written_by([book.only()], held) == ours
 
 
