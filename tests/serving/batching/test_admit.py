@@ -12,7 +12,7 @@ from mlplatform_serving.batching.decide import Admit, Rule, admit
 
 from .known import Known, Waiting, backlog_of, ms
 
-FOUR = Rule(cap=4, queue_items=16, queue_bytes=1000)
+FOUR = Rule(cap=4, queue_requests=5, queue_bytes=1000)
 W = Waiting
 
 
@@ -82,10 +82,10 @@ CASES = [
     Case("larger than a batch may be", W(0, 900, size=5), "too_large"),
     Case("its deadline is over", W(0, 0), "expired"),
     Case(
-        "the queue is full by items",
-        W(0, 900, size=2),
-        "queue_items",
-        tuple(W(n, 900) for n in range(1, 16)),
+        "the queue is full",
+        W(0, 900),
+        "queue_requests",
+        tuple(W(n, 900, size=4) for n in range(1, 6)),
         10,
     ),
     Case(
@@ -100,7 +100,7 @@ CASES = [
         W(0, 900),
         "admitted instead of 4",
         (
-            *(W(n, 800 + n, size=4) for n in (1, 2)),
+            *(W(n, 800 + n, size=4) for n in (1, 2, 5)),
             *(W(n, 500 + n, size=4, priority=1) for n in (3, 4)),
         ),
         10,

@@ -142,7 +142,7 @@ CASES = [
     Case(
         "compatibility: the window is over",
         (W(1, 80, arrival_ms=-5),),
-        "run 1: all",
+        "run 1: window",
         rule=Rule(cap=4, window_seconds=0.005),
     ),
     Case(
@@ -154,7 +154,7 @@ CASES = [
     Case(
         "compatibility: no window for whoever would be late by it",
         (W(1, 12.9),),
-        "run 1: all",
+        "run 1: window",
         rule=Rule(cap=4, window_seconds=0.005),
     ),
 ]

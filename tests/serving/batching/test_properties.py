@@ -16,7 +16,7 @@ from mlplatform_serving.batching.request import Request
 
 from .known import Known, Waiting, ms
 
-RULE = Rule(cap=8, queue_items=24, queue_bytes=400, turn=3)
+RULE = Rule(cap=8, queue_requests=8, queue_bytes=400, turn=3)
 FLOAT = 1e-9
 """Sums of floats differ by their order."""
 
@@ -30,7 +30,9 @@ class Told:
     log: list[str] = field(default_factory=list)
 
 
-def live(requests: Sequence[Request], latency: Known, rule: Rule = RULE) -> Told:
+def live(
+    requests: Sequence[Request], latency: Known, rule: Rule = RULE, *, offered: bool = False
+) -> Told:
     """All of them through one executor, with what must hold after each step."""
     told = Told()
     batcher = Batcher(rule, latency)
@@ -50,8 +52,12 @@ def live(requests: Sequence[Request], latency: Known, rule: Rule = RULE) -> Told
             batcher.finished(None)
         elif coming and coming[0].arrival == now:
             request = coming.pop(0)
-            answer = batcher.arrive(request, now)
-            if isinstance(answer, Admit):
+            answer = batcher.offer(request, now) if offered else batcher.arrive(request, now)
+            if isinstance(answer, Dispatch):
+                ends = now + latency.seconds(answer.size, request.key)
+                told.answers[request.id] += 1
+                told.ran.append((now, answer))
+            elif isinstance(answer, Admit):
                 told.answers.update(gone.id for gone in answer.displaced)
             else:
                 told.answers[request.id] += 1
@@ -71,7 +77,8 @@ def live(requests: Sequence[Request], latency: Known, rule: Rule = RULE) -> Told
             wake = step.until
             assert wake is None or wake > now
             assert ends is not None or not batcher.backlog.items or rule.window_seconds
-        assert 0 <= batcher.backlog.items <= rule.queue_items
+        assert 0 <= len(batcher.backlog) <= rule.queue_requests
+        assert len(batcher.backlog) == len(list(batcher.backlog))
         assert 0 <= batcher.backlog.bytes <= rule.queue_bytes
         for lane in batcher.backlog.lanes:
             assert lane.passed <= rule.turn + lanes_most - 1
@@ -153,7 +160,7 @@ def test_crowds_of_equals(drawn: list[Waiting], latency: Known) -> None:
 
 @given(st.lists(waiting, max_size=40), st.floats(0.1, 30))
 def test_a_fixed_window_breaks_none_of_it(drawn: list[Waiting], window_ms: float) -> None:
-    rule = Rule(cap=8, queue_items=24, queue_bytes=400, turn=3, window_seconds=ms(window_ms))
+    rule = Rule(cap=8, queue_requests=8, queue_bytes=400, turn=3, window_seconds=ms(window_ms))
     requests = requests_of(drawn)
     told = live(requests, Known(), rule)
     assert told.answers == Counter(request.id for request in requests)
@@ -165,8 +172,15 @@ def test_the_same_again_is_the_same(drawn: list[Waiting], latency: Known) -> Non
     assert live(requests, latency).log == live(requests, latency).log
 
 
+@given(st.lists(waiting, max_size=60), models)
+def test_an_offer_is_an_arrival_and_a_decision(drawn: list[Waiting], latency: Known) -> None:
+    requests = requests_of(drawn)
+    offered, told = live(requests, latency, offered=True), live(requests, latency)
+    assert (offered.ran, offered.answers) == (told.ran, told.answers)
+
+
 def test_a_flood_of_higher_priority_leaves_the_lowest_its_turn() -> None:
-    rule = Rule(cap=8, queue_items=10_000, queue_bytes=400, turn=3)
+    rule = Rule(cap=8, queue_requests=10_000, queue_bytes=400, turn=3)
     flood = [Waiting(0, 60, arrival_ms=at * 0.5) for at in range(4000)]
     low = [Waiting(0, 400, priority=1, arrival_ms=at * 20) for at in range(100)]
     requests = requests_of([*flood, *low])

@@ -40,13 +40,14 @@ class Backlog:
 
     def __init__(self) -> None:
         self._lanes: dict[tuple[int, Key], Lane] = {}
+        self._count = 0
         self.items = 0
         self.bytes = 0
         self.refused_in_a_row = 0
         """Refused by prediction while nothing ran, since something last did; the batcher counts."""
 
     def __len__(self) -> int:
-        return sum(len(lane.requests) for lane in self._lanes.values())
+        return self._count
 
     def __iter__(self) -> Iterator[Request]:
         for lane in self.lanes:
@@ -69,6 +70,7 @@ class Backlog:
         else:
             insort(requests, request, key=_DEADLINE)
         lane.items += request.size
+        self._count += 1
         self.items += request.size
         self.bytes += request.bytes
 
@@ -85,6 +87,7 @@ class Backlog:
                 raise KeyError(f"{sorted(ids - {request.id for request in gone})} do not wait here")
             items = sum(request.size for request in gone)
             lane.items -= items
+            self._count -= len(gone)
             self.items -= items
             self.bytes -= sum(request.bytes for request in gone)
             if len(gone) == len(lane.requests):

@@ -41,7 +41,8 @@ class Rule:
 
     cap: int = 32
     """Items in a batch, at most."""
-    queue_items: int = 1024
+    queue_requests: int = 1024
+    """Requests that wait, at most."""
     queue_bytes: int = 256 * 1024 * 1024
     turn: int = 8
     """A lane that so many batches left without is led by next: with L lanes, whoever waits in the
@@ -62,9 +63,11 @@ class Because(StrEnum):
     FULL = "full"
     """The cap was reached, or the next one's own size does not fit in the rest."""
     ALL = "all"
-    """Everybody who could be mixed."""
+    """Everybody who could be mixed: the executor was free."""
     SHRUNK = "shrunk"
     """Cut to what its tightest deadline allows; others wait."""
+    WINDOW = "window"
+    """The fixed window was over, or a deadline did not allow for it."""
     TURN = "turn"
     """Led by those whom batches had passed over."""
     PROBE = "probe"
@@ -78,7 +81,7 @@ class Refusal(StrEnum):
     """More items than a batch may have: no retry helps."""
     EXPIRED = "expired"
     """Its deadline was over when it came."""
-    QUEUE_ITEMS = "queue_items"
+    QUEUE_REQUESTS = "queue_requests"
     QUEUE_BYTES = "queue_bytes"
     PREDICTED_LATE = "predicted_late"
     """Behind those before it, and in a full batch, it would be late."""
@@ -156,9 +159,9 @@ def admit(
     finish = predicted_finish(request, backlog, now, latency, rule, busy_until)
     if finish > request.deadline and (busy_until is not None or not _probes(backlog, rule)):
         return Refuse(Refusal.PREDICTED_LATE, finish)
-    items = backlog.items + request.size - rule.queue_items
+    requests = len(backlog) + 1 - rule.queue_requests
     size_bytes = backlog.bytes + request.bytes - rule.queue_bytes
-    if items <= 0 and size_bytes <= 0:
+    if requests <= 0 and size_bytes <= 0:
         return Admit()
     displaced: list[Request] = []
     for lane in sorted(backlog.lanes, key=lambda lane: -lane.priority):
@@ -166,11 +169,11 @@ def admit(
             break
         for waiting in reversed(lane.requests):
             displaced.append(waiting)
-            items -= waiting.size
+            requests -= 1
             size_bytes -= waiting.bytes
-            if items <= 0 and size_bytes <= 0:
+            if requests <= 0 and size_bytes <= 0:
                 return Admit(tuple(displaced))
-    return Refuse(Refusal.QUEUE_ITEMS if items > 0 else Refusal.QUEUE_BYTES)
+    return Refuse(Refusal.QUEUE_REQUESTS if requests > 0 else Refusal.QUEUE_BYTES)
 
 
 def predicted_finish(
@@ -220,16 +223,18 @@ def decide(
     leading, in_turn = _leader(backlog.lanes, rule)
     others = [lane for lane in backlog.lanes if lane.key == leading.key and lane is not leading]
     lanes = [leading, *sorted(others, key=lambda lane: lane.priority)]
+    because = Because.TURN if in_turn else None
     if rule.window_seconds > 0 and sum(lane.items for lane in lanes) < rule.cap:
         oldest = min(request.arrival for lane in lanes for request in lane.requests)
         until = oldest + rule.window_seconds
         first = min(lane.requests[0].deadline for lane in lanes)
         if now < until and first - until >= latency.seconds(rule.cap, leading.key):
             return Wait(until)
+        because = Because.WINDOW
     refused, limit = _cut(leading, now, latency, rule)
     if refused:
         return Shed(tuple(leading.requests[:refused]), Refusal.YIELDED)
-    return _batch(lanes, limit, now, latency, rule, in_turn=in_turn)
+    return _batch(lanes, limit, now, latency, rule, because)
 
 
 def _probes(backlog: Backlog, rule: Rule) -> bool:
@@ -316,7 +321,12 @@ def largest(seconds: float, key: Key, latency: Latency, cap: int) -> int:
 
 
 def _batch(
-    lanes: Sequence[Lane], limit: int, now: float, latency: Latency, rule: Rule, *, in_turn: bool
+    lanes: Sequence[Lane],
+    limit: int,
+    now: float,
+    latency: Latency,
+    rule: Rule,
+    because: Because | None,
 ) -> Dispatch:
     """The leader's lane in its order, then the others by priority: whoever fits and can bear it."""
     key = lanes[0].key
@@ -337,8 +347,8 @@ def _batch(
                 longest = latency.seconds(limit, key)
             batch.append(request)
             size += request.size
-    if in_turn:
-        because = Because.TURN
+    if because is not None:
+        pass
     elif len(batch) == sum(len(lane.requests) for lane in lanes):
         because = Because.ALL if size < rule.cap else Because.FULL
     else:

@@ -16,9 +16,10 @@ class Key(NamedTuple):
     """Inputs as the model sees them: names, types, and shapes without the batch dimension."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One request. Instants are seconds of one monotonic clock."""
+    """One request. Instants are seconds of one monotonic clock. Nobody changes it; it is not frozen
+    because that triples what making one costs, once an inference."""
 
     id: int
     """Unique among all that wait at a time."""
