@@ -504,6 +504,22 @@ def test_history_tells_what_was_done(published: Estate) -> None:
     assert {entry["operation"] for entry in newest} == {operations[-1]}
 
 
+def test_one_broken_stream_of_a_journal_is_named_and_the_rest_is_imported(
+    published: Estate,
+) -> None:
+    published.good("replicate", "m")
+    (published.folder / "control").rename(published.folder / "kept")
+    broken, whole = sorted((published.folder / "kept" / "journal").iterdir())
+    (broken / "00000001.json").write_text("{}")
+    ran = published.run("history", "import", str(published.folder / "kept"))
+    require(ran, 8, f"{broken.name} was not imported: entry 1", "restore it from its backup")
+    assert f"imported {whole.name}" in ran.err
+    told = published.good("history", "-o", "json").json()["entries"]
+    assert {entry["operation"] for entry in told} == {whole.name}
+    again = published.run("history", "import", str(published.folder / "kept"))
+    require(again, 3, f"{broken.name} was not imported")
+
+
 def test_resuming_what_is_finished_is_nothing_to_do(published: Estate) -> None:
     operation = published.good("history", "-o", "json").json()["entries"][0]["operation"]
     require(published.run("resume", operation), 0, "nothing is unfinished", hint=False)

@@ -367,20 +367,34 @@ class Journal:
         """The journal of another control store, by the same writer."""
         return Journal(control, self._clock, self._random, self._writer)
 
-    def import_from(self, other: Journal) -> Iterator[str]:
+    def import_from(self, other: Journal) -> Iterator[tuple[str, MlplatformError | None]]:
         """Take over the streams of a journal that was kept elsewhere while this one could not be
-        written, entry by entry as they are; the id of each that was not here whole. `Fenced` if a
-        stream of the same id says something else here."""
+        written, entry by entry as they are; the id of each that was not here whole, and why it is
+        not now, if it is not. One that is damaged keeps nobody from being taken over. `Fenced` is
+        told of a stream of which the same id says something else here; `NoMajority` is raised."""
         for operation in other.operations():
-            stream = other.open(operation)
-            with suppress(NotFound):
-                if self.open(operation).entries == stream.entries:
+            error: MlplatformError | None = None
+            try:
+                stream = other.open(operation)
+                if self._is_here(stream):
                     continue
-            for entry in stream.entries:
-                self._control.create(_key(operation, entry.number), entry.body)
-            if not stream.closed:
-                self._mark_unfinished(operation, stream.lease)
-            yield operation
+                self._take_over(stream)
+            except NoMajority:
+                raise
+            except MlplatformError as found:
+                error = found
+            yield operation, error
+
+    def _is_here(self, stream: Stream) -> bool:
+        with suppress(NotFound):
+            return self.open(stream.operation).entries == stream.entries
+        return not stream.entries
+
+    def _take_over(self, stream: Stream) -> None:
+        for entry in stream.entries:
+            self._control.create(_key(entry.operation, entry.number), entry.body)
+        if not stream.closed:
+            self._mark_unfinished(stream.operation, stream.lease)
 
     def _entry(
         self,

@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.control.journal import Entry, Journal, Kind, Stream, chain
 from mlplatform.control.quorum import Copy, Reading
-from mlplatform.core.digest import blake3_hex
+from mlplatform.core.digest import blake3_hex, digest_of
 from mlplatform.core.errors import Fenced, IntegrityError, NoMajority, NotFound, Unavailable
 from mlplatform.core.plan import Action, Outcome, Plan, Result, canonical
 from mlplatform.core.seen import Unknown
@@ -664,12 +664,12 @@ def test_a_journal_that_was_kept_elsewhere_is_imported_once() -> None:
     stream = begin(aside)
     note(stream)
     with lost(members, 1):
-        assert list(journal(members).import_from(journal(aside))) == [OPERATION]
+        assert list(journal(members).import_from(journal(aside))) == [(OPERATION, None)]
     assert journal(members).open(OPERATION).entries == stream.entries
     assert [left.operation for left in journal(members).unfinished()] == [OPERATION]
     assert list(journal(members).import_from(journal(aside))) == []
     stream.append(Kind.CLOSED, {"text": "done"}, fence=1)
-    assert list(journal(members).import_from(journal(aside))) == [OPERATION]
+    assert list(journal(members).import_from(journal(aside))) == [(OPERATION, None)]
     assert journal(members).open(OPERATION).closed
 
 
@@ -677,9 +677,33 @@ def test_an_operation_that_says_something_else_here_is_not_overwritten() -> None
     aside, members = Members(1), Members()
     note(begin(aside), "there")
     note(begin(members, "host:2"), "here")
-    with pytest.raises(Fenced):
-        list(journal(members).import_from(journal(aside)))
+    ((name, error),) = journal(members).import_from(journal(aside))
+    assert (name, type(error)) == (OPERATION, Fenced)
     assert journal(members).open(OPERATION).entries[-1].payload == {"text": "here"}
+
+
+def test_one_stream_that_is_damaged_keeps_no_other_from_being_imported() -> None:
+    aside, members = Members(1), Members()
+    names = [f"2026010{day}T030405Z-failover-5b6c01" for day in (1, 2, 3)]
+    for name in names:
+        note(journal(aside).start(name, PLAN, lease="failover/api", fence=1))
+    damaged = f"journal/{names[1]}/00000001.json"
+    aside.stores[0].put(damaged, b"{}", digests=digest_of(b"{}"))
+    told = dict(journal(members).import_from(journal(aside)))
+    assert {name: type(error) for name, error in told.items()} == {
+        names[0]: type(None),
+        names[1]: IntegrityError,
+        names[2]: type(None),
+    }
+    assert names[1] in str(told[names[1]])
+    assert set(journal(members).operations()) == {names[0], names[2]}
+
+
+def test_a_journal_cannot_be_imported_to_where_no_majority_takes_it() -> None:
+    aside, members = Members(1), Members()
+    begin(aside)
+    with lost(members, 0), lost(members, 1), pytest.raises(NoMajority):
+        list(journal(members).import_from(journal(aside)))
 
 
 def test_a_revision_is_the_plan_from_then_on() -> None:

@@ -64,7 +64,7 @@ def test_what_was_imported_is_seen_by_whoever_runs_already() -> None:
     away = a_move(elsewhere.journal, "api")
     world.time.sleep(9 * 3600)  # so long were the control stores gone
     assert len(estate.memory.operations(world.time.now())["api"]) == 1
-    assert list(estate.journal.import_from(elsewhere.journal)) == [away]
+    assert list(estate.journal.import_from(elsewhere.journal)) == [(away, None)]
     world.time.sleep(900)
     assert away in {each.name for each in estate.memory.operations(world.time.now())["api"]}
 

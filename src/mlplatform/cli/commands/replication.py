@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlplatform.cli import options
-from mlplatform.cli.errors import UNREADABLE_HINT
+from mlplatform.cli.errors import UNREADABLE_HINT, outranking
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
@@ -503,12 +503,18 @@ def _import_journal(session: Session, journal: Journal, folder: Path) -> int:
             f"{folder}: holds no journal",
             hint="name the folder that was given to --without-control",
         )
-    names = list(journal.import_from(journal.over(open_journal_folder(folder))))
-    for name in names:
-        session.say(f"imported {name}")
-    if not names:
+    codes: list[int] = []
+    for name, error in journal.import_from(journal.over(open_journal_folder(folder))):
+        codes.append(error.exit_code if error is not None else 0)
+        if error is None:
+            session.say(f"imported {name}")
+            continue
+        session.console.say(f"{name} was not imported: {error}", level="error")
+        if error.hint:
+            session.say(error.hint, level="hint")
+    if not codes:
         session.say("nothing to do: all of it is here")
-    return 0
+    return 8 if any(codes) and not all(codes) else outranking(codes)
 
 
 @command
