@@ -1,18 +1,25 @@
 """HTTP services that speak JSON, over the standard library: for adapters that ask seldom.
 
 TLS is verified; redirects are refused, since a credential must not follow one; proxies are taken
-from the environment, as everybody's are, except on the way to this machine itself. Answers and
-failures become our errors here, once.
+from the environment, as everybody's are, except on the way to this machine itself. One deadline
+holds for the whole of a call, names and handshakes included, so that a service which sends a byte
+now and then is told from one that answers. Answers and failures become our errors here, once.
 """
 
 from __future__ import annotations
 
 import http.client
+import io
 import json
+import socket
 import ssl
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -51,7 +58,7 @@ class Answer:
 
 class JSONService:
     """One service. `name` is what errors call it, the URL without its secrets unless given;
-    `headers` go with every request."""
+    `headers` go with every request; each call has `timeout_seconds` in all."""
 
     def __init__(
         self,
@@ -71,7 +78,7 @@ class JSONService:
         # A proxy's "this machine" is the proxy, and not everybody lists loopback in no_proxy.
         direct = [urllib.request.ProxyHandler({})] if is_loopback(parts.hostname or "") else []
         self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), _NoRedirects(), *direct
+            _Http(), _Https(context), _NoRedirects(), *direct
         )
 
     def ask(
@@ -86,7 +93,8 @@ class JSONService:
         """One request; `body` is sent as JSON. `what` names the object in errors.
 
         `Denied` (401, 403), `NotFound` (404, 410), `ConditionFailed` (409, 412), `Throttled` (429,
-        and 503 with Retry-After), `Unavailable` (5xx, time-outs, resets, answers cut short),
+        and 503 with Retry-After), `Unavailable` (5xx, time-outs, resets, answers cut short or
+        beyond `ANSWER_BYTES_MAX`),
         `StoreError` for any other refusal.
         """
         data = None if body is None else json.dumps(body).encode()
@@ -97,12 +105,7 @@ class JSONService:
             f"{self._base}{path}", data=data, headers=sent, method=method
         )
         try:
-            try:
-                response = self._opener.open(request, timeout=self._timeout_seconds)
-            except urllib.error.HTTPError as refusal:
-                response = refusal
-            with response:
-                answer = self._read(response, response.status)
+            answer = self._within(request)
         except urllib.error.URLError as error:
             raise Unavailable(_told(error.reason), store=self.name, key=what) from error
         except (http.client.HTTPException, OSError, ValueError) as error:
@@ -115,13 +118,36 @@ class JSONService:
         """`ask`, and the JSON of the answer."""
         return self.ask(method, path, body, **rest).json(where=self.name)
 
-    def _read(self, response: Any, status: int) -> Answer:
-        body = response.read(ANSWER_BYTES_MAX + 1)
-        if len(body) > ANSWER_BYTES_MAX:
-            raise Unavailable(
-                f"an answer of more than {ANSWER_BYTES_MAX // 2**20} MiB", store=self.name
-            )
-        return Answer(status, {k.lower(): v for k, v in response.headers.items()}, body)
+    def _within(self, request: urllib.request.Request) -> Answer:
+        """The answer, or `TimeoutError`. In a thread of its own: the system's resolver has no time
+        limit. All that comes after it has the same deadline there, so that the thread ends."""
+        future: Future[Answer] = Future()
+
+        def ask() -> None:
+            try:
+                future.set_result(self._answer(request))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=ask, name="mlplatform-ask", daemon=True).start()
+        try:
+            return future.result(timeout=self._timeout_seconds)
+        except FutureTimeout as late:
+            raise TimeoutError from late
+
+    def _answer(self, request: urllib.request.Request) -> Answer:
+        try:
+            response = self._opener.open(request, timeout=self._timeout_seconds)
+        except urllib.error.HTTPError as refusal:
+            response = refusal
+        with response:
+            body = response.read(ANSWER_BYTES_MAX + 1)
+            if len(body) > ANSWER_BYTES_MAX:
+                raise ValueError(f"an answer of more than {ANSWER_BYTES_MAX // 2**20} MiB")
+            if response.length:  # a read with a limit does not mind
+                raise http.client.IncompleteRead(body, response.length)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, headers, body)
 
     def refusal(self, answer: Answer, what: str) -> StoreError:
         """What an answer other than 2xx means; a service that has ways of its own overrides it."""
@@ -140,6 +166,77 @@ class JSONService:
         if answer.status >= 500 or answer.status == 408:
             return Unavailable(text, **where)
         return StoreError(text, **where)
+
+
+class _Incoming(io.RawIOBase):
+    """What the other side sends, until a time."""
+
+    def __init__(self, connected: socket.socket, until: float) -> None:
+        super().__init__()
+        self._connected = connected
+        # A reference of its own: urllib closes the socket once the answer has begun.
+        self._received = connected.makefile("rb", buffering=0)
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connected.settimeout(left)
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+    def makefile(self, *_: Any) -> io.BufferedReader:
+        """What `HTTPResponse` asks of a socket."""
+        return io.BufferedReader(self)
+
+
+class _Connection(http.client.HTTPConnection):
+    """One whose time-out is that of all that it does."""
+
+    def __init__(self, host: str, *, timeout: float, **rest: Any) -> None:
+        super().__init__(host, timeout=timeout, **rest)
+        self._until = until = time.monotonic() + timeout
+
+        def response(connected: socket.socket, *about: Any, **more: Any) -> Any:
+            incoming: Any = _Incoming(connected, until)
+            return http.client.HTTPResponse(incoming, *about, **more)
+
+        self.response_class: Any = response
+
+    def connect(self) -> None:
+        """Nothing is sent once the time is over: whoever asked believes that it was not."""
+        super().connect()
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.sock.settimeout(left)
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    """The same, over TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> Any:
+        connection: Any = _Connection
+        return self.do_open(connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._trust = context
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        connection: Any = _SecureConnection
+        return self.do_open(connection, request, context=self._trust)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -119,6 +119,14 @@ def drips(peer: Peer, connection: socket.socket) -> None:
         connection.sendall(b"a")
 
 
+def drips_a_body(peer: Peer, connection: socket.socket) -> None:
+    """A header at once, then a body that grows by a byte now and then."""
+    peer.requests.append(connection.recv(65536))
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while not peer.ended.wait(0.02):
+        connection.sendall(b" ")
+
+
 def resets(peer: Peer, connection: socket.socket) -> None:
     """Ends the connection as a crash does."""
     connection.recv(65536)
