@@ -14,14 +14,20 @@ computed from. Never `replicas`, which an autoscaler puts back within seconds, a
 ceiling.
 
 **Lame ducks**: each pod is told through the API server's proxy, since one question at the endpoint
-would reach one of them. The proxy keeps `Authorization` to itself, so that the servers' own token
-goes in a header of its own. The port is the one called `http`, else the first.
+would reach one of them; several at once, and all of them within one deadline. The proxy keeps
+`Authorization` to itself, so that the servers' own token goes in a header of its own. The port is
+the one called `http`, else the first.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +49,11 @@ MODEL, VERSION, TRACK = (f"mlplatform.dev/{name}" for name in ("model", "version
 _ENVIRONMENT = "MODEL_VERSION"
 _PAUSED = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 _ATTEMPTS = 3
+_AT_ONCE = 16
+_LAME_DUCK_SECONDS = 30.0
+"""How long all pods together are waited for."""
+_NAMED = 5
+"""So many of those that were not reached are named."""
 
 
 def open_fleet(
@@ -106,8 +117,11 @@ class KubernetesFleet:
         namespace: str,
         servers: Fleet | None,
         token: Callable[[], str] = str,
+        *,
+        lame_duck_seconds: float = _LAME_DUCK_SECONDS,
     ) -> None:
         self._api = api
+        self._lame_duck_seconds = lame_duck_seconds
         self._token = token
         self._namespace = namespace
         self._servers = servers
@@ -275,36 +289,69 @@ class KubernetesFleet:
 
     def lame_duck(self, *, enter: bool) -> None:
         """See the port. Every pod is told, also where one of them does not answer; `Unavailable`
-        then names those that did not."""
+        then names those that did not, at the latest when the time for all of them is over."""
         token = self._token()
         headers = {HEADER: token} if token else {}
-        deaf: dict[str, MlplatformError] = {}
+        until = time.monotonic() + self._lame_duck_seconds
+        told: dict[str, Future[None]] = {}
+        waiting: deque[tuple[str, str]] = deque()
         for _, pod in self._pods():
-            if pod.get("status", {}).get("phase") != "Running":
-                continue
-            name = pod["metadata"]["name"]
-            path = f"{self._path('', 'v1', 'pods', f'{name}:{_port(pod)}')}/proxy{PATH}"
+            if pod.get("status", {}).get("phase") == "Running":
+                name = pod["metadata"]["name"]
+                path = self._path("", "v1", "pods", f"{name}:{_port(pod)}")
+                waiting.append((name, f"{path}/proxy{PATH}"))
+                told[name] = Future()
+
+        def tell() -> None:
+            while time.monotonic() < until:
+                try:
+                    name, path = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    self._api.post(path, {"lame_duck": enter}, headers=headers)
+                except BaseException as error:
+                    told[name].set_exception(error)
+                else:
+                    told[name].set_result(None)
+
+        for _ in range(min(_AT_ONCE, len(waiting))):
+            # One that hangs must not hold up the end of the process either.
+            threading.Thread(target=tell, name="mlplatform-lame-duck", daemon=True).start()
+        self._refuse(told, until)
+
+    def _refuse(self, told: Mapping[str, Future[None]], until: float) -> None:
+        """Raise what the pods' answers amount to, if not all have done as they were told."""
+        deaf: dict[str, str] = {}
+        refusals: list[tuple[str, Denied | NotFound]] = []
+        for name, answer in told.items():
             try:
-                self._api.post(path, {"lame_duck": enter}, headers=headers)
-            except NotFound as error:
+                answer.result(timeout=max(0.0, until - time.monotonic()))
+            except FutureTimeout:
+                deaf[name] = f"no answer within {self._lame_duck_seconds:g} s"
+            except (Denied, NotFound) as error:
+                refusals.append((name, error))
+            except StoreError as error:
+                deaf[name] = error.message
+        for name, refusal in refusals:
+            if isinstance(refusal, NotFound):
                 raise Unsupported(
                     f"pod {name} knows no lame duck: it has no {PATH}", store=self.url
-                ) from error
-            except Denied as error:
-                raise Denied(
-                    f"pod {name}: {error.message}",
-                    right="create pods/proxy",
-                    store=self.url,
-                    hint=f"infra/rbac/fleet.yaml is the Role that it needs; {HINT}",
-                ) from error
-            except StoreError as error:
-                deaf[name] = error
-        if deaf:
-            name, first = next(iter(deaf.items()))
-            raise Unavailable(
-                f"{len(deaf)} pods were not reached, the first is {name}: {first.message}",
+                ) from refusal
+            raise Denied(
+                f"pod {name}: {refusal.message}",
+                right="create pods/proxy",
                 store=self.url,
-            ) from first
+                hint=f"infra/rbac/fleet.yaml is the Role that it needs; {HINT}",
+            ) from refusal
+        if deaf:
+            named = ", ".join(sorted(deaf)[:_NAMED])
+            more = f" and {len(deaf) - _NAMED} more" if len(deaf) > _NAMED else ""
+            raise Unavailable(
+                f"{len(deaf)} of {len(told)} pods were not reached: {named}{more}; "
+                f"{deaf[min(deaf)]}",
+                store=self.url,
+            )
 
     # ------------------------------------------------------------------------- the API server
 

@@ -56,10 +56,13 @@ class Cluster:
         user: str = ADMIN,
         api: type[KubernetesAPI] = KubernetesAPI,
         token: str = "",
+        lame_duck_seconds: float = 30.0,
     ) -> KubernetesFleet:
         file = self.plane.kubeconfig(self.folder / "kubeconfig", user, context="eu")
         opened = api("eu", kubeconfig=str(file), timeout_seconds=5.0)
-        return KubernetesFleet(opened, self.namespace, servers, lambda: token)
+        return KubernetesFleet(
+            opened, self.namespace, servers, lambda: token, lame_duck_seconds=lame_duck_seconds
+        )
 
     def put(self, path: str, body: Mapping[str, Any]) -> Any:
         root, _, plural = path.rpartition("/")
@@ -547,6 +550,29 @@ def test_one_that_does_not_answer_keeps_nobody_from_being_told(cluster: Cluster)
             cluster.pod("resnet", "v1", address=address, port=port)
             with pytest.raises(Unavailable, match=dead):
                 cluster.fleet().lame_duck(enter=True)
+        assert len(heard) == 1
+
+
+def test_pods_that_hang_hold_up_nobody_and_are_named(cluster: Cluster) -> None:
+    """More of them than are told at once, and one that answers."""
+    cluster.deployment("resnet", "resnet50")
+    address = own_address()
+    hanging = kubernetes_fleet._AT_ONCE + 1
+    with admin_door() as (_, port, heard), socket.socket() as silent:
+        silent.bind((address, 0))
+        silent.listen(64)
+        cluster.pod("resnet", "v1", address=address, port=port)
+        deaf = {
+            cluster.pod("resnet", "v1", address=address, port=silent.getsockname()[1])
+            for _ in range(hanging)
+        }
+        fleet = cluster.fleet(lame_duck_seconds=7)
+        with pytest.raises(Unavailable) as error:
+            fleet.lame_duck(enter=False)
+        told = str(error.value)
+        assert f"{hanging} of {hanging + 1} pods were not reached: " in told
+        assert f" and {hanging - kubernetes_fleet._NAMED} more; no answer" in told
+        assert sum(name in told for name in deaf) == kubernetes_fleet._NAMED
         assert len(heard) == 1
 
 
