@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 
-from mlplatform_serving.settings import Settings, log_level, without_effect
+from mlplatform_serving.settings import Settings, contradictions, log_level, without_effect
 
 
 def variable(name: str, field: FieldInfo) -> str:
@@ -46,8 +46,9 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         for each in error.errors():
-            field = Settings.model_fields.get(str(each["loc"][0]))
-            name = str(each["loc"][0]) if field is None else variable(str(each["loc"][0]), field)
+            named = str(each["loc"][0]) if each["loc"] else "settings"
+            field = Settings.model_fields.get(named)
+            name = named if field is None else variable(named, field)
             sys.stderr.write(f"error: {name}: {each['msg']}\n")
         sys.stderr.write("hint: python -m mlplatform_serving --help names every variable\n")
         return 2
@@ -60,23 +61,27 @@ def _serve(settings: Settings) -> int:
 
     from mlplatform_serving import logs
     from mlplatform_serving.http.auth import TokensUnreadable
-    from mlplatform_serving.server import open_gate, serve
+    from mlplatform_serving.http.tls import CertificateUnusable
+    from mlplatform_serving.server import open_certificate, open_gate, serve
 
     logs.set_up(log_level(settings), environment=settings.environment)
     log = logging.getLogger("__main__")
     try:
-        gate = open_gate(settings)
+        gate, certificate = open_gate(settings), open_certificate(settings)
     except TokensUnreadable as error:
         sys.stderr.write(f"error: a token file cannot be read: {error}\n")
+        return 2
+    except CertificateUnusable as error:
+        sys.stderr.write(f"error: TLS_CERT_FILE, TLS_KEY_FILE: {error}\n")
         return 2
     log.info(
         "Starting Model Serving Server",
         extra={"version": version("mlplatform-serving"), "port": settings.port},
     )
-    for line in without_effect():
+    for line in (*without_effect(), *contradictions(settings)):
         log.warning("%s", line)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return 0 if runner.run(serve(settings, gate)) else 1
+        return 0 if runner.run(serve(settings, gate, certificate)) else 1
 
 
 if __name__ == "__main__":

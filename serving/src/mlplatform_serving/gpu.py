@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from mlplatform_serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +155,25 @@ class GPUs(Collector):
                     family.add_metric((str(each.index), each.uuid), value)
             if family.samples:
                 yield family
+
+
+def open_gpus(metrics: Metrics, environ: Mapping[str, str]) -> GPUs | None:
+    """GPUs that are looked at from now on, and stated in `/metrics`; None where there is none. A
+    pod that was given one, which it cannot reach, says so."""
+    try:
+        read = open_nvml()
+    except NoGPU as error:
+        given = environ.get("NVIDIA_VISIBLE_DEVICES", "") not in ("", "void", "none")
+        log.log(
+            logging.WARNING if given else logging.DEBUG,
+            "GPU not available, falling back to CPU: %s",
+            error,
+        )
+        return None
+    gpus = GPUs(read)
+    metrics.register(gpus)
+    gpus.start()
+    return gpus
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (

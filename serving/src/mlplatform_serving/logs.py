@@ -21,6 +21,7 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _FLUSH_SECONDS = 0.1
 _LINES_MAX = 4096
+_OF_CLIENTS = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
 
 
 def _timestamp(seconds: float) -> str:
@@ -49,20 +50,31 @@ class JSONFormatter(logging.Formatter):
         return _encoder.encode(line).decode()
 
 
+class NotOfClients(logging.Filter):
+    """Keeps out of the log what any stranger could fill it with, a line a request; it is counted
+    among the connections that were ended."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is said."""
+        return record.getMessage() not in _OF_CLIENTS
+
+
 def set_up(level: int, **every_line: str) -> None:
     """All loggers, uvicorn's too, write so; `every_line` stands in each line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter(**every_line))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").addFilter(NotOfClients())
     logging.getLogger("asyncio").setLevel(max(level, logging.WARNING))
 
 
 class RequestLog:
-    """One line an inference, at INFO. At some thousand a second the logging module itself would be
+    """One line an inference: INFO where it was answered or the client was wrong, WARNING where it
+    was shed, ERROR where it failed. At some thousand a second the logging module itself would be
     the load: lines are encoded here and written together, ten times a second."""
 
-    def __init__(self, *, enabled: bool, **every_line: str) -> None:
-        self._enabled = enabled
+    def __init__(self, *, level: int, **every_line: str) -> None:
+        self._level = level
         self._every_line = every_line
         self._lines: list[bytes] = []
         self._dropped = 0
@@ -72,27 +84,34 @@ class RequestLog:
         self, at: float, model: str, version: str, *, trace_id: str, total_ns: int, compute_ns: int
     ) -> None:
         """An inference was answered; `at` in seconds since the epoch."""
-        if not self._enabled:
-            return
+        if self._level <= logging.INFO:
+            told = {"status": "success", "latency_ms": total_ns / 1e6}
+            told["inference_time"] = compute_ns / 1e6
+            self._add(
+                (at, "INFO", "Request completed"),
+                {"model": model, "version": version, "trace_id": trace_id, **told},
+            )
+
+    def failed(
+        self, at: float, model: str, error: str, code: int, *, trace_id: str, total_ns: int
+    ) -> None:
+        """An inference was answered by an error, with this HTTP status."""
+        level = logging.INFO if code < 500 else logging.WARNING if code == 503 else logging.ERROR
+        if self._level <= level:
+            told = {"status": "error", "code": code, "latency_ms": total_ns / 1e6}
+            self._add(
+                (at, logging.getLevelName(level), f"Prediction failed: {error}"),
+                {"model": model, "trace_id": trace_id, **told},
+            )
+
+    def _add(self, head: tuple[float, str, str], told: dict[str, Any]) -> None:
         if len(self._lines) >= _LINES_MAX:
             self._dropped += 1
             return
+        at, level, message = head
+        line = {"timestamp": _timestamp(at), "level": level, "logger": "mlplatform_serving"}
         self._lines.append(
-            _encoder.encode(
-                {
-                    "timestamp": _timestamp(at),
-                    "level": "INFO",
-                    "logger": "mlplatform_serving",
-                    "message": "Request completed",
-                    **self._every_line,
-                    "model": model,
-                    "version": version,
-                    "trace_id": trace_id,
-                    "status": "success",
-                    "latency_ms": total_ns / 1e6,
-                    "inference_time": compute_ns / 1e6,
-                }
-            )
+            _encoder.encode({**line, "message": message, **self._every_line, **told})
         )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)

@@ -6,28 +6,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from mlplatform_serving.errors import NotFound
+from mlplatform_serving.gpu import open_gpus
 from mlplatform_serving.http.answers import json_answer
 from mlplatform_serving.http.app import Application
 from mlplatform_serving.http.auth import Gate, Scope
 from mlplatform_serving.http.body import Receive
-from mlplatform_serving.http.connection import LimitedProtocol
+from mlplatform_serving.http.connection import Guard, LimitedProtocol, Patience, guarded
+from mlplatform_serving.http.descriptors import room_for
+from mlplatform_serving.http.tls import Certificate
 from mlplatform_serving.logs import RequestLog
 from mlplatform_serving.metrics import Metrics
 from mlplatform_serving.models.repository import Repository
 from mlplatform_serving.settings import Settings
+from mlplatform_serving.tracing import open_tracing
 
 log = logging.getLogger("mlplatform_serving")
-
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than balancers keep theirs (AWS: 60 s), so that it is they who end an idle connection: one
-that the server ends as a request is on its way is an error to the client."""
 
 
 def open_gate(settings: Settings) -> Gate:
@@ -56,12 +58,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, gate: Gate) -> bool:
+def open_certificate(settings: Settings) -> Certificate | None:
+    """`CertificateUnusable` unless the two files are one; None for plain HTTP."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificate(settings.tls_cert_file, settings.tls_key_file)
+
+
+def _open_guard(settings: Settings, metrics: Metrics) -> Guard:
+    patience = Patience(
+        first_seconds=settings.keep_alive_seconds, header_seconds=settings.header_timeout_seconds
+    )
+    return Guard(
+        connections_max=room_for(settings.max_connections), patience=patience, metrics=metrics
+    )
+
+
+async def serve(settings: Settings, gate: Gate, certificate: Certificate | None = None) -> bool:
     """Serve until told to stop; whether it could at all."""
     metrics = Metrics(settings.region)
-    request_log = RequestLog(
-        enabled=log.isEnabledFor(logging.INFO), environment=settings.environment
-    )
+    guard = _open_guard(settings, metrics)
+    tracing = open_tracing(settings.trace_sample_rate, os.environ)
+    gpus = open_gpus(metrics, os.environ)
+    request_log = RequestLog(level=log.getEffectiveLevel(), environment=settings.environment)
     repository = Repository(
         settings.model_cache_dir, queue_size=settings.max_queue_size, metrics=metrics
     )
@@ -73,19 +92,32 @@ async def serve(settings: Settings, gate: Gate) -> bool:
         region=settings.region,
         body_bytes_max=settings.body_bytes_max,
         body_seconds_max=settings.request_timeout_sec,
+        settings=settings,
+        tracing=tracing,
     )
-    servers = [_listening(application, settings, settings.port)]
+    listen = partial(_listening, settings, certificate, guarded(guard))
+    servers = [listen(application, settings.port)]
     if settings.prometheus_port not in (None, settings.port):
-        servers.append(_listening(_only_metrics(application), settings, settings.prometheus_port))
-    _on_signals(application, servers, settings.shutdown_delay_seconds)
+        servers.append(listen(_only_metrics(application), settings.prometheus_port))
+    ending = _Ending()
+    _on_signals(application, servers, settings.shutdown_delay_seconds, ending)
+    watches = [asyncio.create_task(guard.watch())]
+    if certificate is not None:
+        watches.append(asyncio.create_task(certificate.watch()))
     loading = asyncio.create_task(_load(repository, settings))
     await asyncio.gather(*(_until_it_ends(each, servers) for each in servers))
-    loading.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await loading
+    for task in (loading, *watches):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(settings.shutdown_timeout_seconds):
+        # What is left of the one time that it has: answers have had their part of it.
+        async with asyncio.timeout(settings.shutdown_timeout_seconds - ending.seconds()):
             await repository.close()
+    if gpus is not None:
+        gpus.stop()
+    if tracing is not None:
+        tracing.close()
     request_log.flush()
     log.info("Server shutdown complete")
     return all(each.started for each in servers)
@@ -105,18 +137,26 @@ async def _load(repository: Repository, settings: Settings) -> None:
     log.info("Server startup complete", extra={"ready": repository.well})
 
 
-def _listening(application: Any, settings: Settings, port: int | None) -> _Server:
+def _listening(
+    settings: Settings,
+    certificate: Certificate | None,
+    protocol: type[LimitedProtocol],
+    application: Any,
+    port: int | None,
+) -> _Server:
     config = uvicorn.Config(
         application,
         host=settings.host,
         port=port or 0,
-        http=LimitedProtocol,
+        http=protocol,
+        proxy_headers=False,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
     )
     return _Server(config)
@@ -139,7 +179,22 @@ def _only_metrics(application: Application) -> Any:
     return answer
 
 
-def _on_signals(application: Application, servers: list[_Server], delay_seconds: float) -> None:
+class _Ending:
+    """Since when the server takes no more."""
+
+    def __init__(self) -> None:
+        self.began: float | None = None
+
+    def seconds(self) -> float:
+        """How long ago that is; 0 if it never was told to."""
+        if self.began is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self.began
+
+
+def _on_signals(
+    application: Application, servers: list[_Server], delay_seconds: float, ending: _Ending
+) -> None:
     """SIGTERM: unready at once, and no more connections after the delay. SIGINT: without it. A
     second one ends it now."""
     loop = asyncio.get_running_loop()
@@ -153,6 +208,7 @@ def _on_signals(application: Application, servers: list[_Server], delay_seconds:
         loop.call_later(delay_seconds, leave)
 
     def leave() -> None:
+        ending.began = ending.began or loop.time()
         for each in servers:
             each.should_exit = True
 

@@ -7,9 +7,9 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mlplatform_serving.names import is_name
@@ -61,6 +61,36 @@ class Settings(BaseSettings):
     )
     request_timeout_sec: float = Field(
         default=60.0, gt=0, le=86_400, description="How long a body may take to arrive, in seconds."
+    )
+    header_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="How long the head of a request may take to arrive.",
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        le=86_400,
+        description="How long an idle connection is kept: longer than your balancer keeps it.",
+    )
+    max_connections: int = Field(
+        default=16_384,
+        ge=1,
+        le=1_000_000,
+        description="Open connections; beyond it an idle one makes room, or a new one gets 503.",
+    )
+    tls_cert_file: Path | None = Field(
+        default=None, description="The certificate chain, PEM; read again when it changes."
+    )
+    tls_key_file: Path | None = Field(
+        default=None, description="Its key, PEM, not encrypted. Both, or neither: plain HTTP."
+    )
+    trace_sample_rate: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of inferences traced whose caller has not decided; OTEL_… says whereto.",
     )
     shutdown_delay_seconds: float = Field(
         default=0.0,
@@ -115,6 +145,12 @@ class Settings(BaseSettings):
             raise ValueError("is no version's name")
         return value
 
+    @model_validator(mode="after")
+    def _tls(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together")
+        return self
+
     @property
     def body_bytes_max(self) -> int:
         """The largest body."""
@@ -123,18 +159,35 @@ class Settings(BaseSettings):
 
 _INSTEAD = {
     "UVICORN_WORKERS": "one process owns each model; run more pods for more",
+    "WEB_CONCURRENCY": "one process owns each model; run more pods for more",
+    "GUNICORN_CMD_ARGS": "the server runs without gunicorn; its settings are variables of its own",
     "PYTHONHASHSEED": "nothing here depends on the order of hashes",
     "DB_POOL_SIZE": "the server has no database",
+    "ENFORCE_BATCH_SIZE": "a batch is never larger than the model and its deadlines allow",
+    "OTEL_TRACES_SAMPLER": "TRACE_SAMPLE_RATE says who is sampled, and a caller's decision holds",
+    "OTEL_TRACES_EXPORTER": "traces go out by OTLP over HTTP",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "traces go out by OTLP over HTTP, in protobuf",
 }
+_SAME = (("ENVIRONMENT", "ENV"), ("MLPLATFORM_REGION", "REGION"))
 
 
 def without_effect(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A line for each variable that is set and does nothing, saying what is done instead."""
-    for name in sorted(environ):
+    """A line for each variable that is set and does nothing, saying what is done instead. Empty is
+    not set."""
+    for name in sorted(name for name in environ if environ[name]):
         if name in _INSTEAD:
             yield f"{name} has no effect: {_INSTEAD[name]}"
         elif name.startswith("VLLM_"):
             yield f"{name} has no effect: this server has no vLLM"
+    for first, second in _SAME:
+        if environ.get(first) and environ.get(second, environ[first]) not in ("", environ[first]):
+            yield f"{second} has no effect: {first} says otherwise, and comes first"
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """A line for each setting that another one makes useless, saying what is done instead."""
+    if settings.model_version and settings.models and all("@" in each for each in settings.models):
+        yield "MODEL_VERSION has no effect: MODELS names the version of every model"
 
 
 def log_level(settings: Settings) -> int:

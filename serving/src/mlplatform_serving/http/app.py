@@ -18,7 +18,7 @@ from mlplatform_serving.http.answers import (
     inference_answer,
     json_answer,
 )
-from mlplatform_serving.http.auth import Gate
+from mlplatform_serving.http.auth import Gate, Scope
 from mlplatform_serving.http.body import (
     BodyReader,
     ClientGone,
@@ -36,12 +36,17 @@ from mlplatform_serving.protocol.infer import encode_answer, parse_inference
 from mlplatform_serving.protocol.messages import AdminRequest, IndexRequest, LoadRequest
 from mlplatform_serving.protocol.predict import parse_predict, predictions
 from mlplatform_serving.protocol.tensors import Array
+from mlplatform_serving.settings import Settings
+from mlplatform_serving.tracing import Phase, Tracing, parse_traceparent
 
 log = logging.getLogger("mlplatform_serving")
 
 Send = Callable[[Any], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 T = TypeVar("T")
+_ROUTES = {"infer": "/v2/models/{model}/infer", "predict": "/v1/models/{model}/predict"}
+_CLIENT_GONE = 499
+"""nginx's word in traces for a client that did not wait; nobody is sent it."""
 
 
 @dataclass(slots=True)
@@ -51,6 +56,9 @@ class Request:
     found: Found
     headers: Headers
     receive: Receive
+    trace_id: str = ""
+    done: tuple[Loaded, Done, int] | None = None
+    """What answered an inference, and when it had: nanoseconds since the epoch."""
 
 
 class Application:
@@ -66,6 +74,8 @@ class Application:
         region: str = "",
         body_bytes_max: int,
         body_seconds_max: float,
+        settings: Settings,
+        tracing: Tracing | None = None,
     ) -> None:
         self.lame_duck = False
         """It answers, but says that it is not ready, and ends each connection."""
@@ -73,6 +83,8 @@ class Application:
         self._gate = gate
         self._metrics = metrics
         self._request_log = request_log
+        self._settings = settings
+        self._tracing = tracing
         self._region = (
             [(b"x-mlplatform-region", region.encode("latin-1", "replace"))] if region else []
         )
@@ -100,6 +112,7 @@ class Application:
         except Exception as error:
             log.error("an answer failed in a way it should not", exc_info=error)
             answer = json_answer({"error": "internal error; the server's log has it"}, 500)
+        self._metrics.answers[answer.status] += 1
         answer.headers += ((b"content-length", b"%d" % len(answer.body)), *self._region)
         if self.lame_duck:
             answer.headers.append((b"connection", b"close"))
@@ -111,7 +124,47 @@ class Application:
     async def _answer(self, scope: Any, headers: Headers, receive: Receive) -> Answer:
         found = find(scope["method"], scope["raw_path"].decode("latin-1"))
         self._gate.check(found.route.scope, headers)
-        return await self._handlers[found.route.handler](Request(found, headers, receive))
+        handler, request = self._handlers[found.route.handler], Request(found, headers, receive)
+        if found.route.scope is Scope.INFER:
+            return await self._followed(handler, request)
+        return await handler(request)
+
+    async def _followed(
+        self, handler: Callable[[Request], Awaitable[Answer]], request: Request
+    ) -> Answer:
+        """An inference: logged where it fails, and traced where it is sampled."""
+        began = time.perf_counter_ns()
+        stated = request.headers.get(b"traceparent")
+        parent = None if stated is None else parse_traceparent(stated)
+        spans = None
+        if self._tracing is not None:
+            spans = self._tracing.begin(parent, _ROUTES[request.found.route.handler])
+        if spans is not None:
+            request.trace_id = spans.trace_id
+        elif parent is not None:
+            request.trace_id = parent.trace_id
+        status = 500
+        try:
+            answer = await handler(request)
+            status = answer.status
+        except ServingError as error:
+            status = error.status
+            self._request_log.failed(
+                time.time(),
+                request.found.model,
+                error.message,
+                status,
+                trace_id=request.trace_id,
+                total_ns=time.perf_counter_ns() - began,
+            )
+            raise
+        except ClientGone:
+            status = _CLIENT_GONE
+            raise
+        finally:
+            if spans is not None and self._tracing is not None:
+                self._tracing.end(spans, status, *_traced(request))
+        return answer
 
     @staticmethod
     async def _pack(answer: Answer, accept: bytes) -> None:
@@ -164,12 +217,13 @@ class Application:
 
     def _completed(self, request: Request, loaded: Loaded, done: Done, began: int) -> None:
         now, total_ns = time.time(), time.perf_counter_ns() - began
+        request.done = (loaded, done, int(now * 1e9))
         loaded.statistics.succeeded(now, total_ns, done.queue_ns, done.compute_ns)
         self._request_log.completed(
             now,
             loaded.name,
             loaded.version,
-            trace_id=_trace_id(request.headers),
+            trace_id=request.trace_id,
             total_ns=total_ns,
             compute_ns=done.compute_ns,
         )
@@ -297,7 +351,17 @@ def _json_bytes(headers: Headers) -> int | None:
     return int(stated)
 
 
-def _trace_id(headers: Headers) -> str:
-    """Of a W3C `traceparent`: the second of its four parts."""
-    parts = headers.get(b"traceparent", b"").split(b"-")
-    return parts[1].decode("latin-1") if len(parts) == 4 and len(parts[1]) == 32 else ""
+def _traced(request: Request) -> tuple[dict[str, str | int], tuple[Phase, ...]]:
+    """What a span says of an inference, and the parts of it: outputs are encoded when the model has
+    just ended."""
+    if request.done is None:
+        return {"model.name": request.found.model}, ()
+    loaded, done, ended_ns = request.done
+    computing_ns = ended_ns - done.compute_ns
+    return (
+        {"model.name": loaded.name, "model.version": loaded.version},
+        (
+            Phase("queue", computing_ns - done.queue_ns, computing_ns),
+            Phase("compute", computing_ns, ended_ns),
+        ),
+    )
