@@ -7,10 +7,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from mlplatform import wiring
+from mlplatform.control.journal import Journal
+from mlplatform.core.plan import Action, Plan
+from mlplatform.core.topology import Topology
+from mlplatform.ports.clock import SystemClock
 from tests.cli.conftest import PROGRAM, OnTerminal
 from tests.cli.estate import Ran, require
 from tests.real.failover.platform import (
@@ -436,6 +442,33 @@ def test_an_operation_is_aborted_where_it_stands(under_way: UnderWay) -> None:
     assert 1 <= world.weights["us"] < 50
     assert world.process("failover", "status").code == 0
     require(world.process("failover", "abort", operation), 2, "is over already")
+    require(world.process("failover", "pause", operation), 2, f"{operation} is over already")
+    require(world.process("failover", "resume"), 0, "nothing is unfinished", hint=False)
+
+
+def test_of_several_that_are_paused_the_one_to_resume_is_named(world: Platform) -> None:
+    topology = Topology.load(world.folder / "topology.yaml")
+    control = wiring.open_control(topology, SystemClock(), Random(1))
+    journal = Journal(control, SystemClock(), Random(2), "ann@laptop:1")
+    for route in ("api", "batch"):
+        action = Action(
+            key=f"failover/{route}/shift/x",
+            kind="shift",
+            subject=route,
+            region="us",
+            reason="r",
+            parameters={"mode": "planned", "source": "us"},
+        )
+        plan = Plan(feature="failover", actions=(action,))
+        operation = journal.new_operation("failover")
+        journal.start(operation, plan, lease=f"failover/{route}", fence=1)
+        ran = world.process("failover", "pause", operation, "--reason", f"looking at {route}")
+        assert ran.code == 0, ran.said
+    ran = world.process("failover", "resume")
+    require(ran, 2, "2 operations are paused, for reasons of their own: ", "failover resume 2")
+    assert "looking at api" in ran.err
+    assert "looking at batch" in ran.err
+    assert "is no longer paused" not in ran.err
 
 
 # ------------------------------------------------------------------------------------ who is told

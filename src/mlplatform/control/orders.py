@@ -40,7 +40,8 @@ class Kind(StrEnum):
     PAUSE = "pause"
     """An operation goes on with no further step."""
     ABORT = "abort"
-    """An operation is ended as soon as the step under way is over."""
+    """An operation is ended as soon as the step under way is over, and what it was about is not
+    begun again by itself."""
 
 
 class Order(Record):
@@ -64,15 +65,20 @@ class Order(Record):
         return _key(self.kind, self.scope)
 
 
-def in_force(orders: Iterable[Order], now: datetime) -> tuple[Order, ...]:
-    """Of each kind and scope the newest, if it stands and has not expired. Of two with one number,
-    by two hands, the one that stands counts."""
-    newest: dict[tuple[Kind, str], Order] = {}
+def newest(orders: Iterable[Order]) -> tuple[Order, ...]:
+    """Of each kind and scope the one that counts. Of two with one number, by two hands, that is the
+    one that stands."""
+    found: dict[tuple[Kind, str], Order] = {}
     for order in sorted(orders, key=lambda order: (order.number, order.stands)):
-        newest[order.kind, order.scope] = order
+        found[order.kind, order.scope] = order
+    return tuple(found.values())
+
+
+def in_force(orders: Iterable[Order], now: datetime) -> tuple[Order, ...]:
+    """Of each kind and scope the newest, if it stands and has not expired."""
     return tuple(
         order
-        for order in newest.values()
+        for order in newest(orders)
         if order.stands and (order.expires_at is None or order.expires_at > now)
     )
 
@@ -88,6 +94,15 @@ class StandingOrders:
     def read(self) -> tuple[Order, ...]:
         """Those in force. `NoMajority` if too few control stores could be read."""
         return in_force(self._all(_ORDERS), self._clock.now())
+
+    def known(self) -> tuple[Order, ...]:
+        """Of each kind and scope the newest, whether it is in force or not."""
+        return newest(self._all(_ORDERS))
+
+    def forget(self, order: Order) -> None:
+        """Remove what has nothing to be about any more. Not for an order that another of its scope
+        may follow: a store that was away would bring back the one before."""
+        self._control.drop_observation(order.key)
 
     def give(
         self,

@@ -14,6 +14,7 @@ from mlplatform.control.orders import EVERYTHING, Order
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.reconcile import Report, resume, run
 from mlplatform.core.errors import (
+    IntegrityError,
     LeaseHeld,
     MlplatformError,
     NotFound,
@@ -26,7 +27,7 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decide import FEATURE, check_request, decide
 from mlplatform.failover.effects import Estate, Mover, of_route
-from mlplatform.failover.recoveries import operation_of
+from mlplatform.failover.recoveries import LOOK_BACK, operation_of
 from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
 from mlplatform.failover.serving import climbed
 from mlplatform.failover.verdict import Verdict, judge_all
@@ -342,20 +343,62 @@ def _check_scope(topology: Topology, kind: OrderKind, scope: str) -> None:
         raise UsageError(f"{scope}: no such route", hint=f"--all, or one of: {known}")
 
 
+def pause(estate: Estate, operation: str, *, reason: str) -> Order:
+    """Let an operation take no further step. `UsageError` for one that is over."""
+    _require_open(open_operation(estate.journal, operation))
+    forget_orders(estate)
+    return estate.orders.give(OrderKind.PAUSE, operation, reason=reason)
+
+
+def paused(estate: Estate) -> dict[str, Order]:
+    """By operation that is not over: who let it take no further step, and why."""
+    return {
+        order.scope: order
+        for order in estate.orders.read()
+        if order.kind is OrderKind.PAUSE and not _is_over(estate.journal, order)
+    }
+
+
 def abort(estate: Estate, operation: str, *, reason: str) -> None:
     """End an operation where it stands. One that is under way ends after the step it is in, or the
     wait; one that was left is ended here, and what has to be done in any case is done: servers that
-    it drained are ready again."""
-    stream = open_operation(estate.journal, operation)
-    told = operation_of(stream)
-    if stream.closed or told is None:
-        raise UsageError(f"{operation} is over already", hint="`mlplatform history` tells it")
-    estate.orders.give(OrderKind.ABORT, operation, reason=reason)
-    try:
+    it drained are ready again. For as long as operations are looked back on, what it was about is
+    not begun again by itself."""
+    _require_open(open_operation(estate.journal, operation))
+    until = estate.clock.now() + LOOK_BACK
+    estate.orders.give(OrderKind.ABORT, operation, reason=reason, expires_at=until)
+    with suppress(LeaseHeld):  # then whoever is at work on it ends it
         for _ in resume_left(estate, operation, wait="silent"):
             pass
-    except LeaseHeld:
-        return  # whoever is at work on it ends it
+    forget_orders(estate)
+
+
+def _require_open(stream: Stream) -> None:
+    if stream.closed or operation_of(stream) is None:
+        raise UsageError(
+            f"{stream.operation} is over already",
+            hint=f"`mlplatform history --operation {stream.operation}` tells it",
+        )
+
+
+def forget_orders(estate: Estate) -> None:
+    """Remove what was ordered of operations that are over: a pause at once, an abort when its fault
+    is not looked back on any more."""
+    now = estate.clock.now()
+    for order in estate.orders.known():
+        about_operation = order.kind in (OrderKind.PAUSE, OrderKind.ABORT)
+        counts = order.kind is OrderKind.ABORT and order.at + LOOK_BACK > now
+        if about_operation and not counts and _is_over(estate.journal, order):
+            estate.orders.forget(order)
+
+
+def _is_over(journal: Journal, order: Order) -> bool:
+    """Whether the operation that an order is about is. One whose journal cannot be read, or that is
+    not there, may be under way."""
+    try:
+        return journal.open(order.scope).closed
+    except (NotFound, IntegrityError):
+        return False
 
 
 # How things stand.

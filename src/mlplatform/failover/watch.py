@@ -37,6 +37,8 @@ PROOF_SECONDS = 86_400.0
 """How often a route is claimed anew although nothing is to be done: it proves the credentials."""
 _FIRST_PROOF_SECONDS = 3600.0
 """The first time after a start: not at every restart, and not never where it restarts daily."""
+_TIDY_SECONDS = 86_400.0
+"""How often what was ordered of operations that are over is removed."""
 _STRANDED_SECONDS = 60.0
 """How often a second path that was left behind is brought in line."""
 _JOIN_SECONDS = 30.0
@@ -109,6 +111,7 @@ class Watch:
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _proven: dict[str, float] = field(default_factory=dict)
     """When each route was last claimed, by our own clock."""
+    _tidied: float | None = None
 
     def __post_init__(self) -> None:
         self.estate.glance_seconds = _GLANCE_SECONDS
@@ -162,6 +165,7 @@ class Watch:
             if route not in requests and _is_served_well(there, seen):
                 self._is_well(route)
         self._prove(requests, seen)
+        self._tidy()
         # Last: for many regions it takes seconds, in which nobody is to wait.
         self._measure(seen)
 
@@ -260,6 +264,18 @@ class Watch:
             self._proven[route] = now
             self._start(route, partial(self._claim, route))
             return
+
+    def _tidy(self) -> None:
+        now = self.estate.clock.monotonic()
+        if self._tidied is None:
+            self._tidied = now - _TIDY_SECONDS + _FIRST_PROOF_SECONDS
+        if now - self._tidied < _TIDY_SECONDS:
+            return
+        self._tidied = now
+        try:
+            operations.forget_orders(self.estate)
+        except MlplatformError as error:  # it is no part of acting
+            log.warning("old orders were not removed: %s", error)
 
     def _claim(self, route: str) -> None:
         lease = operations.lease_of(self.estate, route)

@@ -120,3 +120,14 @@ def test_round_trip() -> None:
     time = VirtualClock()
     order = Order(kind=Kind.LOCK, scope="a", reason="r", by="b", at=time.now(), number=1)
     assert Order.model_validate_json(order.model_dump_json()) == order
+
+
+def test_what_is_forgotten_leaves_nothing_behind(orders: StandingOrders, members: Members) -> None:
+    orders.give(Kind.ABORT, "op-1", reason="wrong")
+    orders.take_back(Kind.ABORT, "op-1", reason="right")
+    orders.give(Kind.LOCK, EVERYTHING, reason="launch")
+    (abort,) = (order for order in orders.known() if order.kind is Kind.ABORT)
+    assert not abort.stands
+    orders.forget(abort)
+    assert [order.kind for order in orders.known()] == [Kind.LOCK]
+    assert members.holding(abort.key) == []

@@ -541,6 +541,65 @@ def test_a_paused_operation_can_be_aborted() -> None:
     assert not operations.open_operations(boss)
 
 
+def left_by(world: World, request: Request, moment: int, writer: str = "dead@host:1") -> str:
+    """An operation that its process left there."""
+    said, _ = crash_at(moment)
+    with pytest.raises(Crash):
+        operations.move(world.estate(writer), "api", request, said=said)
+    world.time.sleep(60)
+    return left_on(world.estate())
+
+
+def test_what_is_over_cannot_be_paused() -> None:
+    world = dead_us()
+    operation = str(go(world.estate()).reports["api"].operation)
+    with pytest.raises(UsageError, match=f"{operation} is over already") as refused:
+        operations.pause(world.estate(), operation, reason="looking")
+    assert f"history --operation {operation}" in str(refused.value.hint)
+    assert not world.estate().orders.read()
+
+
+def test_who_paused_what_is_told_until_it_is_over() -> None:
+    world = dead_us()
+    operation = left_by(world, AWAY, 1)
+    estate = world.estate()
+    operations.pause(estate, operation, reason="looking")
+    assert {name: order.reason for name, order in operations.paused(estate).items()} == {
+        operation: "looking"
+    }
+    operations.abort(estate, operation, reason="seen enough")
+    assert operations.paused(estate) == {}
+    assert [order.kind for order in estate.orders.read()] == [OrderKind.ABORT]
+
+
+def test_orders_about_operations_that_are_over_are_forgotten() -> None:
+    world = dead_us()
+    estate = world.estate()
+    operations.order(estate, OrderKind.LOCK, "api", reason="audit")
+    operations.take_back(estate, OrderKind.LOCK, "api", reason="over")
+    operation = left_by(world, AWAY, 1)
+    operations.abort(estate, operation, reason="no")
+    (abort,) = estate.orders.read()
+    assert abort.expires_at is not None
+    world.time.sleep(86_400 * 44)
+    operations.forget_orders(estate)
+    assert estate.orders.read() == (abort,), "its fault may last still"
+    world.time.sleep(86_400 * 2)
+    assert estate.orders.read() == ()
+    operations.forget_orders(estate)
+    assert [order.kind for order in estate.orders.known()] == [OrderKind.LOCK]
+
+
+def test_a_pause_of_what_is_under_way_is_not_forgotten() -> None:
+    world = dead_us()
+    operation = left_by(world, AWAY, 1)
+    estate = world.estate()
+    operations.pause(estate, operation, reason="looking")
+    world.time.sleep(86_400 * 60)
+    operations.forget_orders(estate)
+    assert set(operations.paused(estate)) == {operation}
+
+
 def test_what_was_aborted_after_a_crash_does_nothing_more() -> None:
     world = dead_us()
     said, _ = crash_at(1)  # planned, and not begun

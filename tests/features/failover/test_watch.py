@@ -326,6 +326,25 @@ def test_what_was_paused_stays_paused() -> None:
     assert values(watched.operation_began) == {}
 
 
+def test_what_was_ordered_of_operations_that_are_over_is_removed_once_a_day() -> None:
+    world = World()
+    said, _ = crash_at(1)
+    with pytest.raises(Crash):
+        operations.move(
+            world.estate("alice@laptop:7"), "api", Request(Mode.PLANNED, source="us"), said=said
+        )
+    world.time.sleep(60)
+    estate = world.estate()
+    (operation,) = (each.operation for each in operations.open_operations(estate))
+    operations.abort(estate, operation, reason="no")
+    estate.orders.give(OrderKind.PAUSE, operation, reason="too late")
+    watch, _ = watching(world)
+    rounds(world, watch, 30, seconds=3600.0)
+    assert [order.kind for order in estate.orders.known()] == [OrderKind.ABORT]
+    rounds(world, watch, 46, seconds=DAY_SECONDS)
+    assert estate.orders.known() == ()
+
+
 # ----------------------------------------------------------------------------- when it cannot act
 
 

@@ -404,6 +404,8 @@ def resume(
 ) -> int:
     """Go on with an operation that was paused, or left by a crash.
 
+    Where several are paused, each is to be named.
+
     $ mlplatform failover resume
     """
     from mlplatform.control.orders import Kind
@@ -411,8 +413,14 @@ def resume(
     from mlplatform.failover import operations
 
     with estate_of(session) as estate:
-        paused = {o.scope for o in estate.orders.read() if o.kind is Kind.PAUSE}
-        for name in paused if operation is None else paused & {operation}:
+        paused = operations.paused(estate)
+        if operation is None and len(paused) > 1:
+            told = "; ".join(f"{o.scope}: {o.reason}, by {o.by}" for o in paused.values())
+            raise UsageError(
+                f"{len(paused)} operations are paused, for reasons of their own: {told}",
+                hint=f"name the one: mlplatform failover resume {min(paused)}",
+            )
+        for name in paused.keys() & ({operation} if operation else paused.keys()):
             estate.orders.take_back(Kind.PAUSE, name, reason="resumed")
             session.say(f"{name} is no longer paused")
         try:
@@ -445,12 +453,10 @@ def pause(
 
     $ mlplatform failover pause 20260102T030405Z-failover-5b6c01 --reason "looking"
     """
-    from mlplatform.control.orders import Kind
     from mlplatform.failover import operations
 
     with estate_of(session) as estate:
-        operations.open_operation(estate.journal, operation)
-        estate.orders.give(Kind.PAUSE, operation, reason=reason)
+        operations.pause(estate, operation, reason=reason)
     session.say(f"{operation} is paused after the step it is in")
     session.say(f"mlplatform failover resume {operation}", level="hint")
     return 0
