@@ -257,6 +257,23 @@ def test_all_control_stores_lost_and_an_operator_who_takes_it_upon_themselves(
     require(sick.process("history", "import", "nowhere"), 2, "nowhere: holds no journal")
 
 
+def test_nobody_acts_without_a_control_store_that_answers_unless_they_mean_it(
+    sick: Platform,
+) -> None:
+    sick.lose_control(2)
+    alone = (*AWAY, "--without-control", "kept", "--reason", "it hangs, I think")
+    refused = sick.process(*alone)
+    require(refused, 2, "control: a majority of control stores answers", "--break-glass control")
+    assert sick.weights == WEIGHTS
+    meant = sick.process(*alone, "--break-glass", "control")
+    assert meant.code == 0, meant.said
+    assert "broken on purpose: control" in meant.err
+    assert sick.weights == MOVED
+    sick.find_control(2)
+    assert sick.process("history", "import", "kept").code == 0
+    assert sick.operations()[0]["actions"][0]["parameters"]["broken"] == ["control"]
+
+
 def test_control_stores_that_can_only_be_read(sick: Platform) -> None:
     folders = [control for control in sick.controls for control in (control, *control.rglob("*"))]
     folders = [folder for folder in folders if folder.is_dir()]

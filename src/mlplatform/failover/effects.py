@@ -118,6 +118,8 @@ class Estate:
     """Where leases are renewed; by default in a thread."""
     obeys_orders: bool = True
     """False only where the control store is gone and somebody has taken it upon themselves."""
+    bypassed: ControlStore | None = None
+    """The one that is gone then, as they say."""
     _memory: Memory | None = None
     _last_loads: LastLoads = field(default_factory=LastLoads)
     _reading: dict[str, Future[RouteState | _Newer]] = field(default_factory=dict)

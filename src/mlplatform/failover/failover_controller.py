@@ -90,6 +90,7 @@ def open_estate(
         executor=executor,
         timeout_seconds=_ACTUATOR_SECONDS + 5,
         obeys_orders=journal_folder is None,
+        bypassed=shared if journal_folder else None,
     )
 
 

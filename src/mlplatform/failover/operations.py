@@ -28,7 +28,7 @@ from mlplatform.core.topology import Topology
 from mlplatform.failover.decide import FEATURE, check_request, decide
 from mlplatform.failover.effects import Estate, Mover, of_route
 from mlplatform.failover.recoveries import LOOK_BACK, operation_of
-from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
+from mlplatform.failover.seen import Mode, Request, RouteSeen, Rule, Seen
 from mlplatform.failover.serving import climbed
 from mlplatform.failover.verdict import Verdict, judge_all
 from mlplatform.ports.traffic import RouteState
@@ -39,6 +39,9 @@ LEASE_SECONDS = 15.0
 """How long a controller that died keeps others from its route. A live one renews every third."""
 _ROUTES_AT_ONCE = 512
 """None waits until the clients of another have moved. How many look at once, `Estate` bounds."""
+
+
+_SIGN_OF_LIFE = "probes/without-control.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ class Proposal:
 
 
 def propose(estate: Estate, request: Request) -> Proposal:
-    """`--plan`: what would be done, and why. Changes nothing, claims nothing."""
+    """`--plan`: what would be done, and why. Changes nothing, claims nothing. `UsageError` where
+    the control store is bypassed, answers, and the request does not break `control`."""
     topology = estate.topology
     if not topology.traffic.routes:
         raise UsageError(
@@ -101,10 +105,34 @@ def propose(estate: Estate, request: Request) -> Proposal:
             hint="add one under traffic.routes; docs/failover.md shows how",
         )
     check_request(topology, request)
+    answers = estate.executor.submit(_control_answers, estate)
     seen = estate.observe()
     plan = decide(topology, seen, request, estate.clock.now())
+    if answers.result() and Rule.CONTROL.value not in request.broken:
+        raise UsageError(
+            f"{Rule.CONTROL.value}: a majority of control stores answers, and takes what is "
+            "written: locks, what others do, and what vantages saw can be heeded",
+            hint="leave --without-control away; or, if they must not be heeded, "
+            f"add --break-glass {Rule.CONTROL.value}",
+        )
     names = dict.fromkeys([*(a.subject for a in plan.actions), *(h.subject for h in plan.holds)])
     return Proposal(request, seen, {name: of_route(plan, name) for name in names})
+
+
+def _control_answers(estate: Estate) -> bool:
+    """Whether the control store that somebody acts without could be used. One that can only be read
+    could not."""
+    control = estate.bypassed
+    if control is None:
+        return False
+    try:
+        control.list("orders/", shallow=True)
+        took = control.put_observation(_SIGN_OF_LIFE, estate.writer.encode())
+        control.drop_observation(_SIGN_OF_LIFE)
+    except MlplatformError as error:
+        log.info("acting without the control store: %s", error)
+        return False
+    return took >= control.majority
 
 
 @dataclass(frozen=True, slots=True)

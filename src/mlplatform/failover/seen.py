@@ -59,6 +59,8 @@ class Rule(StrEnum):
     """A newer controller has written. Not to be broken, as little as `one-region`."""
     ADVISE = "advise"
     """The route does nothing by itself."""
+    CONTROL = "control"
+    """The control store answers, so nobody acts without it."""
 
 
 @dataclass(frozen=True, slots=True)

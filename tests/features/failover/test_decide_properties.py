@@ -160,7 +160,8 @@ def asked(draw: st.DrawFn) -> Asked:
     others = [region for region in regions if region != source]
     targets = draw(st.sets(st.sampled_from(others), max_size=3)) if others else set()
     names = [*(g.value for g in Gate), *(r.value for r in Rule)]
-    may = [n for n in names if n not in {"one-region", "fence", "advise"}]
+    # Whether the control store answers is asked before anything is decided.
+    may = [n for n in names if n not in {"one-region", "fence", "advise", "control"}]
     broken: set[str] = set()
     if not automatic and not fit:
         broken = draw(st.sets(st.sampled_from(may)))

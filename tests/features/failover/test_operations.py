@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from mlplatform.control.journal import Kind
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.reconcile import Report
 from mlplatform.core.errors import (
+    Denied,
     Fenced,
     LeaseHeld,
     MlplatformError,
@@ -28,6 +30,7 @@ from mlplatform.failover.operations import Moves, Said
 from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.timeline import clocks_of, markdown
+from mlplatform.ports.store import Stat
 from mlplatform.ports.traffic import RouteState, Weights
 from tests.features.control.members import Members, lost
 from tests.features.control.weather import SkewedClock
@@ -715,6 +718,39 @@ def test_two_without_a_control_store_between_them_do_not_act_under_one_epoch() -
     leases[1].release()
     assert operations.move(second, "api", AWAY).exit_code == 0
     assert (world.state.epoch, world.state.writer) == (2, "bob@host:2")
+
+
+@pytest.mark.parametrize(
+    ("away", "answers"), [((), True), ((1,), True), ((0, 1), False), ((0, 1, 2), False)]
+)
+def test_nobody_acts_beside_a_control_store_that_answers(
+    away: tuple[int, ...], answers: bool
+) -> None:
+    world = dead_us()
+    estate = world.estate(members=Members(1))
+    estate.bypassed = world.members.retrying(world.time)
+    with ExitStack() as gone:
+        for member in away:
+            gone.enter_context(lost(world.members, member))
+        if answers:
+            with pytest.raises(UsageError, match="a majority of control stores answers"):
+                operations.propose(estate, AWAY)
+        meant = replace(AWAY, broken=frozenset({"control"})) if answers else AWAY
+        assert not operations.propose(estate, meant).noop
+    assert not world.estate().control.list("probes/")
+
+
+def test_a_control_store_that_takes_nothing_is_as_good_as_gone() -> None:
+    world = dead_us()
+    estate = world.estate(members=Members(1))
+    estate.bypassed = world.members.retrying(world.time)
+    for store in world.members.stores[:2]:
+        store.put = refused  # type: ignore[method-assign]
+    assert not operations.propose(estate, AWAY).noop
+
+
+def refused(*_: object, **__: object) -> Stat:
+    raise Denied("it can only be read", right="put")
 
 
 def test_a_write_of_which_nobody_can_say_whether_it_was_done_is_unknown_and_ours_if_it_was() -> (

@@ -772,6 +772,7 @@ def propose_and_do(
     """Plan, show, ask, act, tell."""
     from mlplatform.core.errors import UsageError
     from mlplatform.failover import operations
+    from mlplatform.failover.seen import Rule
 
     if without_control is not None and not request.reason:
         raise UsageError("--without-control needs --reason", hint="say why; it is recorded")
@@ -781,6 +782,8 @@ def propose_and_do(
                 "locks and past recoveries cannot be read, nor what checks found; "
                 "they are not heeded"
             )
+            if Rule.CONTROL.value in request.broken:
+                session.console.warn("broken on purpose: control: whether it answers or not")
         proposal = operations.propose(estate, request)
         if plan or proposal.noop:
             code = show_proposal(session, proposal)
