@@ -263,8 +263,9 @@ _RULES: tuple[Callable[[Case], Closed | None], ...] = (
 
 def over_the_cap(case: Case, points: int) -> Closed | None:
     """Whether taking so many points from the source is more than cascades may take in a window. The
-    first region is never held back: what was taken from others counts, and without any, nothing
-    does. A planned move is no cascade."""
+    first region is never held back: what faults took from others counts, and without any, nothing
+    does. What planned moves took counts nothing: whoever planned them has seen that there was room.
+    A planned move on top of faults is held like any other, for it takes out the same capacity."""
     safety, source = case.safety, case.request.source
     taken = [
         recovery

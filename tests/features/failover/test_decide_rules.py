@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.core.errors import UsageError
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.seen import Mode, Override, Rule
+from mlplatform.failover.seen import Mode, Override, Recovery, Rule
 
 from .scene import held, past, shifts, weights_of, world
 
@@ -163,6 +163,43 @@ def test_a_rule(
 
 
 # --- break-glass ---------------------------------------------------------------------------------
+
+CAP = [
+    # What was taken before · what is asked now · held, and by what.
+    ("the first region, planned", PLANNED, [], None),
+    ("planned, after planned ones of all the others", PLANNED,
+     [past("eu", ended=900, mode=PLANNED), past("ap", ended=300, mode=PLANNED)], None),
+    ("a fault, after planned ones of all the others", UNPLANNED,
+     [past("eu", ended=900, mode=PLANNED), past("ap", ended=300, mode=PLANNED)], None),
+    ("a fault, on top of an open planned one", UNPLANNED,
+     [past("eu", ended=None, began=60, mode=PLANNED)], None),
+    ("a fault, after what a drill and a failback moved", UNPLANNED,
+     [past("eu", ended=900, mode=DRILL), past("", ended=300, mode=FAILBACK, targets=("eu",))],
+     None),
+    ("a fault, after a fault", UNPLANNED, [past("eu", ended=900)],
+     "50 points from us would make 100 within 3600 s, beside those from eu"),
+    ("planned, after a fault", PLANNED, [past("eu", ended=900)],
+     "50 points from us would make 100 within 3600 s, beside those from eu"),
+    ("a fault, after a fault and a planned one, which counts nothing", UNPLANNED,
+     [past("eu", ended=900, moved=1), past("ap", ended=300, mode=PLANNED)],
+     "50 points from us would make 51 within 3600 s, beside those from eu"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "recoveries", "said"), [row[1:] for row in CAP], ids=[row[0] for row in CAP]
+)
+def test_the_cap_holds_what_comes_on_top_of_faults_and_planned_moves_are_none(
+    mode: Mode, recoveries: list[Recovery], said: str | None
+) -> None:
+    us = "dead" if mode is UNPLANNED else "healthy"
+    plan = world(us=us, recoveries=recoveries).ask(mode, "us")
+    if said is None:
+        assert shifts(plan), held(plan)
+    else:
+        assert not plan.actions
+        assert f"us: cap: {said}; 50 may be taken by a cascade" in held(plan)
+
 
 
 def breakable(row: tuple[str, dict[str, Any], str | None, str | None]) -> bool:
