@@ -162,8 +162,6 @@ def test_a_rule(
         assert any(line.startswith(expected) for line in held(plan)), held(plan)
 
 
-# --- break-glass ---------------------------------------------------------------------------------
-
 CAP = [
     # What was taken before · what is asked now · held, and by what.
     ("the first region, planned", PLANNED, [], None),
@@ -200,6 +198,8 @@ def test_the_cap_holds_what_comes_on_top_of_faults_and_planned_moves_are_none(
         assert not plan.actions
         assert f"us: cap: {said}; 50 may be taken by a cascade" in held(plan)
 
+
+# --- break-glass ---------------------------------------------------------------------------------
 
 
 def breakable(row: tuple[str, dict[str, Any], str | None, str | None]) -> bool:
