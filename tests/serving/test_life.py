@@ -200,14 +200,15 @@ def _depths(server: ServerProcess) -> str:
 
 def test_a_full_queue_refuses_and_the_loop_goes_on(tmp_path: Path) -> None:
     publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=400))
-    with running(tmp_path, MAX_QUEUE_SIZE=2) as server, ThreadPoolExecutor(2) as pool:
+    with running(tmp_path, MAX_QUEUE_SIZE=1) as server, ThreadPoolExecutor(2) as pool:
         begun = [pool.submit(server.infer, "slow", GIVEN) for _ in range(2)]
         _until_depth(server, 2)
         refused = server.infer("slow", GIVEN)
         assert server.ask("GET", "/health").status == 200
         assert [each.result().status for each in begun] == [200, 200]
     assert refused.status == 503
-    assert refused.json == {"error": "model slow: the queue is full, 2 are in it"}
+    assert refused.headers["x-mlplatform-refused"] == "queue_requests"
+    assert refused.json["error"].startswith("Exceeds maximum queue size: model slow")
 
 
 def test_replies_go_to_whoever_asked(tmp_path: Path) -> None:

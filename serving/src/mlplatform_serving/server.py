@@ -25,6 +25,7 @@ from mlplatform_serving.http.descriptors import room_for
 from mlplatform_serving.http.tls import Certificate
 from mlplatform_serving.logs import RequestLog
 from mlplatform_serving.metrics import Metrics
+from mlplatform_serving.models.limits import instance_limits
 from mlplatform_serving.models.repository import Repository
 from mlplatform_serving.settings import Settings
 from mlplatform_serving.tracing import open_tracing
@@ -82,7 +83,7 @@ async def serve(settings: Settings, gate: Gate, certificate: Certificate | None 
     gpus = open_gpus(metrics, os.environ)
     request_log = RequestLog(level=log.getEffectiveLevel(), environment=settings.environment)
     repository = Repository(
-        settings.model_cache_dir, queue_size=settings.max_queue_size, metrics=metrics
+        settings.model_cache_dir, metrics=metrics, instance_limits=instance_limits(settings)
     )
     application = Application(
         repository,

@@ -57,10 +57,35 @@ class Settings(BaseSettings):
         default=64, ge=1, le=2048, description="The largest body in MiB, also once it is unpacked."
     )
     max_queue_size: int = Field(
-        default=256, ge=1, le=1_000_000, description="Inferences of a model that wait or run."
+        default=256, ge=1, le=1_000_000, description="Inferences of a model that wait, at most."
+    )
+    max_batch_size: int = Field(
+        default=32,
+        ge=0,
+        le=65_536,
+        description="Items in a batch where the model does not say; 0 or 1: one request at a time.",
+    )
+    enforce_batch_size: bool = Field(
+        default=False,
+        description="Refuse a request with more items than a batch has; else it runs alone.",
+    )
+    batch_timeout_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=60_000,
+        description="Compatibility: hold a batch that is not full back for so long. Best left 0.",
+    )
+    batch_seconds_max: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="A batch that runs for longer hangs: its model refuses, the server is unready.",
     )
     request_timeout_sec: float = Field(
-        default=60.0, gt=0, le=86_400, description="How long a body may take to arrive, in seconds."
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="How long a body may take to arrive, and when an answer must be there.",
     )
     header_timeout_seconds: float = Field(
         default=10.0,
@@ -163,7 +188,6 @@ _INSTEAD = {
     "GUNICORN_CMD_ARGS": "the server runs without gunicorn; its settings are variables of its own",
     "PYTHONHASHSEED": "nothing here depends on the order of hashes",
     "DB_POOL_SIZE": "the server has no database",
-    "ENFORCE_BATCH_SIZE": "a batch is never larger than the model and its deadlines allow",
     "OTEL_TRACES_SAMPLER": "TRACE_SAMPLE_RATE says who is sampled, and a caller's decision holds",
     "OTEL_TRACES_EXPORTER": "traces go out by OTLP over HTTP",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "traces go out by OTLP over HTTP, in protobuf",
@@ -179,6 +203,11 @@ def without_effect(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
             yield f"{name} has no effect: {_INSTEAD[name]}"
         elif name.startswith("VLLM_"):
             yield f"{name} has no effect: this server has no vLLM"
+    if float(environ.get("BATCH_TIMEOUT_MS") or 0) > 0:
+        yield (
+            "BATCH_TIMEOUT_MS holds answers back while the executor is free, and helps no busy "
+            "one: batches form by themselves while another runs; leave it unset"
+        )
     for first, second in _SAME:
         if environ.get(first) and environ.get(second, environ[first]) not in ("", environ[first]):
             yield f"{second} has no effect: {first} says otherwise, and comes first"

@@ -4,6 +4,7 @@ format. A backend is imported when it is first wanted; what is not listed here i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 
 from mlplatform_serving.backends.port import (
@@ -35,7 +36,9 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
         raise LoadFailed(f"no backend is called so; there are {', '.join(BACKENDS)}")
     files.verify()
     opener: Opener = import_module(BACKENDS[name]).open_model
-    return name, opener(files, configuration)
+    backend = opener(files, configuration)
+    backend.signature = replace(backend.signature, batch_size_max=configuration.max_batch_size)
+    return name, backend
 
 
 def _of_format(files: ModelFiles) -> str:

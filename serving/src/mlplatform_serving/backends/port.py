@@ -49,6 +49,7 @@ class ModelConfiguration(msgspec.Struct, forbid_unknown_fields=True):
     backend: str | None = None
     inputs: list[TensorConfiguration] = []
     outputs: list[TensorConfiguration] = []
+    max_batch_size: Annotated[int, msgspec.Meta(ge=0, le=65_536)] | None = None
     parameters: dict[str, Any] = {}
 
     def signature(self) -> Signature:

@@ -3,6 +3,7 @@ and a queue, and no framework (one of Starlette's routes costs a third of it).""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,11 +27,12 @@ from mlplatform_serving.http.body import (
     accepted_encoding,
     packed,
 )
+from mlplatform_serving.http.connection import Client
 from mlplatform_serving.http.described import configuration, metadata, server_metadata
 from mlplatform_serving.http.routes import Found, find
 from mlplatform_serving.logs import RequestLog
 from mlplatform_serving.metrics import CONTENT_TYPE, Metrics
-from mlplatform_serving.models.instance import Done
+from mlplatform_serving.models.instance import PRIORITY, PRIORITY_MAX, Done
 from mlplatform_serving.models.repository import Loaded, Repository, asked_version
 from mlplatform_serving.protocol.infer import encode_answer, parse_inference
 from mlplatform_serving.protocol.messages import AdminRequest, IndexRequest, LoadRequest
@@ -44,6 +46,9 @@ log = logging.getLogger("mlplatform_serving")
 Send = Callable[[Any], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 T = TypeVar("T")
+TIMEOUT = b"x-mlplatform-timeout-ms"
+"""The header that says how long the client waits; Triton's parameter `timeout`, in microseconds,
+says the same."""
 _ROUTES = {"infer": "/v2/models/{model}/infer", "predict": "/v1/models/{model}/predict"}
 _CLIENT_GONE = 499
 """nginx's word in traces for a client that did not wait; nobody is sent it."""
@@ -56,6 +61,7 @@ class Request:
     found: Found
     headers: Headers
     receive: Receive
+    scope: Any = None
     trace_id: str = ""
     done: tuple[Loaded, Done, int] | None = None
     """What answered an inference, and when it had: nanoseconds since the epoch."""
@@ -124,7 +130,10 @@ class Application:
     async def _answer(self, scope: Any, headers: Headers, receive: Receive) -> Answer:
         found = find(scope["method"], scope["raw_path"].decode("latin-1"))
         self._gate.check(found.route.scope, headers)
-        handler, request = self._handlers[found.route.handler], Request(found, headers, receive)
+        handler, request = (
+            self._handlers[found.route.handler],
+            Request(found, headers, receive, scope),
+        )
         if found.route.scope is Scope.INFER:
             return await self._followed(handler, request)
         return await handler(request)
@@ -190,13 +199,18 @@ class Application:
     # --- inference -------------------------------------------------------------------------------
 
     async def _on_infer(self, request: Request) -> Answer:
+        came = time.perf_counter()
         body = await self._body(request)
         began = time.perf_counter_ns()
         loaded = self._repository.find(request.found.model, request.found.version)
         signature = loaded.instance.backend.signature
         with _counted(loaded):
             inference = parse_inference(body, _json_bytes(request.headers), signature)
-            done = await loaded.instance.infer(inference.inputs)
+            done = await self._inferred(
+                *(request, loaded, came, inference.inputs),
+                timeout_us=inference.timeout_us,
+                priority=inference.priority,
+            )
             answer = inference_answer(
                 *encode_answer(loaded.name, loaded.version, inference, done.outputs)
             )
@@ -204,16 +218,48 @@ class Application:
         return answer
 
     async def _on_predict(self, request: Request) -> Answer:
+        came = time.perf_counter()
         body = await self._body(request)
         began = time.perf_counter_ns()
         loaded = self._repository.find(request.found.model)
         signature = loaded.instance.backend.signature
         with _counted(loaded):
             inputs: dict[str, Array] = parse_predict(body, signature)
-            done = await loaded.instance.infer(inputs)
+            done = await self._inferred(request, loaded, came, inputs)
             answer = json_answer(predictions(signature, done.outputs))
         self._completed(request, loaded, done, began)
         return answer
+
+    @staticmethod
+    async def _inferred(
+        request: Request,
+        loaded: Loaded,
+        came: float,
+        inputs: Mapping[str, Array],
+        *,
+        timeout_us: int = 0,
+        priority: int = 0,
+    ) -> Done:
+        """Who waits for a client that goes away is told so by the connection. The client's time
+        runs from when the head of its request was there (`came`)."""
+        seconds = loaded.instance.limits.answer_seconds
+        if timeout_us:
+            seconds = min(seconds, timeout_us / 1e6)
+        stated = request.headers.get(TIMEOUT)
+        if stated is not None:
+            seconds = min(seconds, _milliseconds(stated) / 1e3)
+        client = Client(request.scope)
+        try:
+            return await loaded.instance.infer(
+                inputs,
+                deadline=came + seconds,
+                priority=priority if 0 < priority <= PRIORITY_MAX else PRIORITY,
+                client=client,
+            )
+        except asyncio.CancelledError:
+            if client.gone:
+                raise ClientGone from None
+            raise
 
     def _completed(self, request: Request, loaded: Loaded, done: Done, began: int) -> None:
         now, total_ns = time.time(), time.perf_counter_ns() - began
@@ -340,6 +386,17 @@ class _counted:  # noqa: N801 - reads as a word of the statement
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if isinstance(error, Exception):
             self._loaded.statistics.fail.add(0)
+
+
+def _milliseconds(stated: bytes) -> float:
+    """How long a client waits, as its header has it."""
+    try:
+        milliseconds = float(stated)
+    except ValueError:
+        milliseconds = 0.0
+    if not milliseconds > 0:
+        raise BadRequest(f"{TIMEOUT.decode()} is no number of milliseconds above 0")
+    return milliseconds
 
 
 def _json_bytes(headers: Headers) -> int | None:

@@ -17,7 +17,7 @@ from mlplatform_serving.backends.formats import open_backend
 from mlplatform_serving.backends.port import Backend
 from mlplatform_serving.errors import BadRequest, LoadFailed, NotFound, Unavailable
 from mlplatform_serving.metrics import Metrics
-from mlplatform_serving.models.instance import Instance
+from mlplatform_serving.models.instance import Instance, Limits
 from mlplatform_serving.models.manifest import MANIFEST, ModelFiles
 from mlplatform_serving.models.statistics import Statistics
 from mlplatform_serving.names import by_number, is_name, model_name
@@ -51,9 +51,11 @@ class Entry:
 class Repository:
     """What a server serves. To be used on the event loop."""
 
-    def __init__(self, folder: Path, *, queue_size: int, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, *, metrics: Metrics, instance_limits: Limits | None = None
+    ) -> None:
         self._folder = folder
-        self._queue_size = queue_size
+        self._instance_limits = instance_limits or Limits()
         self._metrics = metrics
         self._loaded: dict[str, dict[str, Loaded]] = {}
         self._answering: dict[str, Loaded] = {}
@@ -97,7 +99,9 @@ class Repository:
     def well(self) -> bool:
         """Whether all is loaded that was to be served from the start. What is loaded later, or
         fails then, is no reason to take the server from those it serves."""
-        return self.started and not self._missing
+        return (
+            self.started and not self._missing and not any(e.instance.hung for e in self.loaded())
+        )
 
     async def index(self) -> list[Entry]:
         """Every version that is loaded, was tried, or lies in the folder."""
@@ -199,8 +203,9 @@ class Repository:
             seconds,
             extra={"model": name, "version": version, "duration_seconds": round(seconds, 6)},
         )
-        instance = Instance(name, backend, queue_size=self._queue_size)
-        loaded = Loaded(name, version, files.digest, backend_name, instance)
+        statistics = Statistics()
+        instance = Instance(name, backend, self._instance_limits, statistics)
+        loaded = Loaded(name, version, files.digest, backend_name, instance, statistics)
         self._metrics.follow(name, version, loaded.statistics, lambda: instance.pending)
         return loaded
 

@@ -18,6 +18,11 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Upper bounds of the histogram of batches."""
 SHED_REASONS = ("queue_full", "deadline", "memory")
 """Why an inference is refused to keep the rest in time. Each is stated from the first, as 0."""
+_SHED = {
+    **dict.fromkeys(("queue_requests", "queue_bytes", "displaced"), "queue_full"),
+    **dict.fromkeys(("expired", "predicted_late", "hopeless", "yielded"), "deadline"),
+}
+"""What metrics call the refusals of the batcher."""
 _BOUNDS_NS = tuple(int(seconds * 1e9) for seconds in SECONDS)
 
 
@@ -67,7 +72,41 @@ class Statistics:
     """What the model was given at a time; stated as `model_serving_batch_size`."""
     shed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SHED_REASONS, 0)))
     """What was refused, by reason; stated as `model_serving_shed_total`."""
+    because: Counter[str] = field(default_factory=Counter)
+    """Why each batch was formed as it was."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """Why inferences were refused, more finely than `shed` has it."""
+    gone: int = 0
+    """Inferences whose clients went away while they waited, and that were not run."""
+    items: int = 0
+    """Rows that were answered, of all requests."""
+    failed_batches: int = 0
+    by_size: dict[int, list[int]] = field(default_factory=dict)
+    """Of the batches of each size, how many there were, and their nanoseconds."""
     last_inference_ms: int = 0
+
+    def ran_batch(self, because: str, size: int, compute_ns: int) -> None:
+        """A batch of so many rows was computed."""
+        self.batches.add(size)
+        self.because[because] += 1
+        self.items += size
+        found = self.by_size.get(size)
+        if found is None:
+            found = self.by_size[size] = [0, 0]
+        found[0] += 1
+        found[1] += compute_ns
+
+    def failed_batch(self, because: str, size: int) -> None:
+        """A batch failed, and with it whoever was in it."""
+        self.batches.add(size)
+        self.because[because] += 1
+        self.failed_batches += 1
+
+    def refused(self, because: str) -> None:
+        """An inference was refused to keep the rest in time."""
+        self.refusals[because] += 1
+        if shed := _SHED.get(because):
+            self.shed[shed] += 1
 
     def succeeded(self, at: float, total_ns: int, queue_ns: int, compute_ns: int) -> None:
         """One inference was answered; `at` in seconds since the epoch."""
@@ -83,8 +122,8 @@ class Statistics:
             "name": name,
             "version": version,
             "last_inference": self.last_inference_ms,
-            "inference_count": self.success.count,
-            "execution_count": self.success.count,
+            "inference_count": self.items,
+            "execution_count": self.batches.count - self.failed_batches,
             "inference_stats": {
                 "success": self.success.as_json(),
                 "fail": self.fail.as_json(),
@@ -95,5 +134,17 @@ class Statistics:
                 "cache_hit": nothing,
                 "cache_miss": nothing,
             },
-            "batch_stats": [],
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": nothing,
+                    "compute_infer": {"count": batches, "ns": ns},
+                    "compute_output": nothing,
+                }
+                for size, (batches, ns) in sorted(self.by_size.items())
+            ],
+            # Ours: why each batch was formed, and why requests were refused.
+            "batches": dict(self.because),
+            "refused": dict(self.refusals),
+            "gone": self.gone,
         }

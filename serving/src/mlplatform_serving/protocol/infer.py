@@ -43,6 +43,10 @@ class Inference:
     inputs: dict[str, Array]
     outputs: Sequence[tuple[TensorSpec, bool]]
     """What is to be answered, and whether as binary data."""
+    timeout_us: int = 0
+    """How long the client waits; 0: it does not say."""
+    priority: int = 0
+    """The lowest goes first, from 1; 0: it does not say."""
 
 
 def parse_inference(body: bytes, json_bytes: int | None, signature: Signature) -> Inference:
@@ -59,10 +63,13 @@ def parse_inference(body: bytes, json_bytes: int | None, signature: Signature) -
         request = _decoder.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the JSON cannot be read: {_said(error)}") from None
-    _check_supported(request.parameters)
-    return Inference(
-        request.id, _inputs(request, binary, signature), _asked_outputs(request, signature)
-    )
+    inputs, outputs = _inputs(request, binary, signature), _asked_outputs(request, signature)
+    parameters = request.parameters
+    if not parameters:
+        return Inference(request.id, inputs, outputs)
+    _check_supported(parameters)
+    timeout_us, priority = _number(parameters, "timeout"), _number(parameters, "priority")
+    return Inference(request.id, inputs, outputs, timeout_us, priority)
 
 
 def _said(error: Exception) -> str:
@@ -73,6 +80,14 @@ def _check_supported(parameters: Parameters | None) -> None:
     for name in _REFUSED if parameters else ():
         if (parameters or {}).get(name):
             raise BadRequest(f"the parameter {name} is not supported")
+
+
+def _number(parameters: Parameters, name: str) -> int:
+    """A parameter of Triton's schedule policy extension: an integer, where 0 says nothing."""
+    value = parameters.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise BadRequest(f"the parameter {name} is no integer from 0")
+    return value
 
 
 def _inputs(request: InferRequest, binary: memoryview, signature: Signature) -> dict[str, Array]:

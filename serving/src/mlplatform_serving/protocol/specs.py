@@ -46,6 +46,9 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batch_size_max: int | None = None
+    """How many items it takes at a time, by its own configuration; 0 or 1: its first dimension is
+    none of items, or it takes one. None: that is not said."""
 
     def input(self, name: str) -> TensorSpec | None:
         """The input of that name."""
