@@ -163,6 +163,7 @@ def verdicts_in_force(topology: Topology, seen: Seen) -> dict[str, Verdict]:
             judged,
             health=Health(order.health),
             because=(said, *judged.because),
+            called_down=False,
             models={} if order.health == Health.HEALTHY else judged.models,
         )
     return found

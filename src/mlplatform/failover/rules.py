@@ -97,12 +97,13 @@ def _panic(case: Case) -> Closed | None:
 
 def sick_together(case: Case) -> Sequence[str]:
     """The regions of the route that turned sick together with the source, itself among them; none
-    where it is alone."""
+    where it is alone. One that most call down counts, though they be too few to act by: a record
+    that cannot be read for a moment must not end a panic."""
     sick = sorted(
         (verdict.sick_seconds, region)
         for region, verdict in case.verdicts.items()
         if region in case.weights
-        and verdict.health is Health.UNHEALTHY
+        and (verdict.health is Health.UNHEALTHY or verdict.called_down)
         and verdict.sick_seconds is not None
         and not _is_drained(case, region, verdict.sick_seconds)
     )

@@ -64,6 +64,9 @@ class Verdict:
     serves_nothing: bool = False
     """It is unhealthy, and no vantage that may vote got any answer at all: there is nothing left to
     protect there."""
+    called_down: bool = False
+    """Most domains that vote call it down, and callers do not contradict them; they may be too few
+    for the worst verdict, or not of one mind."""
     models: Mapping[str, Health] = field(default_factory=dict)
     """Of those whose golden requests were sent lately. A model that is not here was not asked: it
     is as well as its region."""
@@ -254,6 +257,7 @@ def _judge(region: str, court: _Court) -> Verdict:
         well_seconds=_well_seconds(case, health),
         serves_nothing=health is Health.UNHEALTHY
         and not any(told.answers for domain in case.domains for told in domain.testimonies),
+        called_down=ground in (Ground.DOWN, Ground.TOO_FEW, Ground.NOT_UNANIMOUS),
         models=case.models,
     )
 

@@ -53,8 +53,8 @@ DRILLED = Recovery(
 
 
 def verdict(region: str, word: str) -> Verdict:
-    """`healthy`, `dead` (serves nothing), `sick` (still serves some), `suspect`, `unknown`. A
-    number after it is the seconds since."""
+    """`healthy`, `dead` (serves nothing), `sick` (still serves some), `suspect`, `called-down` (by
+    too few to be sure), `unknown`. A number after it is the seconds since."""
     name, _, number = word.partition(" ")
     seconds = float(number) if number else None
     if name == "healthy":
@@ -66,6 +66,14 @@ def verdict(region: str, word: str) -> Verdict:
             because=("3 of 3 domains see it down",),
             sick_seconds=40 if seconds is None else seconds,
             serves_nothing=name == "dead",
+        )
+    if name == "called-down":
+        return Verdict(
+            region,
+            Health.SUSPECT,
+            because=("2 of 2 domains get no answer",),
+            sick_seconds=seconds,
+            called_down=True,
         )
     if name == "suspect":
         return Verdict(region, Health.SUSPECT, because=("1 of 3 domains sees it down",))

@@ -32,6 +32,8 @@ ROWS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
      "us: panic: no candidate is positively healthy: eu is suspect, ap is unknown", "same"),
     ("two of three together", {"eu": "dead 160"},
      "us: panic: eu and us turned sick within 120 s of each other", "same"),
+    ("two of three together, one by too few to be sure", {"eu": "called-down 160"},
+     "us: panic: eu and us turned sick within 120 s of each other", "same"),
     ("two of three, one a day ago", {"eu": "dead 86400", "standby": {"ap": {"servers": 12}}},
      None, None),
     ("two of three, one as it was being drained",

@@ -730,6 +730,22 @@ def topology(regions: list[str], vantages: list[str]) -> Topology:
     )
 
 
+@pytest.mark.parametrize(
+    ("picture", "callers", "called_down"),
+    [
+        (DEAD, None, True),
+        ("fra .....xxx\nlon .....xxx", None, True),  # too few to be sure
+        (ONE_SEES_IT_UP, None, True),  # not of one mind
+        (DEAD, "99.9% 40/s", False),  # callers contradict
+        (UNDECIDED, None, False),
+        (WELL, None, False),
+    ],
+)
+def test_called_down(picture: str, callers: str | None, called_down: bool) -> None:
+    case = Case("", picture, HEALTHY, callers=callers)
+    assert verdict(case).called_down is called_down
+
+
 def test_a_model_that_fails_everywhere_is_not_the_regions_fault() -> None:
     everywhere = "\n".join(f"{name} ..... m=..xxx n=....." for name in ("fra", "lon", "sin"))
     evidence = world({"us": everywhere, "eu": everywhere, "ap": everywhere})
