@@ -24,7 +24,7 @@ from mlplatform.failover.back import drill, go_back, turned_bad
 from mlplatform.failover.case import Case, Closed, case_of, verdicts_in_force, weights_key
 from mlplatform.failover.draft import Draft, Step
 from mlplatform.failover.gates import all_closed_gates
-from mlplatform.failover.headroom import Demand, Room, lacking
+from mlplatform.failover.headroom import Demand, Room, lacking, load_moved
 from mlplatform.failover.leave import leave
 from mlplatform.failover.rules import (
     UNBREAKABLE,
@@ -292,6 +292,7 @@ def _shift(
         },
         figures={
             **figures,
+            "load_moved": load_moved(case, step.after),
             "amends": amends,
             "warning": late,
             "ttl_seconds": case.state.ttl_seconds,

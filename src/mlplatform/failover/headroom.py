@@ -2,7 +2,8 @@
 
     room   = warm, ready servers × requests a second of one within the objective − its present load
     demand = what the regions that lose weight had at their peak, by the share that moves,
-             × the retry factor
+             × the retry factor; of one that was itself given weight just before, what was to come
+             with it, if that is more
 
 What is starting, what a scaler may start, and a declared figure that has expired count nothing.
 Nobody knows how a route's requests are shared among its models, so that each must be able to bear
@@ -24,6 +25,9 @@ from mlplatform.ports.traffic import Weights
 LOT_POINTS = 5
 """Weight is shared out in lots of so many points where that is possible. Loads and rates are not
 known to a per cent; a finer split would change with their noise, and each change moves clients."""
+
+_PEAK_SECONDS = 3600.0
+"""What was moved longer ago shows in the measured peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,9 @@ def demand_of(case: Case, after: Weights) -> Demand | Closed:
             said = f"the load that moves from {region} is unknown: {why}"
             return Closed(Gate.HEADROOM, said, unknown=True)
         assert load.peak is not None  # noqa: S101 - it is a figure
-        peak = max(load.peak, load.now if load.now is not None and _is_figure(load.now) else 0.0)
+        now = load.now if load.now is not None and _is_figure(load.now) else 0.0
+        measured, expected = max(load.peak, now), brought_to(case, region)
+        peak = max(measured, expected)
         if not peak and case.verdict(region).health is not Health.HEALTHY:
             said = (
                 f"the load of {region} reads 0 while it is ill, which says nothing of its clients"
@@ -152,9 +158,40 @@ def demand_of(case: Case, after: Weights) -> Demand | Closed:
         then = before + moved_already(case, region)
         amount += peak * lost / then
         part = "" if lost == then else f" × {lost}/{then}"
-        terms.append(f"peak {peak:.0f}{part}")
+        name = "peak" if measured >= expected else "with what was moved to it,"
+        terms.append(f"{name} {peak:.0f}{part}")
     said = f"({' + '.join(terms)})" if len(terms) > 1 else "".join(terms)
     return Demand(amount * factor, f"{said} × {factor:g}")
+
+
+def load_moved(case: Case, after: Weights) -> dict[str, float]:
+    """Requests a second that are to come to each region that gains, when a region is left; empty
+    where nobody can say."""
+    if case.request.mode not in (Mode.UNPLANNED, Mode.PLANNED):
+        return {}
+    demand = demand_of(case, after)
+    if isinstance(demand, Closed):
+        return {}
+    # Who fails asks again while it fails, not where it is served.
+    amount = demand.amount / case.safety.retry_factor
+    gains = {r: w - case.weights.get(r, 0) for r, w in after.items() if w > case.weights.get(r, 0)}
+    total = sum(gains.values())
+    return {region: amount * gain / total for region, gain in gains.items()}
+
+
+def brought_to(case: Case, region: str) -> float:
+    """What a region was to bear after others were left for it, within the hour: it may die before
+    any figure of its own shows that. 0 where nothing was moved to it, or it was moved back."""
+    had = moved = 0.0
+    for recovery in case.seen.recoveries:
+        if (recovery.ended_seconds_ago or 0.0) > _PEAK_SECONDS:
+            continue
+        if recovery.mode is Mode.FAILBACK and recovery.moved:
+            had = moved = 0.0
+        if region in recovery.brought:
+            had = had if moved else recovery.had.get(region, 0.0)
+            moved += recovery.brought[region]
+    return had + moved if moved else 0.0
 
 
 def moved_already(case: Case, region: str) -> int:

@@ -180,12 +180,22 @@ def _recovery(
         and all(shift.key in operation.outcomes for shift in shifts)
         and all(outcome.ok for outcome in operation.outcomes.values()),
         automatic=bool(first.parameters.get("automatic")),
+        had=shifts[0].figures.get("load_before", {}) if shifts else {},
+        brought=_brought(shifts),
         drained=any(
             action.kind == "drain" and action.region == source
             for action in map(operation.actions.get, (step.action for step in operation.steps))
             if action is not None
         ),
     )
+
+
+def _brought(shifts: Sequence[Action]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for shift in shifts:
+        for region, load in shift.figures.get("load_moved", {}).items():
+            found[region] = found.get(region, 0.0) + load
+    return found
 
 
 def written_by(

@@ -157,6 +157,10 @@ class Recovery:
     """Every action was done; for a drill: the standby is proven."""
     automatic: bool = False
     """Whether a watch began it, not an operator."""
+    had: Mapping[str, float] = field(default_factory=dict)
+    """By region, requests a second before its first shift: now, or at the peak."""
+    brought: Mapping[str, float] = field(default_factory=dict)
+    """By region that gained weight, requests a second that were to come with it."""
     drained: bool = False
     """Its source's servers were told to call themselves not ready, or may have been."""
 

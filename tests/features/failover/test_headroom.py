@@ -322,6 +322,60 @@ def test_clients_that_are_on_their_way_count_before_they_arrive() -> None:
     assert weights_of(settled.ask(UNPLANNED, "us", "ap")) == [{"eu": 50, "ap": 50}]
 
 
+MOVED = Recovery(
+    "op", UNPLANNED, "us", 60, 10, targets=("ap",), moved=50, had={"ap": 0.0}, brought={"ap": 200.0}
+)
+BACK = Recovery("back", Mode.FAILBACK, None, 40, 5, targets=("us",), moved=50)
+
+
+@pytest.mark.parametrize(
+    ("why", "recoveries", "load", "said"),
+    [
+        ("no figure of its own shows it", [MOVED], Load(0, 0),
+         "300 needed (with what was moved to it, 200 × 1.5)"),
+        ("its own peak shows a part of it", [MOVED], Load(0, 90),
+         "300 needed (with what was moved to it, 200 × 1.5)"),
+        ("it had something before", [replace(MOVED, had={"ap": 60.0})], Load(0, 60),
+         "390 needed (with what was moved to it, 260 × 1.5)"),
+        ("its own peak is more", [MOVED], Load(0, 240), "360 needed (peak 240 × 1.5)"),
+        ("while it is under way", [replace(MOVED, ended_seconds_ago=None)], Load(0, 0),
+         "300 needed (with what was moved to it, 200 × 1.5)"),
+        ("from two regions, one after the other",
+         [MOVED, replace(MOVED, operation="op-2", source="eu", had={"ap": 0.0},
+                         brought={"ap": 75.0})],
+         Load(0, 0), "412 needed (with what was moved to it, 275 × 1.5)"),
+        ("it was long ago", [replace(MOVED, began_seconds_ago=9000, ended_seconds_ago=3601)],
+         Load(0, 30), "45 needed (peak 30 × 1.5)"),
+        ("it went back since", [MOVED, BACK], Load(0, 30), "45 needed (peak 30 × 1.5)"),
+        ("to another", [replace(MOVED, brought={"eu": 200.0})], Load(0, 30),
+         "45 needed (peak 30 × 1.5)"),
+    ],
+)  # fmt: skip
+def test_a_target_that_dies_right_after_it_was_given_traffic_loses_that_too(
+    why: str, recoveries: list[Recovery], load: Load, said: str
+) -> None:
+    """us was left for ap a minute ago; now ap is dead, and eu has room for anything."""
+    made = world(
+        weights={"us": 0, "eu": 50, "ap": 50},
+        us="dead 5000",
+        ap="dead",
+        load={"ap": load},
+        standby={"eu": {"servers": 100}},
+        safety={"cooldown_seconds": 0},
+        recoveries=recoveries,
+    )
+    (shift,) = shifts(made.ask(UNPLANNED, "ap", broken=frozenset({"cap"})))
+    assert shift.figures["demand"]["said"] == said, why
+
+
+def test_what_is_moved_is_recorded_by_where_it_goes() -> None:
+    plan = world(us="dead").ask(UNPLANNED, "us")
+    (shift,) = shifts(plan)
+    assert weights_of(plan) == [{"eu": 65, "ap": 35}]
+    assert shift.figures["load_moved"] == {"eu": pytest.approx(60), "ap": pytest.approx(140)}
+    assert shift.figures["load_before"] == {"us": 200, "eu": 150, "ap": 0}
+
+
 # --- in or out -----------------------------------------------------------------------------------
 
 

@@ -76,6 +76,28 @@ def shift(
     )
 
 
+def test_what_was_to_come_with_the_weight_is_remembered() -> None:
+    book = Book()
+    first, then = shift(HALF, AWAY), shift(AWAY, {"us": 0, "eu": 50, "ap": 50}, source="eu")
+    first = first.model_copy(
+        update={"figures": {"load_before": {"eu": 40.0}, "load_moved": {"eu": 60.0}}}
+    )
+    then = then.model_copy(
+        update={"figures": {"load_before": {"eu": 90.0}, "load_moved": {"ap": 50.0}}}
+    )
+    plan = Plan(feature="failover", actions=(first, then))
+    name = book.journal.new_operation("failover")
+    stream = book.journal.start(name, plan, lease="failover/api", fence=1)
+    intent(stream, 0)
+    outcome(stream, 0)
+    (left,) = recoveries_of(book.only(), START)
+    assert (left.had, left.brought) == ({"eu": 40.0}, {"eu": 60.0})
+    intent(stream, 1)
+    outcome(stream, 1)
+    us, eu = recoveries_of(book.only(), START)
+    assert (us.brought, eu.brought) == ({"eu": 60.0}, {"ap": 50.0})
+
+
 def intent(stream: Stream, *numbers: int, fence: int = 1) -> None:
     keys = [stream.plan.actions[n].key for n in numbers]
     stream.append(Kind.INTENT, {"actions": keys, "batch": ""}, fence=fence)
