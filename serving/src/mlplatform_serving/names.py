@@ -7,8 +7,9 @@ import re
 
 from mlplatform_serving.errors import NotFound
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """The control plane's rule for `models/<model>/<version>/`."""
+_NAME = re.compile(NAME_PATTERN)
 _NUMBERS = re.compile(r"(\d+)")
 
 

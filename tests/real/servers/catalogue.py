@@ -602,7 +602,7 @@ SERVERS = (
         "schemathesis",
         _locked("schemathesis", "schemathesis"),
         PythonLock(REQUIREMENTS / "schemathesis.txt"),
-        "bin/schemathesis",
+        "bin/python",  # the scripts beside it name the folder that they were built in
     ),
     Server(
         "atheris",

@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 import msgspec
 
 from mlplatform_serving.errors import BadRequest, ServingError
+from mlplatform_serving.http import openapi
 from mlplatform_serving.http.answers import (
     JSON_LENGTH,
     Answer,
@@ -35,7 +37,7 @@ from mlplatform_serving.metrics import CONTENT_TYPE, Metrics
 from mlplatform_serving.models.instance import PRIORITY, PRIORITY_MAX, Done
 from mlplatform_serving.models.repository import Loaded, Repository, asked_version
 from mlplatform_serving.protocol.infer import encode_answer, parse_inference
-from mlplatform_serving.protocol.messages import AdminRequest, IndexRequest, LoadRequest
+from mlplatform_serving.protocol.messages import IndexRequest, LoadRequest
 from mlplatform_serving.protocol.predict import parse_predict, predictions
 from mlplatform_serving.protocol.tensors import Array
 from mlplatform_serving.settings import Settings
@@ -50,6 +52,7 @@ TIMEOUT = b"x-mlplatform-timeout-ms"
 """The header that says how long the client waits; Triton's parameter `timeout`, in microseconds,
 says the same."""
 _ROUTES = {"infer": "/v2/models/{model}/infer", "predict": "/v1/models/{model}/predict"}
+_NO_SCRIPTS = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
 _CLIENT_GONE = 499
 """nginx's word in traces for a client that did not wait; nobody is sent it."""
 
@@ -91,6 +94,7 @@ class Application:
         self._request_log = request_log
         self._settings = settings
         self._tracing = tracing
+        self._admin: Any = None
         self._region = (
             [(b"x-mlplatform-region", region.encode("latin-1", "replace"))] if region else []
         )
@@ -323,19 +327,22 @@ class Application:
         name, version = request.found.model, request.found.version
         if name:
             self._repository.find(name, version)
-        return json_answer(
-            {
-                "model_stats": [
-                    each.statistics.as_json(each.name, each.version)
-                    for each in self._repository.loaded()
-                    if name in ("", each.name) and version in (None, each.version)
-                ]
-            }
-        )
+        return json_answer({"model_stats": self._statistics(name, version)})
+
+    def _statistics(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
+        return [
+            each.statistics.as_json(each.name, each.version)
+            for each in self._repository.loaded()
+            if name in ("", each.name) and version in (None, each.version)
+        ]
 
     async def _on_index(self, request: Request) -> Answer:
         told = await self._told(request, IndexRequest)
-        entries = [
+        entries = await self._index()
+        return json_answer([each for each in entries if each["state"] == "READY" or not told.ready])
+
+    async def _index(self) -> list[dict[str, Any]]:
+        return [
             {
                 "name": each.name,
                 "version": each.version,
@@ -345,7 +352,6 @@ class Application:
             }
             for each in await self._repository.index()
         ]
-        return json_answer([each for each in entries if each["state"] == "READY" or not told.ready])
 
     async def _on_metrics(self, request: Request) -> Answer:
         return Answer(200, self._metrics.encoded(), [(b"content-type", CONTENT_TYPE)])
@@ -354,22 +360,52 @@ class Application:
 
     async def _on_load(self, request: Request) -> Answer:
         told = await self._told(request, LoadRequest)
-        loaded = await self._repository.load(request.found.model, asked_version(told.parameters))
-        return json_answer(
-            {"name": loaded.name, "version": loaded.version, "digest": loaded.digest}
-        )
+        return json_answer(await self._load(request.found.model, asked_version(told.parameters)))
 
     async def _on_unload(self, request: Request) -> Answer:
         told = await self._told(request, LoadRequest)
-        await self._repository.unload(request.found.model, asked_version(told.parameters))
+        await self._unload(request.found.model, asked_version(told.parameters))
         return json_answer({"name": request.found.model})
 
+    def duck(self, wanted: bool | None) -> bool:  # noqa: FBT001 - on, off or as it is
+        """Make it a lame duck or one no more; whether it is one."""
+        if wanted is not None and wanted != self.lame_duck:
+            self.lame_duck = wanted
+            log.warning("lame duck: %s", "on" if wanted else "off")
+        return self.lame_duck
+
     async def _on_admin(self, request: Request) -> Answer:
-        told = await self._told(request, AdminRequest)
-        if told.lame_duck is not None and told.lame_duck != self.lame_duck:
-            self.lame_duck = told.lame_duck
-            log.warning("lame duck: %s", "on" if self.lame_duck else "off")
-        return json_answer({"lame_duck": self.lame_duck})
+        body = await self._body(request)
+        application = await self._administration()
+        admin = import_module("mlplatform_serving.http.admin")
+        answer: Answer = await admin.ask(application, request.scope, body)
+        return answer
+
+    async def _on_openapi(self, request: Request) -> Answer:
+        return json_answer(await self._document())
+
+    async def _on_docs(self, request: Request) -> Answer:
+        page = await asyncio.to_thread(openapi.page, await self._document())
+        return Answer(200, page, [(b"content-type", b"text/html; charset=utf-8"), *_NO_SCRIPTS])
+
+    async def _document(self) -> dict[str, Any]:
+        application = await self._administration()
+        return openapi.describe(application.openapi(), guarded=self._gate.guarded)
+
+    async def _administration(self) -> Any:
+        if self._admin is None:
+            # When it is first wanted, in a thread: FastAPI takes longer than many models do.
+            admin = await asyncio.to_thread(import_module, "mlplatform_serving.http.admin")
+            doing = admin.Doing(self._load, self._unload, self._index, self._statistics)
+            self._admin = admin.build(doing, self, self._settings)
+        return self._admin
+
+    async def _load(self, name: str, version: str | None) -> dict[str, str]:
+        loaded = await self._repository.load(name, version)
+        return {"name": loaded.name, "version": loaded.version, "digest": loaded.digest}
+
+    async def _unload(self, name: str, version: str | None) -> None:
+        await self._repository.unload(name, version)
 
 
 class _counted:  # noqa: N801 - reads as a word of the statement

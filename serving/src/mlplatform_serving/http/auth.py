@@ -96,6 +96,11 @@ class Gate:
         """`TokensUnreadable` unless every file that is named can be read."""
         self._files = {scope: TokenFile(path) for scope, path in files.items() if path is not None}
 
+    @property
+    def guarded(self) -> frozenset[Scope]:
+        """The scopes for which a token is asked; or for which none would do."""
+        return frozenset({*self._files, Scope.ADMIN})
+
     def check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """`Unauthenticated` or `Forbidden` unless the request may."""
         if scope is Scope.OPEN:

@@ -48,7 +48,8 @@ FIXED: Mapping[str, Methods] = {
     "/health/startup": _get("startup"),
     "/ready": _get("ready"),
     "/metrics": _get("metrics", Scope.METRICS),
-    "/admin": _post("admin", Scope.ADMIN),
+    "/docs": _get("docs"),
+    "/openapi.json": _get("openapi"),
     "/v2": _get("server_metadata"),
     "/v2/health/live": _get("live"),
     "/v2/health/ready": _get("ready"),
@@ -78,6 +79,9 @@ REPOSITORY: Mapping[str, Methods] = {
 RUNBOOK: Mapping[str, Methods] = {**REPOSITORY, "predict": _post("predict", Scope.INFER)}
 """Below `/v1/models/{model}`."""
 
+_ADMIN = Found(Route("admin", Scope.ADMIN))
+"""`/admin` and all below: who comes there is asked first, and told what is there after."""
+
 
 def find(method: str, path: str) -> Found:
     """`NotFound` or `MethodNotAllowed` if there is none. HEAD is as GET."""
@@ -88,6 +92,8 @@ def find(method: str, path: str) -> Found:
         methods, model = OF_MODEL["infer"], parts[3]
     elif (fixed := FIXED.get(path)) is not None:
         methods = fixed
+    elif parts[1:2] == ["admin"]:
+        return _ADMIN
     else:
         methods, model, version = _below(parts)
     if methods is None or (model and not is_name(model)):

@@ -67,9 +67,3 @@ class IndexRequest(msgspec.Struct):
     """The body of `POST /v2/repository/index`."""
 
     ready: bool = False
-
-
-class AdminRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /admin`."""
-
-    lame_duck: bool | None = None
