@@ -59,6 +59,11 @@ class Operation:
         return self.begun and not self.closed
 
     @property
+    def passed(self) -> bool:
+        """Every outcome that was told is a good one."""
+        return bool(self.ok) and all(self.ok.values())
+
+    @property
     def mode(self) -> str:
         return str(next(iter(self.actions.values()))["parameters"]["mode"])
 
@@ -153,6 +158,7 @@ class FailoverJudge(Judge):
         if self.control_lost:
             self.operations.clear()
             self.ours = dict.fromkeys(self.routes)
+            self.locked.clear()
 
     # The journal.
 
@@ -174,7 +180,7 @@ class FailoverJudge(Judge):
             self._intends(process, operation, entry)
         elif entry.kind is Kind.OUTCOME:
             self._outcome(process, operation, entry.payload)
-        elif operation.mode == Mode.DRILL and operation.ok and all(operation.ok.values()):
+        elif entry.kind is Kind.CLOSED and operation.mode == Mode.DRILL and operation.passed:
             self.drilled.add(operation.route)
 
     def _planned(self, entry: Entry) -> None:
@@ -215,9 +221,11 @@ class FailoverJudge(Judge):
         after = action["parameters"]["after"]
         if result == Result.DONE and key not in operation.done:
             raise self.fail(f"{process} recorded {after} as done, which was never written")
-        if operation.ok[key] and key in operation.done:
-            self.ours[operation.route] = after
         state = self.routes[operation.route].state
+        if key in operation.done and (
+            result == Result.DONE or (operation.ok[key] and state.weights == after)
+        ):
+            self.ours[operation.route] = after
         if (
             result == Result.FAILED
             and outcome["error"] == "ConditionFailed"
@@ -278,6 +286,8 @@ class FailoverJudge(Judge):
     def _change(self, sent: Sent, before: Weights, after: Weights) -> None:
         process, name, action, operation = sent.process, sent.route, sent.action, sent.operation
         if action is None or operation is None or sent.look is None:
+            if self.control_lost:
+                return  # it was announced to a store that has forgotten it
             raise self.fail(f"{process} moves {name} to {after}, which no journal announced")
         asked = action["parameters"]
         if asked["before"] != before:
@@ -337,7 +347,9 @@ class FailoverJudge(Judge):
         beyond doubt."""
         voters = [vantage for vantage in self.vantages if vantage.region != region]
         speaking = all(
-            vantage.written and vantage.written[-1][0] >= at - 2 * self.interval
+            vantage.written
+            and vantage.written[-1][0] >= at - 2 * self.interval
+            and region in vantage.written[-1][1]
             for vantage in voters
         )
         if not speaking or any(vantage.lied for vantage in voters):
@@ -400,6 +412,8 @@ class Move:
                     yield f"{region} was long known to be down"
                 if judge.known_wrong(region, at) and not self.breaks("golden"):
                     yield f"{region} was long known to answer wrongly"
+            if self.asked.get("step") == "back":
+                continue  # a drill's trickle goes back to where the rest of it still is
             for ill in UNFIT:
                 if ills.get(ill, at) < at and not self.breaks(_GATES[ill]):
                     yield f"{region} {ill.value}"

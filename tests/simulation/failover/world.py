@@ -16,7 +16,7 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.retry import Retry
 from mlplatform.control.retry_traffic import RetryingTraffic
-from mlplatform.core.errors import IntegrityError, MlplatformError, UsageError
+from mlplatform.core.errors import IntegrityError, MlplatformError, NotFound, StalePlan, UsageError
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -675,11 +675,10 @@ class World(world.World):
     def _converge(self, settler: Process) -> None:
         """What an operator types when the weather is fine again; then all must be well."""
         judge, estate = self.judge, self.estate(settler)
-        for order in estate.orders.read():
-            estate.orders.take_back(order.kind, order.scope, reason="it is over")
-        judge.locked.clear()
+        self._take_orders_back(estate)
         settler.sleep(4 * self.interval)
         self._wait_for_others(settler)
+        self._take_orders_back(estate)
         self._rest(settler, judge.known_seconds + self.topology.traffic.safety.hold_off_seconds)
         if judge.control_lost:
             self._abandon_torn(estate)
@@ -697,6 +696,7 @@ class World(world.World):
         if left:
             raise judge.fail(f"unfinished operations are left: {left}")
         if had_to_leave:
+            self._until_quiet(settler, watch)
             before = self._everything()
             watch.one_round()
             if self._everything() != before:
@@ -713,6 +713,12 @@ class World(world.World):
         """Time passes, in which nothing happens."""
         self.tower.quiet_until = self.scheduler.now + seconds
         settler.sleep(seconds + 4 * self.interval)
+
+    def _take_orders_back(self, estate: SimEstate) -> None:
+        for order in estate.orders.read():
+            with suppress(NotFound):  # somebody else has just done so
+                estate.orders.take_back(order.kind, order.scope, reason="it is over")
+        self.judge.locked.clear()
 
     def _until_quiet(self, settler: Process, watch: Watch) -> None:
         for _ in range(8):
@@ -749,6 +755,10 @@ class World(world.World):
         if settler.random.random() < 0.6:
             return  # it could be done; that it is done then, enough other worlds show
         moves = operations.carry_out(estate, proposal, wait=True)
+        if any(isinstance(error, StalePlan) for error in moves.errors.values()):
+            # Somebody got well in between; who is told so looks again.
+            settler.sleep(4 * self.interval)
+            moves = operations.carry_out(estate, operations.propose(estate, request), wait=True)
         for error in moves.errors.values():
             raise error
         weights = self.routes[route].state.weights
