@@ -238,7 +238,10 @@ def test_probes_are_answered_while_it_starts(tmp_path: Path) -> None:
         assert server.ask("GET", "/health/live").status == 200
         assert server.ask("GET", "/health/startup").status in {200, 503}
         server.wait_for("Server startup complete")
-        assert server.ask("GET", "/health/startup").json == {"started": True}
+        told = server.ask("GET", "/health/startup").json
+        assert (told["started"], told["milestone"], told["loads"]) == (True, "ready", [])
+        assert list(told["milestones"]) == ["starting", "loading", "ready"]
+        assert server.wait_for("startup: loading after")["milestone"] == "loading"
 
 
 def test_logs_are_json_when_all_goes_wrong(tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ class Metrics:
         self.evictions = self._counter(
             "model_evictions", "Versions that were unloaded to make room.", *_VERSION
         )
+        self.unload_freed_bytes = self._counter(
+            "model_unload_freed_bytes", "Resident memory less after unloading.", *_VERSION
+        )
         self.model_bytes = self._gauge(
             "model_serving_model_memory_bytes", "What a loaded version takes.", *_VERSION, "memory"
         )

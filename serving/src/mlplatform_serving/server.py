@@ -25,7 +25,7 @@ from mlplatform_serving.http.descriptors import room_for
 from mlplatform_serving.http.tls import Certificate
 from mlplatform_serving.logs import RequestLog
 from mlplatform_serving.metrics import Metrics
-from mlplatform_serving.models.limits import instance_limits
+from mlplatform_serving.models.opened import open_repository
 from mlplatform_serving.models.repository import Repository
 from mlplatform_serving.settings import Settings
 from mlplatform_serving.tracing import open_tracing
@@ -82,9 +82,7 @@ async def serve(settings: Settings, gate: Gate, certificate: Certificate | None 
     tracing = open_tracing(settings.trace_sample_rate, os.environ)
     gpus = open_gpus(metrics, os.environ)
     request_log = RequestLog(level=log.getEffectiveLevel(), environment=settings.environment)
-    repository = Repository(
-        settings.model_cache_dir, metrics=metrics, instance_limits=instance_limits(settings)
-    )
+    repository = open_repository(settings, metrics)
     application = Application(
         repository,
         gate,
@@ -105,6 +103,7 @@ async def serve(settings: Settings, gate: Gate, certificate: Certificate | None 
     watches = [asyncio.create_task(guard.watch())]
     if certificate is not None:
         watches.append(asyncio.create_task(certificate.watch()))
+    repository.watch()
     loading = asyncio.create_task(_load(repository, settings))
     await asyncio.gather(*(_until_it_ends(each, servers) for each in servers))
     for task in (loading, *watches):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from mlplatform_serving.gpu import Reading
 from mlplatform_serving.memory import host
+from mlplatform_serving.memory import watch as watch_module
 from mlplatform_serving.memory.breaker import Gauge, Level
-from mlplatform_serving.memory.nvml import open_devices
+from mlplatform_serving.memory.room import Where
 from mlplatform_serving.memory.watch import MemoryWatch, marks
 
 MIB = 2**20
@@ -89,31 +93,75 @@ class Scale:
     def __init__(self) -> None:
         self.now = 0.0
         self.host: list[Gauge] = [Gauge("host", 10, 100)]
-        self.gpus: list[Gauge] = []
+        self.gpus: list[Reading] = []
+        self.hangs = threading.Event()
+        self.hangs.set()
 
-    def gauges(self) -> list[Gauge]:
+    def read(self) -> list[Reading]:
+        self.hangs.wait(60)
         return self.gpus
+
+    def watch(self) -> MemoryWatch:
+        return MemoryWatch(
+            marks(0.95, 0.8),
+            read_gpus=self.read,
+            read_host=lambda _: self.host,
+            monotonic=lambda: self.now,
+        )
+
+
+def gpu(used: int | None) -> Reading:
+    return Reading(0, "GPU-1", used, 100, 40, 0.5)
 
 
 def test_the_watch_follows_what_it_reads() -> None:
+    asyncio.run(_follows())
+
+
+async def _follows() -> None:
     scale = Scale()
-    watch = MemoryWatch(
-        marks(0.95, 0.8), devices=scale, read_host=lambda _: scale.host, monotonic=lambda: scale.now
-    )
-    watch.read()
+    watch = scale.watch()
+    await watch.read_all()
     assert (watch.level, watch.free_bytes(), watch.gpu_used_bytes()) == (Level.WELL, 80, None)
-    scale.gpus = [Gauge("gpu 0", 81, 100)]
-    watch.read()
+    scale.gpus = [gpu(81)]
+    await watch.read_all()
     assert (watch.level, watch.gpu_used_bytes()) == (Level.SHEDDING, 81)
-    assert watch.refuse() == "gpu 0 81% full"
-    assert watch.refusals == {"gpu 0": 1}
-    scale.gpus = [Gauge("gpu 0", 10, 100)]
+    assert watch.told() == "gpu 0 81% full"
+    assert (watch.shedding(Where.GPU), watch.shedding(Where.HOST)) == (True, False)
+    assert (watch.excess_bytes(Where.GPU), watch.excess_bytes(Where.HOST)) == (11, 0)
+    scale.gpus = [gpu(10)]
     for scale.now, expected in ((1, Level.SHEDDING), (5.9, Level.SHEDDING), (6, Level.WELL)):
-        watch.read()
+        await watch.read_all()
         assert watch.level == expected
     scale.host = []
-    watch.read()
+    await watch.read_all()
     assert watch.free_bytes() is None
+
+
+def test_a_driver_that_hangs_is_unknown_and_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_module, "PERIOD_SECONDS", 0.01)
+    asyncio.run(_hangs())
+
+
+async def _hangs() -> None:
+    scale = Scale()
+    scale.gpus = [gpu(90)]
+    watch = scale.watch()
+    levels = []
+    for scale.now in (0.0, 29.0, 30.0):
+        await watch.read_all()
+        levels.append((watch.level, watch.gpu_used_bytes()))
+        scale.hangs.clear()
+    assert levels == [(Level.SHEDDING, 90), (Level.SHEDDING, None), (Level.WELL, None)]
+    scale.hangs.set()
+    while watch.gpu_used_bytes() is None:
+        await watch.read_all()
+    assert watch.level is Level.SHEDDING
+    scale.gpus = [gpu(None)]
+    await watch.read_all()
+    assert watch.gpu_used_bytes() is None
 
 
 def test_above_the_limit() -> None:
@@ -122,12 +170,3 @@ def test_above_the_limit() -> None:
     told = MemoryWatch({}, limit_bytes=MIB).over_limit()
     assert told is not None
     assert told.endswith("MEMORY_LIMIT_MB is 1")
-
-
-def test_gpus_are_named_or_there_are_none() -> None:
-    devices = open_devices()
-    if devices is None:
-        pytest.skip("no NVIDIA driver here")
-    gauges = devices.gauges()
-    assert [gauge.what for gauge in gauges] == [f"gpu {index}" for index in range(len(gauges))]
-    assert all(0 <= gauge.used_bytes <= gauge.limit_bytes for gauge in gauges)

@@ -34,9 +34,13 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
     name = configuration.backend or _of_format(files)
     if name not in BACKENDS:
         raise LoadFailed(f"no backend is called so; there are {', '.join(BACKENDS)}")
-    files.verify()
     opener: Opener = import_module(BACKENDS[name]).open_model
     backend = opener(files, configuration)
+    try:
+        files.verify()  # what the backend has not read; what it has, was verified as it was read
+    except BaseException:
+        backend.close()
+        raise
     backend.signature = replace(backend.signature, batch_size_max=configuration.max_batch_size)
     return name, backend
 

@@ -206,7 +206,7 @@ class Application:
         came = time.perf_counter()
         body = await self._body(request)
         began = time.perf_counter_ns()
-        loaded = self._repository.find(request.found.model, request.found.version)
+        loaded = await self._repository.reach(request.found.model, request.found.version)
         signature = loaded.instance.backend.signature
         with _counted(loaded):
             inference = parse_inference(body, _json_bytes(request.headers), signature)
@@ -225,7 +225,7 @@ class Application:
         came = time.perf_counter()
         body = await self._body(request)
         began = time.perf_counter_ns()
-        loaded = self._repository.find(request.found.model)
+        loaded = await self._repository.reach(request.found.model)
         signature = loaded.instance.backend.signature
         with _counted(loaded):
             inputs: dict[str, Array] = parse_predict(body, signature)
@@ -285,9 +285,13 @@ class Application:
         return self._repository.well and not self.lame_duck
 
     async def _on_health(self, request: Request) -> Answer:
-        return json_answer({"status": "ok"})
+        return await self._on_live(request)
 
     async def _on_live(self, request: Request) -> Answer:
+        """Not, above `MEMORY_LIMIT_MB`: it is to be started anew before the system kills it."""
+        why = self._repository.memory.over_limit()
+        if why is not None:
+            return json_answer({"live": False, "status": f"memory: {why}"}, 503)
         return json_answer({"live": True, "status": "ok"})
 
     async def _on_ready(self, request: Request) -> Answer:
@@ -300,8 +304,14 @@ class Application:
         return json_answer(told, 200 if ready else 503)
 
     async def _on_startup(self, request: Request) -> Answer:
-        started = self._repository.started
-        return json_answer({"started": started}, 200 if started else 503)
+        startup = self._repository.startup
+        told = {
+            "started": startup.over,
+            "milestone": startup.milestone,
+            "milestones": startup.reached,
+            "loads": self._repository.loads(),
+        }
+        return json_answer(told, 200 if startup.over else 503)
 
     # --- what is here ----------------------------------------------------------------------------
 
@@ -327,7 +337,10 @@ class Application:
         name, version = request.found.model, request.found.version
         if name:
             self._repository.find(name, version)
-        return json_answer({"model_stats": self._statistics(name, version)})
+        told: dict[str, Any] = {"model_stats": self._statistics(name, version)}
+        if not name:
+            told["loads"] = self._repository.loads()
+        return json_answer(told)
 
     def _statistics(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
         return [
@@ -373,6 +386,18 @@ class Application:
             self.lame_duck = wanted
             log.warning("lame duck: %s", "on" if wanted else "off")
         return self.lame_duck
+
+    async def _on_pin(self, request: Request) -> Answer:
+        return await self._pin(request, pinned=True)
+
+    async def _on_unpin(self, request: Request) -> Answer:
+        return await self._pin(request, pinned=False)
+
+    async def _pin(self, request: Request, *, pinned: bool) -> Answer:
+        told = await self._told(request, LoadRequest)
+        name = request.found.model
+        await self._repository.pin(name, asked_version(told.parameters), pinned=pinned)
+        return json_answer({"name": name, "pinned": pinned})
 
     async def _on_admin(self, request: Request) -> Answer:
         body = await self._body(request)

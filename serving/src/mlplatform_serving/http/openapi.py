@@ -46,6 +46,13 @@ def _ref(name: str) -> Schema:
 
 _SPEC = _object({"name": _STRING, "datatype": _STRING, "shape": _array(_INTEGER)})
 _SPENT = _object({"count": _INTEGER, "ns": _INTEGER})
+_LOAD = _object(
+    {"name": _STRING, "version": _STRING, "state": _STRING, "stage": _STRING, "bytes": _INTEGER},
+    {
+        "bytes_total": {"type": ["integer", "null"]},
+        "bytes_per_second": {"type": ["number", "null"]},
+    },
+)
 
 SCHEMAS: Mapping[str, Schema] = {
     "Refusal": _object({"error": _STRING}),
@@ -123,12 +130,21 @@ SCHEMAS: Mapping[str, Schema] = {
                     }
                 )
             )
-        }
+        },
+        {"loads": _array(_LOAD)},
     ),
     "Live": _object({"live": _BOOLEAN}),
     "Ready": _object({"ready": _BOOLEAN, "live": _BOOLEAN, "lame_duck": _BOOLEAN}),
     "Health": _object({"status": _STRING}),
-    "Startup": _object({"started": _BOOLEAN}),
+    "Startup": _object(
+        {
+            "started": _BOOLEAN,
+            "milestone": _STRING,
+            "milestones": {"type": "object", "additionalProperties": {"type": "number"}},
+            "loads": _array(_LOAD),
+        }
+    ),
+    "Pinned": _object({"name": _STRING, "pinned": _BOOLEAN}),
     "Loaded": _object({"name": _STRING}, {"version": _STRING, "digest": _STRING}),
 }
 
@@ -178,11 +194,16 @@ ROUTES: tuple[Described, ...] = (
         for base in ("/v2/repository/models/{model}", "/v1/models/{model}")
         for action, summary in (("/load", "Load a version"), ("/unload", "Unload one, or all"))
     ),
+    *(
+        Described(base + action, "post", summary, "Pinned", Scope.ADMIN, "LoadRequest")
+        for base in ("/v2/repository/models/{model}", "/v1/models/{model}")
+        for action, summary in (("/pin", "Never evict it"), ("/unpin", "Evict it as the others"))
+    ),
     Described(
         *("/v1/models/{model}/predict", "post", "Inference, a row an instance"),
         *("PredictResponse", Scope.INFER, "PredictRequest"),
     ),
-    Described("/health", "get", "Whether it answers", "Health"),
+    Described("/health", "get", "Whether it lives", "Health", also={503: "Health"}),
     Described("/health/live", "get", "Whether it lives", "Live", also={503: "Live"}),
     Described("/health/ready", "get", "Whether it is ready", "Ready", also=_READY),
     Described("/health/startup", "get", "Whether it has started", "Startup", also={503: "Startup"}),

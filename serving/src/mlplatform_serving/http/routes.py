@@ -73,6 +73,8 @@ OF_MODEL: Mapping[str, Methods] = {
 REPOSITORY: Mapping[str, Methods] = {
     "load": _post("load", Scope.ADMIN),
     "unload": _post("unload", Scope.ADMIN),
+    "pin": _post("pin", Scope.ADMIN),
+    "unpin": _post("unpin", Scope.ADMIN),
 }
 """Below `/v2/repository/models/{model}`."""
 

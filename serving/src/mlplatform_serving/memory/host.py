@@ -1,8 +1,8 @@
 """What Linux says of memory: this process, its control group (cgroup v2) and the host.
 
 Of a control group the working set counts, as the kubelet counts it: what is in use less the pages
-of files that were not used lately, which the kernel takes back by itself. Every group up to the root
-is read, since a pod's limit binds its containers.
+of files that were not used lately, which the kernel takes back by itself. Every group up to the
+root is read, since a pod's limit binds its containers.
 (docs.kernel.org/admin-guide/cgroup-v2.html: memory.current, memory.max, memory.stat)
 """
 

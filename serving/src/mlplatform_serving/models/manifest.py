@@ -9,6 +9,7 @@ that a file changed in between is of no avail.
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import msgspec
 from blake3 import blake3
 
 from mlplatform_serving.errors import LoadFailed
+from mlplatform_serving.models.progress import Progress
 from mlplatform_serving.names import is_name
 
 MANIFEST = "manifest.json"
@@ -97,9 +99,11 @@ def parse_manifest(body: bytes) -> Manifest:
 class ModelFiles:
     """A version's folder: what is read from it is what the manifest says, or `LoadFailed`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the manifest, no other file. The folder is `…/<model>/<version>`."""
+    def __init__(self, folder: Path, progress: Progress | None = None) -> None:
+        """Reads the manifest, no other file. The folder is `…/<model>/<version>`. What is read is
+        told to `progress`."""
         self._folder = folder
+        self._progress = progress or Progress()
         with self._opened(MANIFEST) as file:
             body = file.read(MANIFEST_BYTES_MAX + 1)
         if len(body) > MANIFEST_BYTES_MAX:
@@ -113,6 +117,12 @@ class ModelFiles:
                 f"{self.manifest.model}@{self.manifest.version}"
             )
         self._entries = {entry.path: entry for entry in self.manifest.files}
+        self._verified: set[str] = set()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(entry.size_bytes for entry in self.manifest.files)
 
     @property
     def paths(self) -> list[str]:
@@ -125,22 +135,36 @@ class ModelFiles:
     def read(self, path: str) -> bytes:
         """A file's bytes, verified."""
         entry = self._entry(path)
+        held = io.BytesIO()  # gives its bytes away at the end without copying them
+        hasher = blake3(max_threads=blake3.AUTO)
         with self._opened(path) as file:
-            body = file.read(entry.size_bytes + 1)
-        self._check(entry, len(body), blake3(body, max_threads=blake3.AUTO).hexdigest())
+            for piece in self._pieces(file, entry.size_bytes):
+                hasher.update(piece)
+                held.write(piece)
+        body = held.getvalue()
+        self._check(entry, len(body), hasher.hexdigest())
+        self._verified.add(path)
         return body
 
-    def verify(self, *, but: frozenset[str] = frozenset()) -> None:
+    def verify(self) -> None:
         """Check every file except those that were `read` already."""
         for entry in self.manifest.files:
-            if entry.path in but:
+            if entry.path in self._verified:
                 continue
             hasher, size = blake3(max_threads=blake3.AUTO), 0
             with self._opened(entry.path) as file:
-                while piece := file.read(_PIECE_BYTES):
+                for piece in self._pieces(file, entry.size_bytes):
                     hasher.update(piece)
                     size += len(piece)
             self._check(entry, size, hasher.hexdigest())
+
+    def _pieces(self, file: IO[bytes], size_bytes: int) -> Iterator[bytes]:
+        """One byte more than there should be, if there is one: that tells it was longer."""
+        left = size_bytes + 1
+        while left and (piece := file.read(min(_PIECE_BYTES, left))):
+            left -= len(piece)
+            self._progress.add(len(piece))
+            yield piece
 
     def _entry(self, path: str) -> FileEntry:
         try:
