@@ -127,7 +127,8 @@ def run(
     `finisher` gives the controller that goes on with an operation that was left, None where only
     another process can: it stays unfinished. Another request's controller would take what it was
     not asked for as no longer wanted. By default `controller` finishes its own feature's.
-    `approved`: the plan that somebody agreed to; `StalePlan` if the world has changed since.
+    `approved`: the plan that somebody agreed to; `StalePlan` if the world has changed since, other
+    than by finishing what was left.
     `amend`: before each batch after the first, observe and decide again, and follow that.
     `independent`: a batch that fails does not stop the next.
     `on_plan` gets the plan and the operation before anything is done, and each revision.
@@ -168,7 +169,8 @@ def run_held(
     )
     resumed = tuple(loop.finish_left(journal, finisher))
     plan = propose(controller, clock)
-    if approved is not None:
+    done_already = plan.noop and any(each.outcomes for each in resumed)
+    if approved is not None and not done_already:
         _require_unchanged(approved, plan)
         plan = approved
     if plan.noop:

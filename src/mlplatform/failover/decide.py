@@ -176,8 +176,8 @@ def _due_back(
         return ()
     if turned := turned_bad(case):
         return tuple(turned)
-    if case.open is not None and case.open.mode is not Mode.FAILBACK:
-        return ()
+    if case.open is not None and not (case.open.mode is Mode.FAILBACK and case.open.automatic):
+        return ()  # and an operator's own failback is theirs to go on with
     return tuple(
         region
         for region, wanted in case.wanted.items()

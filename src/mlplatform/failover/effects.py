@@ -341,6 +341,8 @@ class Mover:
     """Hears how a move goes on."""
     operation: str = ""
     """What is gone on with; of a new one, known when it begins."""
+    ended: str = ""
+    """Why it is ended where it stands: then only what has to be done in any case is done of it."""
     _decided: float | None = None
     _committed: float | None = None
     _planned: frozenset[str] = frozenset()
@@ -382,13 +384,11 @@ class Mover:
                     return
 
     def decide(self, seen: Seen, now: datetime) -> Plan:
-        """See `failover.decide`. Of an operation that was aborted nothing more is decided; and what
-        turns sick while it is under way is left first."""
-        if reason := seen.orders.aborted.get(self.operation):
+        """See `failover.decide`. Of an operation that is to end nothing more is decided; and what
+        turns sick while one is under way is left first."""
+        if reason := self._why_ended(seen):
             regions = self.estate.topology.traffic.routes[self.route].weights
-            holds = (
-                Hold(subject=self.route, region=r, reason=f"aborted: {reason}") for r in regions
-            )
+            holds = (Hold(subject=self.route, region=r, reason=reason) for r in regions)
             return Plan(feature=FEATURE, holds=tuple(holds))
         plan, request = self._judge(seen, now)
         if request is not self.request:
@@ -398,6 +398,10 @@ class Mover:
         if self._decided is None and plan.actions:
             self._decided = self.estate.clock.monotonic()
         return plan
+
+    def _why_ended(self, seen: Seen) -> str:
+        aborted = seen.orders.aborted.get(self.operation)
+        return self.ended if aborted is None else f"aborted: {aborted}"
 
     def _judge(self, seen: Seen, now: datetime) -> tuple[Plan, Request]:
         """The plan, and the request that it is of: ours, or a fault that has come in between."""
@@ -591,6 +595,8 @@ class Mover:
     def _news(self) -> str:
         """Why other weights are decided by now than were planned, if they are. Looked at now and
         then; what cannot be looked at is no news."""
+        if self.ended:
+            return self.ended
         clock = self.estate.clock
         if clock.monotonic() - self._looked < self._look_seconds:
             return ""
@@ -600,8 +606,8 @@ class Mover:
         except (Unavailable, NoMajority, DeadlineExceeded) as error:
             log.info("not looked at: %s", error)
             return ""
-        if reason := seen.orders.aborted.get(self.operation):
-            return f"aborted: {reason}"
+        if reason := self._why_ended(seen):
+            return reason
         plan, request = self._judge(seen, clock.now())
         if request is self.request and request.mode is Mode.DRILL:
             return ""  # asked again when it is over, a drill begins anew

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import StrEnum
 
 from mlplatform.control.journal import Journal, Stream
+from mlplatform.control.journal import Kind as JournalKind
 from mlplatform.control.lease import Lease, Waiting
 from mlplatform.control.orders import EVERYTHING, Order
 from mlplatform.control.orders import Kind as OrderKind
@@ -89,6 +91,8 @@ class Proposal:
     seen: Seen
     plans: Mapping[str, Plan] = field(default_factory=dict)
     """By route; one without actions may have holds, which say why."""
+    left: Mapping[str, str] = field(default_factory=dict)
+    """By route that is to be changed: which operation is open there, and what becomes of it."""
 
     @property
     def noop(self) -> bool:
@@ -116,7 +120,22 @@ def propose(estate: Estate, request: Request) -> Proposal:
             f"add --break-glass {Rule.CONTROL.value}",
         )
     names = dict.fromkeys([*(a.subject for a in plan.actions), *(h.subject for h in plan.holds)])
-    return Proposal(request, seen, {name: of_route(plan, name) for name in names})
+    plans = {name: of_route(plan, name) for name in names}
+    left = {name: _left(estate, seen.routes[name], request) for name in names}
+    return Proposal(
+        request, seen, plans, {n: text for n, text in left.items() if text and not plans[n].noop}
+    )
+
+
+def _left(estate: Estate, there: RouteSeen, request: Request) -> str:
+    for recovery in there.recoveries:
+        if recovery.ended_seconds_ago is None:
+            stream = estate.journal.open(recovery.operation)
+            return (
+                f"operation {recovery.operation} ({recovery.mode.value}), by "
+                f"{stream.entries[0].writer}, {becomes_of(stream, request).value}"
+            )
+    return ""
 
 
 def _control_answers(estate: Estate) -> bool:
@@ -216,7 +235,7 @@ def move(
             on_plan=said.plan,
             on_outcome=lambda outcome: said.outcome(route, outcome),
             background=estate.background,
-            finisher=lambda left: _finisher(estate, route, left, lease, said),
+            finisher=lambda left: _finisher(estate, route, left, request, lease, said),
         )
     except LeaseHeld as held:
         _tell_whose(estate, lease.name, held)
@@ -235,10 +254,54 @@ def _tell_whose(estate: Estate, lease: str, held: LeaseHeld) -> None:
                 )
 
 
-def _finisher(estate: Estate, route: str, left: Stream, lease: Lease, said: Said) -> Mover:
-    """Who goes on with what was left on a route, before anything else is done there. `LeaseHeld`
-    while it is paused: then the route is in the hand of whoever paused it."""
-    name = left.operation
+class Left(StrEnum):
+    """What becomes of an operation that was left on a route, before anything else is done there."""
+
+    GONE_ON_WITH = "is gone on with first"
+    """A watch's, or one that was to do the very same."""
+    ENDED = "is ended where it stands, and this is done instead"
+    """By an operator who wants something else: what must be done in any case is done of it. Then
+    nothing stands in the way of what they have agreed to."""
+    AMENDED = "is amended: nothing more is done of it but what must be"
+    """By a watch, which never carries on what an operator has begun and left, nor waits for it. In
+    the same operation: closed, it would start a cooldown, and clients that are on their way would
+    be forgotten."""
+    KEPT = "has to be resumed or aborted first"
+    """It is another's, and what is asked for is no emergency."""
+
+
+def becomes_of(left: Stream, request: Request) -> Left:
+    """What `request` makes of an operation that was left."""
+    asked = request_of(left.plan)
+    if _is_automatic(left):
+        return Left.GONE_ON_WITH
+    if request.automatic:
+        return Left.AMENDED
+    if _intent(asked) == _intent(request):
+        return Left.GONE_ON_WITH
+    again = asked.mode is request.mode and asked.source == request.source
+    if request.mode is Mode.UNPLANNED or again or Rule.OPEN.value in request.broken:
+        return Left.ENDED
+    return Left.KEPT
+
+
+def _is_automatic(left: Stream) -> bool:
+    """Whether a watch began it. A fault may have amended it since, by itself."""
+    told = operation_of(left)
+    first = next(iter(told.actions.values())) if told is not None else None
+    return first is None or bool(first.parameters.get("automatic"))
+
+
+def _intent(request: Request) -> tuple[object, ...]:
+    return request.mode, request.source, frozenset(request.targets), request.broken
+
+
+def _finisher(
+    estate: Estate, route: str, left: Stream, request: Request, lease: Lease, said: Said
+) -> Mover | None:
+    """Who goes on with what was left on a route, or ends it, before anything else is done there.
+    `LeaseHeld` while it is paused: then the route is in the hand of whoever paused it."""
+    name, asked = left.operation, request_of(left.plan)
     orders = estate.orders.read() if estate.obeys_orders else ()
     reasons = {order.kind: order.reason for order in orders if order.scope == name}
     if OrderKind.PAUSE in reasons and OrderKind.ABORT not in reasons:
@@ -246,7 +309,18 @@ def _finisher(estate: Estate, route: str, left: Stream, lease: Lease, said: Said
             f"{route} is held by operation {name}, which is paused: {reasons[OrderKind.PAUSE]}",
             hint=f"`mlplatform failover resume {name}` goes on with it, `abort {name}` ends it",
         )
-    return _mover(estate, route, request_of(left.plan), lease, said, operation=name)
+    becomes = becomes_of(left, request)
+    if OrderKind.ABORT in reasons or becomes is Left.GONE_ON_WITH:
+        return _mover(estate, route, asked, lease, said, operation=name)
+    if becomes is Left.KEPT:
+        return None
+    why = request.reason or f"{request.mode.value} from {request.source}"
+    text = f"{estate.writer}: {why}; what {left.entries[0].writer} left of it {becomes.value}"
+    left.append(JournalKind.NOTE, {"text": text}, fence=lease.generation)
+    said.text(f"{route}: {name}, which {left.entries[0].writer} left, {becomes.value}")
+    if becomes is Left.AMENDED:
+        return _mover(estate, route, request, lease, said, operation=name)
+    return _mover(estate, route, asked, lease, said, operation=name, ended=f"ended: {why}")
 
 
 def _mover(
@@ -257,6 +331,7 @@ def _mover(
     said: Said,
     *,
     operation: str = "",
+    ended: str = "",
 ) -> Mover:
     return Mover(
         estate,
@@ -266,6 +341,7 @@ def _mover(
         epoch=lambda: lease.generation,
         told=said.text,
         operation=operation,
+        ended=ended,
     )
 
 

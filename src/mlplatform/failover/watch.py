@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -179,9 +179,14 @@ class Watch:
         if plan.noop:
             self._advise(route, request, plan)
         elif self._may_try(route):
-            self._start(route, partial(self._move, route, request))
+            left = {
+                recovery.operation
+                for recovery in seen.routes[route].recoveries
+                if recovery.ended_seconds_ago is None and not recovery.automatic
+            }
+            self._start(route, partial(self._move, route, request, left))
 
-    def _move(self, route: str, request: Request) -> None:
+    def _move(self, route: str, request: Request, left: Collection[str]) -> None:
         # Whoever died with the route in its hand is waited out; whoever is alive is left to it.
         try:
             report = operations.move(self.estate, route, request, wait="silent", said=self.said)
@@ -191,6 +196,8 @@ class Watch:
             raise
         self._in_other_hands.pop(route, None)
         for resumed in report.resumed:
+            if resumed.operation in left:
+                self._tell_taken_over(route, str(resumed.operation), request)
             self._ended(route, operations.request_of(resumed.plan, request), resumed)
         self._ended(route, request, report)
 
@@ -246,6 +253,23 @@ class Watch:
                 self._source,
                 thread=operation,
                 lines=(f"`mlplatform failover resume {operation}` goes on with it",),
+            )
+        )
+
+    def _tell_taken_over(self, route: str, operation: str, request: Request) -> None:
+        self._is_news(operation, "taken over")
+        self._tell(
+            Notice(
+                f"{route}: {operation}, which an operator left, is not gone on with: "
+                f"{request.reason}",
+                Severity.WARNING,
+                self.estate.clock.now(),
+                self._source,
+                thread=operation,
+                lines=(
+                    "what must be done of it in any case was done",
+                    f"`mlplatform history --operation {operation}` tells it",
+                ),
             )
         )
 

@@ -198,6 +198,7 @@ def past(
     targets: tuple[str, ...] = (),
     passed: bool = True,
     drained: bool = False,
+    automatic: bool = False,
 ) -> Recovery:
     """A recovery that ended so many seconds ago, a minute after it had begun."""
     began_seconds_ago = began if began is not None else (ended or 0) + 60
@@ -211,6 +212,7 @@ def past(
         moved,
         passed,
         drained=drained,
+        automatic=automatic,
     )
 
 

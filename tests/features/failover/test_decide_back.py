@@ -215,10 +215,14 @@ ON_THE_WAY: dict[str, Any] = {
     "weights": {"us": 13, "eu": 61, "ap": 26},
     "recoveries": [
         past("us", ended=8000, targets=("eu", "ap")),
-        past("", ended=None, began=200, mode=FAILBACK, targets=("us",), moved=13),
+        past("", ended=None, began=200, mode=FAILBACK, targets=("us",), moved=13, automatic=True),
     ],
 }
 """us has a quarter of what it is to have."""
+BY_HAND = {
+    **ON_THE_WAY,
+    "recoveries": [replace(each, automatic=False) for each in ON_THE_WAY["recoveries"]],
+}
 
 
 @pytest.mark.parametrize(
@@ -405,6 +409,8 @@ def asked(made: World) -> list[str]:
         ("another is sick: that first", left(eu="dead"), ["unplanned eu api"]),
         ("a failover is open", left(recoveries=[past("us", ended=None, began=90)]), []),
         ("on its way back", left(**ON_THE_WAY), ["failback us api"]),
+        ("on its way back, as an operator began it", left(**BY_HAND), []),
+        ("by an operator, and suspect", left(**BY_HAND, us="suspect"), ["failback us api"]),
         ("on its way back, and suspect", left(**ON_THE_WAY, us="suspect"), ["failback us api"]),
         ("on its way back, and sick", left(**ON_THE_WAY, us="sick"), ["unplanned us api"]),
         ("on its way back, and unknown", left(**ON_THE_WAY, us="unknown"), []),

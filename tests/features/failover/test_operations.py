@@ -23,10 +23,10 @@ from mlplatform.core.errors import (
     Unavailable,
     UsageError,
 )
-from mlplatform.core.plan import Outcome, Result
+from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.failover import operations
 from mlplatform.failover.effects import Estate
-from mlplatform.failover.operations import Moves, Said
+from mlplatform.failover.operations import Left, Moves, Said
 from mlplatform.failover.recoveries import operation_of
 from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.timeline import clocks_of, markdown
@@ -662,6 +662,147 @@ def test_what_is_paused_is_finished_by_nobody_who_wants_something_else() -> None
     operations.abort(estate, name, reason="us is on fire")
     assert operations.move(estate, "api", AWAY).exit_code == 0
     assert world.state.weights["us"] == 0
+
+
+def three() -> World:
+    return World(
+        regions=("us", "eu", "ap"),
+        weights={"us": 50, "eu": 50, "ap": 0},
+        load={"us": 50.0, "eu": 50.0, "ap": 0.0},
+        settings={"safety": {"step_seconds": 0, "cooldown_seconds": 600}},
+        route={"mode": "auto"},
+    )
+
+
+DRAIN_US = Request(
+    Mode.PLANNED, source="us", targets=("ap",), reason="kernel", broken=frozenset({"headroom"})
+)
+LEAVE_EU = Request(Mode.UNPLANNED, source="eu", routes=("api",), reason="eu is unhealthy")
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3], ids=["planned", "drained", "shifted"])
+def test_a_fault_is_never_held_up_by_what_an_operator_left_and_does_not_carry_it_on(
+    moment: int,
+) -> None:
+    world = three()
+    drilled(world)
+    operation = left_by(world, DRAIN_US, moment, "alice@laptop:7")
+    drained = world.fleets["us"].lame
+    assert drained is (moment > 1)
+    before = dict(world.state.weights)
+    world.kill("eu")
+    order: list[tuple[str, bool]] = []
+    estate = world.estate("watch@host:1")
+
+    def done(route: str, outcome: Outcome) -> None:
+        if outcome.result is Result.DONE:
+            order.append((outcome.action.split("/")[2], world.fleets["us"].lame))
+
+    request = replace(LEAVE_EU, automatic=True)
+    began = world.time.monotonic()
+    report = operations.move(estate, "api", request, said=Said(outcome=done))
+    assert world.time.monotonic() - began < 60
+    after = {region: weight for region, weight in world.state.weights.items() if weight}
+    assert after.get("eu", 0) == 0, order
+    assert after.get("us", 0) >= before["us"], "nothing more is taken from us"
+    assert order[0] == ("shift", drained), "first of all, traffic is moved"
+    assert not world.fleets["us"].lame
+    (amended,) = report.resumed
+    assert amended.operation == operation
+    stream = estate.journal.open(operation)
+    assert stream.closed
+    (note,) = (
+        entry.payload["text"]
+        for entry in stream.entries
+        if entry.kind is Kind.NOTE and entry.payload["text"] != "resumed"
+    )
+    assert "watch@host:1: eu is unhealthy; what alice@laptop:7 left of it is amended" in note
+    told = operation_of(stream)
+    assert told is not None
+    assert note in markdown(told)
+    assert stream.plan.actions[0].parameters["broken"] == [], "nor is what they broke broken"
+
+
+def test_what_one_operator_left_is_ended_by_another_who_has_an_emergency() -> None:
+    world = three()
+    operation = left_by(world, DRAIN_US, 2, "alice@laptop:7")
+    world.kill("eu")
+    bob = world.estate("bob@host:2")
+    proposal = operations.propose(bob, LEAVE_EU)
+    assert proposal.left == {
+        "api": f"operation {operation} (planned), by alice@laptop:7, is ended where it stands, "
+        "and this is done instead"
+    }
+    (agreed,) = (a for a in proposal.plans["api"].actions if a.kind == "shift")
+    moves = operations.carry_out(bob, proposal)
+    assert not moves.errors
+    assert dict(world.state.weights) == agreed.parameters["after"]
+    assert not world.fleets["us"].lame
+    ended = bob.journal.open(operation)
+    assert ended.closed
+    assert any("ended: eu is unhealthy" in each.detail for each in ended.outcomes().values())
+    assert len(bob.journal.operations()) == 2
+
+
+def test_the_same_again_goes_on_with_what_was_left() -> None:
+    world = three()
+    operation = left_by(world, DRAIN_US, 2, "alice@laptop:7")
+    bob = world.estate("bob@host:2")
+    proposal = operations.propose(bob, DRAIN_US)
+    assert "is gone on with first" in proposal.left["api"]
+    moves = operations.carry_out(bob, proposal)
+    assert not moves.errors, "it is done, and not stale"
+    assert moves.reports["api"].exit_code == 0
+    assert bob.journal.operations() == [operation]
+    assert dict(world.state.weights) == {"us": 0, "eu": 50, "ap": 50}
+
+
+BY_ALICE = Request(Mode.PLANNED, source="us", targets=("ap",))
+
+
+@pytest.mark.parametrize(
+    ("why", "left", "asked", "becomes"),
+    [
+        ("a watch's, by a watch", replace(LEAVE_EU, automatic=True),
+         replace(LEAVE_EU, automatic=True), Left.GONE_ON_WITH),
+        ("a watch's, by an operator", replace(LEAVE_EU, automatic=True), BY_ALICE,
+         Left.GONE_ON_WITH),
+        ("an operator's, by a watch", BY_ALICE, replace(LEAVE_EU, automatic=True), Left.AMENDED),
+        ("the same by a watch", LEAVE_EU, replace(LEAVE_EU, automatic=True), Left.AMENDED),
+        ("the same by an operator", BY_ALICE, replace(BY_ALICE, reason="again"),
+         Left.GONE_ON_WITH),
+        ("elsewhere", BY_ALICE, replace(BY_ALICE, targets=("eu",)), Left.ENDED),
+        ("with a rule broken", BY_ALICE, replace(BY_ALICE, broken=frozenset({"cap"})),
+         Left.ENDED),
+        ("an emergency", BY_ALICE, LEAVE_EU, Left.ENDED),
+        ("another plan", BY_ALICE, Request(Mode.PLANNED, source="eu"), Left.KEPT),
+        ("a drill", BY_ALICE, Request(Mode.DRILL, targets=("ap",)), Left.KEPT),
+        ("another plan that breaks the rule", BY_ALICE,
+         Request(Mode.PLANNED, source="eu", broken=frozenset({"one-recovery"})), Left.ENDED),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_what_was_left(
+    why: str, left: Request, asked: Request, becomes: Left
+) -> None:
+    world = three()
+    estate = world.estate()
+    action = Action(
+        key="failover/api/shift/x",
+        kind="shift",
+        subject="api",
+        region="us",
+        reason=why,
+        parameters={
+            "mode": left.mode.value,
+            "source": left.source,
+            "targets": list(left.targets),
+            "automatic": left.automatic,
+            "broken": sorted(left.broken),
+        },
+    )
+    plan = Plan(feature="failover", actions=(action,))
+    stream = estate.journal.start(estate.journal.new_operation("failover"), plan)
+    assert operations.becomes_of(stream, asked) is becomes
 
 
 def test_an_empty_answer_is_no_epoch_of_zero() -> None:

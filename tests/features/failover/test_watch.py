@@ -307,6 +307,34 @@ def test_what_an_operator_left_is_told_once_and_left_to_them() -> None:
     assert [each.operation for each in operations.open_operations(world.estate())] == [operation]
 
 
+def test_what_an_operator_left_is_ended_and_told_when_a_region_turns_sick() -> None:
+    world = World(
+        regions=("us", "eu", "ap"),
+        weights={"us": 50, "eu": 50, "ap": 0},
+        load={"us": 50.0, "eu": 50.0, "ap": 0.0},
+        route=AUTO,
+    )
+    drilled(world)
+    said, _ = crash_at(2)
+    away = Request(Mode.PLANNED, source="us", targets=("ap",), reason="kernel")
+    with pytest.raises(Crash):
+        operations.move(world.estate("alice@laptop:7"), "api", away, said=said)
+    (operation,) = (each.operation for each in operations.open_operations(world.estate()))
+    world.time.sleep(60)
+    world.kill("eu")
+    watch, heard = watching(world)
+    rounds(world, watch, 5)
+    assert world.state.weights["eu"] == 0
+    assert world.state.weights["us"] >= 50
+    assert not world.fleets["us"].lame
+    assert not operations.open_operations(world.estate())
+    titles = [notice.title for notice in heard.of(operation)]
+    assert f"api: {operation}, which an operator left, is not gone on with: eu is unhealthy" in (
+        titles
+    )
+    assert heard.of(operation)[-1].over
+
+
 def test_what_was_paused_stays_paused() -> None:
     world = proven()
     said, _ = crash_at(2)

@@ -915,6 +915,8 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
             session.console.data("\n")
             session.show("gates", gates, columns=_GATE_COLUMNS)
         _tell_figures(session, proposal)
+    for route, text in proposal.left.items():
+        session.console.warn(f"{route}: {text}")
     _tell_holds(session, proposal)
     if not proposal.noop:
         session.say("plan: nothing was changed")
@@ -953,6 +955,8 @@ def tell_proposal(session: Session, proposal: Proposal) -> None:
     """The same for people, before they are asked."""
     for row in _rows_of(proposal):
         session.say(f"{row['route']}: {row['kind']} {row['region']}: {row['reason']}")
+    for route, text in proposal.left.items():
+        session.console.warn(f"{route}: {text}")
     for row in _gates_of(proposal):
         room = f"; {row['headroom']}" if row["headroom"] else ""
         session.say(
