@@ -20,7 +20,7 @@ import numpy as np
 from blake3 import blake3
 from safetensors.numpy import save
 
-from mlplatform.core.digest import BLOCK_BYTES, digest_of
+from mlplatform.core.digest import BLOCK_BYTES, BlockDigests, digest_blocks, digest_of
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements
 from mlplatform.core.placement import ModelVersion
 
@@ -32,7 +32,13 @@ _DEADLINE_SECONDS = 60
 
 
 def publish(
-    models: Path, name: str, version: str, files: Mapping[str, bytes], *, form: str | None = None
+    models: Path,
+    name: str,
+    version: str,
+    files: Mapping[str, bytes],
+    *,
+    form: str | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> str:
     """Write a version's files and its manifest, by the control plane's own code; its digest."""
     folder = models / name / version
@@ -42,6 +48,7 @@ def publish(
         where.parent.mkdir(parents=True, exist_ok=True)
         where.write_bytes(body)
         digests = digest_of(body)
+        blocks = tuple(digest_blocks(body, block_bytes))
         entries.append(
             FileEntry(
                 path=path,
@@ -49,12 +56,15 @@ def publish(
                 blake3=blake3(body).hexdigest(),
                 crc64nvme=f"{digests.crc64nvme:016x}",
                 crc32c=f"{digests.crc32c:08x}",
+                blocks=BlockDigests(block_bytes, len(body), blocks).packed()
+                if len(blocks) > 1
+                else "",
             )
         )
     manifest = Manifest.build(
         ModelVersion(name, version),
         entries,
-        block_bytes=BLOCK_BYTES,
+        block_bytes=block_bytes,
         requirements=Requirements(format=form),
         golden=None,
     )

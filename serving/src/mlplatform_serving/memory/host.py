@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mlplatform_serving.memory.breaker import Gauge
@@ -86,6 +86,17 @@ def _fields(lines: list[str]) -> Iterator[tuple[str, str, str]]:
     return (line.partition(":") for line in lines)
 
 
+def settle(environ: Mapping[str, str] = os.environ) -> None:
+    """Once, when the server's own code is there and no model yet: what `give_back` looks through
+    later is what models brought, and two arenas do for all threads. By default glibc makes one for
+    nearly every thread, and models that come and go in ever other ones leave holes in all of them
+    (mallopt(3), M_ARENA_MAX; `MALLOC_ARENA_MAX`, where it is set, says otherwise)."""
+    gc.collect()
+    gc.freeze()
+    if "MALLOC_ARENA_MAX" not in environ and _mallopt is not None:
+        _mallopt(_M_ARENA_MAX, _ARENAS)
+
+
 def give_back() -> None:
     """Give the system what the allocator keeps for itself: glibc returns only what lies at the end
     of a heap, and one small block above a model's weights keeps them resident
@@ -95,11 +106,16 @@ def give_back() -> None:
         _trim(0)
 
 
-def _malloc_trim() -> object | None:
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """None where the allocator is another."""
     try:
-        return getattr(ctypes.CDLL(None), "malloc_trim", None)
+        found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
     except (OSError, TypeError):
         return None
+    return found
 
 
-_trim: ctypes._NamedFuncPointer | None = _malloc_trim()  # type: ignore[assignment]
+_M_ARENA_MAX = -8
+_ARENAS = 2
+_trim = _of_glibc("malloc_trim")
+_mallopt = _of_glibc("mallopt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlplatform_serving.gpu import NoGPU, Read, open_nvml
+from mlplatform_serving.memory import host
 from mlplatform_serving.memory.watch import MemoryWatch, marks
 from mlplatform_serving.metrics import Metrics
 from mlplatform_serving.models.limits import instance_limits
@@ -13,6 +14,7 @@ from mlplatform_serving.stores.fetch import StoreSource
 
 def open_repository(settings: Settings, metrics: Metrics) -> Repository:
     """To be used on the event loop. `ServingError` where `MODEL_SOURCE` cannot be a store."""
+    host.settle()
     memory = MemoryWatch(
         marks(settings.host_memory_fraction, settings.gpu_memory_fraction),
         limit_bytes=settings.memory_limit_bytes,

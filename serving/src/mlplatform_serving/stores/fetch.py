@@ -48,7 +48,7 @@ log = logging.getLogger("model_loader")
 STAGING = ".preload"
 SLOW_BYTES_PER_SECOND = 100e6
 """Below this a runbook looks for what is slow: disk, network or store."""
-_JUDGED_BYTES_MIN = 16 * 2**20
+JUDGED_BYTES_MIN = 16 * 2**20
 """Below this a rate says more of the way there and back than of the bytes."""
 _PIECE_BYTES = 8 * 2**20
 _ATTEMPTS = 3
@@ -66,6 +66,17 @@ class Fetched:
     fetched_bytes: int
     seconds: float
     there_already: bool = False
+
+    @property
+    def bytes_per_second(self) -> float:
+        """0 where nothing was fetched."""
+        return self.fetched_bytes / self.seconds if self.seconds else 0.0
+
+    @property
+    def slow(self) -> bool:
+        """Whether somebody should look at it. A few bytes say nothing of a rate."""
+        enough = self.fetched_bytes >= JUDGED_BYTES_MIN
+        return enough and self.bytes_per_second < SLOW_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,7 @@ class StoreSource:
         return fetched
 
     def _tell(self, manifest: Manifest, fetched: Fetched) -> None:
-        rate = fetched.fetched_bytes / fetched.seconds if fetched.seconds else 0.0
+        rate = fetched.bytes_per_second
         told = {
             "model": manifest.model,
             "version": manifest.version,
@@ -150,8 +161,7 @@ class StoreSource:
             *(fetched.fetched_bytes / 1e6, fetched.seconds, rate / 1e6),
             extra=told,
         )
-        slow = rate < SLOW_BYTES_PER_SECOND and fetched.fetched_bytes >= _JUDGED_BYTES_MIN
-        if slow and not self._slow_told:
+        if fetched.slow and not self._slow_told:
             self._slow_told = True
             log.warning(
                 "preloading is slow: %.0f MB/s, where 100 MB/s are to be expected: look at the "
