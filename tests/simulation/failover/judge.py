@@ -164,19 +164,18 @@ class FailoverJudge(Judge):
 
     def written(self, process: Process, entry: Entry) -> None:
         operation = self.operations.get(entry.operation)
-        if operation is not None and entry.kind is Kind.CLOSED:
+        if operation is None and entry.kind is Kind.PLAN:
+            self._planned(entry)  # who wrote it may die before it is told, and another goes on
+        elif operation is not None and entry.kind is Kind.REVISION:
+            operation.actions |= _actions(entry)
+        elif operation is not None and entry.kind is Kind.CLOSED:
             operation.closed = True
 
     def appended(self, process: Process, entry: Entry) -> None:
-        if entry.kind is Kind.PLAN:
-            self._planned(entry)
-            return
         operation = self.operations.get(entry.operation)
         if operation is None:
             return  # of before the control store was lost
-        if entry.kind is Kind.REVISION:
-            operation.actions |= _actions(entry)
-        elif entry.kind is Kind.INTENT:
+        if entry.kind is Kind.INTENT:
             self._intends(process, operation, entry)
         elif entry.kind is Kind.OUTCOME:
             self._outcome(process, operation, entry.payload)

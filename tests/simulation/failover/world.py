@@ -696,6 +696,8 @@ class World(world.World):
         if left:
             raise judge.fail(f"unfinished operations are left: {left}")
         if had_to_leave:
+            # What a window held back may be done once it is over: that is not done twice.
+            self._rest(settler, self.topology.traffic.safety.window_seconds)
             self._until_quiet(settler, watch)
             before = self._everything()
             watch.one_round()
