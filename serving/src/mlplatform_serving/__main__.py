@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 import textwrap
@@ -55,6 +56,15 @@ def main() -> int:
     return _serve(settings)
 
 
+def _collect_seldom() -> None:
+    """What a request makes holds no cycles and goes by itself. Looking for cycles after every 700
+    things made takes a tenth of an inference's CPU, with 32 on the way; modules and settings stay
+    for ever and need no look at all."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 def _serve(settings: Settings) -> int:
     # Imported late: --help and a wrong setting answer at once.
     import uvloop
@@ -80,6 +90,7 @@ def _serve(settings: Settings) -> int:
     )
     for line in (*without_effect(), *contradictions(settings)):
         log.warning("%s", line)
+    _collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return 0 if runner.run(serve(settings, gate, certificate)) else 1
 

@@ -71,5 +71,9 @@ class Unavailable(ServingError):
     status = 503
 
 
+class ClientGone(Exception):
+    """Nobody is there to be answered."""
+
+
 class InferenceFailed(ServingError):
     """The model failed; the log has why."""

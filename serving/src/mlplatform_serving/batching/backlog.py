@@ -29,9 +29,9 @@ class Lane:
 
     def items_before(self, deadline: float) -> int:
         """How many items go before a request that comes now with this deadline."""
-        place = bisect_right(self.requests, deadline, key=_DEADLINE)
-        if place == len(self.requests):
+        if self.requests[-1].deadline <= deadline:
             return self.items
+        place = bisect_right(self.requests, deadline, key=_DEADLINE)
         return sum(request.size for request in self.requests[:place])
 
 
@@ -52,6 +52,12 @@ class Backlog:
     def __iter__(self) -> Iterator[Request]:
         for lane in self.lanes:
             yield from lane.requests
+
+    def only_lane(self, request: Request) -> Lane | None:
+        """Its own, where nobody else waits in another: as most of the time."""
+        if len(self._lanes) != 1:
+            return None
+        return self._lanes.get((request.priority, request.key))
 
     @property
     def lanes(self) -> Collection[Lane]:
@@ -95,9 +101,17 @@ class Backlog:
             else:
                 lane.requests = [request for request in lane.requests if request.id not in ids]
 
+    def remove_all(self) -> None:
+        """Nobody waits any longer."""
+        self._lanes.clear()
+        self._count = self.items = self.bytes = 0
+
     def dispatched(self, batch: Iterable[Request]) -> None:
         """They leave as one batch: whose lane had no part in it was passed over."""
         batch = tuple(batch)
+        if len(self._lanes) == 1 and len(batch) == self._count:
+            self.remove_all()
+            return
         self.remove(batch)
         present = {(request.priority, request.key) for request in batch}
         for place, lane in self._lanes.items():

@@ -15,6 +15,7 @@ After `arrive` with a free executor, after `finished`, and at the instant that a
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from mlplatform_serving.batching.backlog import Backlog
 from mlplatform_serving.batching.decide import (
@@ -38,6 +39,9 @@ SELDOM = 8
 """Of those, one in so many is learned from, once so many were."""
 
 
+_ADMITTED = Admit()
+
+
 class Batcher:
     """Who waits for one executor, what runs on it, and why."""
 
@@ -52,6 +56,7 @@ class Batcher:
         """Batches by their items."""
         self._busy_until = 0.0
         self._short = 0
+        self._size = 0
 
     @property
     def busy_until(self) -> float | None:
@@ -74,7 +79,9 @@ class Batcher:
     def offer(self, request: Request, now: float) -> Dispatch | Admit | Refuse:
         """A request comes. Where it meets nobody and nothing, it runs at once: what `arrive` and
         `next` would say, at a quarter of their price."""
-        if self.running is not None or self.backlog.items or self.rule.window_seconds > 0:
+        if self.running is not None:
+            return self._beside(request, now) or self.arrive(request, now)
+        if self.backlog.items or self.rule.window_seconds > 0:
             return self.arrive(request, now)
         seconds = self.latency.seconds(request.size, request.key)
         left = request.deadline - now
@@ -85,6 +92,28 @@ class Batcher:
         answer = Dispatch((request,), Because.FULL if full else Because.ALL, seconds)
         self._start(answer, now)
         return answer
+
+    def _beside(self, request: Request, now: float) -> Admit | None:
+        """Whether a request that comes while a batch runs may wait, where that is beyond doubt:
+        there is room, whoever waits could be mixed with it, and it has time for a batch more than
+        there could be."""
+        backlog, rule, size = self.backlog, self.rule, request.size
+        waiting = backlog.items
+        if waiting and backlog.only_lane(request) is None:
+            return None
+        batches = waiting // rule.cap + 2
+        full_seconds = self.latency.seconds(rule.cap, request.key)
+        finish = max(now, self._busy_until) + batches * full_seconds
+        if (
+            not 0 < size <= rule.cap
+            or not now < request.deadline < inf
+            or finish > request.deadline
+        ):
+            return None
+        if len(backlog) >= rule.queue_requests or backlog.bytes + request.bytes > rule.queue_bytes:
+            return None
+        backlog.add(request)
+        return _ADMITTED
 
     def next(self, now: float) -> Dispatch | Wait | Shed:
         """What is to be done. Whoever is dispatched or shed waits no longer; a batch runs now."""
@@ -101,7 +130,8 @@ class Batcher:
         self.running = batch
         self._busy_until = now + batch.seconds
         self.dispatched[batch.because] += 1
-        self.sizes[batch.size] += 1
+        self._size = batch.size
+        self.sizes[self._size] += 1
 
     def finished(self, seconds: float | None) -> None:
         """The running batch is over and took so long; None: it failed, and says nothing about how
@@ -115,7 +145,7 @@ class Batcher:
             if self._short > SELDOM and self._short % SELDOM:
                 return
         if seconds is not None:
-            self.latency.observe(running.size, running.batch[0].key, seconds)
+            self.latency.observe(self._size, running.batch[0].key, seconds)
 
     def forget(self, request: Request) -> None:
         """Its client went away while it waited. `KeyError`: it does not wait."""
@@ -124,7 +154,7 @@ class Batcher:
     def clear(self) -> tuple[Request, ...]:
         """Nobody waits any more; who did."""
         waiting = tuple(self.backlog)
-        self.backlog.remove(waiting)
+        self.backlog.remove_all()
         return waiting
 
     def _refuse(self, requests: tuple[Request, ...], because: Refusal) -> None:

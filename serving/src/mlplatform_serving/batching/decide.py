@@ -191,6 +191,15 @@ def predicted_finish(
     start = now if busy_until is None else max(now, busy_until)
     size = request.size
     cap = rule.cap
+    if not backlog.items:
+        return start + latency.seconds(size, request.key)
+    if lane := backlog.only_lane(request):
+        full, rest = divmod(lane.items_before(request.deadline), cap)
+        start += full * latency.seconds(cap, request.key)
+        if rest and rest + size > cap:
+            start += latency.seconds(rest, request.key)
+            rest = 0
+        return start + latency.seconds(rest + size, request.key)
     for key, items in backlog.ahead(request).items():
         full, rest = divmod(items, cap)
         start += full * latency.seconds(cap, key)
@@ -211,6 +220,12 @@ def decide(
     """What is to be done now. `busy_until` as in `admit`."""
     if not backlog.items:
         return Wait()
+    if (
+        busy_until is None
+        and rule.window_seconds <= 0
+        and (simple := _simple(backlog, now, latency, rule))
+    ):
+        return simple
     probes = busy_until is None and _probes(backlog, rule)
     hopeless, next_hopeless = _hopeless(backlog.lanes, now, latency, rule)
     if hopeless and not probes:
@@ -235,6 +250,30 @@ def decide(
     if refused:
         return Shed(tuple(leading.requests[:refused]), Refusal.YIELDED)
     return _batch(lanes, limit, now, latency, rule, because)
+
+
+def _simple(backlog: Backlog, now: float, latency: Latency, rule: Rule) -> Dispatch | None:
+    """What all of the below comes to where all who wait could be mixed and the first of them bears
+    the batch, as most of the time; at a quarter of the price."""
+    if len(backlog.lanes) != 1:
+        return None
+    (lane,) = backlog.lanes
+    items, cap = lane.items, rule.cap
+    seconds = latency.seconds(min(items, cap), lane.key)
+    if lane.requests[0].deadline - now < seconds:
+        return None
+    if items <= cap:
+        because = Because.ALL if items < cap else Because.FULL
+        return Dispatch(tuple(lane.requests), because, seconds)
+    batch: list[Request] = []
+    size = 0
+    for request in lane.requests:
+        if size + request.size <= cap:
+            batch.append(request)
+            size += request.size
+            if size == cap:
+                break
+    return Dispatch(tuple(batch), Because.FULL, latency.seconds(size, lane.key))
 
 
 def _probes(backlog: Backlog, rule: Rule) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mlplatform_serving.errors import BadRequest, ServingError
+from mlplatform_serving.errors import BadRequest, ClientGone, ServingError
 from mlplatform_serving.http import openapi
 from mlplatform_serving.http.answers import (
     JSON_LENGTH,
@@ -24,12 +24,10 @@ from mlplatform_serving.http.answers import (
 from mlplatform_serving.http.auth import Gate, Scope
 from mlplatform_serving.http.body import (
     BodyReader,
-    ClientGone,
     Receive,
     accepted_encoding,
     packed,
 )
-from mlplatform_serving.http.connection import Client
 from mlplatform_serving.http.described import configuration, metadata, server_metadata
 from mlplatform_serving.http.routes import Found, find
 from mlplatform_serving.logs import RequestLog
@@ -235,7 +233,7 @@ class Application:
         return answer
 
     @staticmethod
-    async def _inferred(
+    def _inferred(
         request: Request,
         loaded: Loaded,
         came: float,
@@ -243,27 +241,20 @@ class Application:
         *,
         timeout_us: int = 0,
         priority: int = 0,
-    ) -> Done:
-        """Who waits for a client that goes away is told so by the connection. The client's time
-        runs from when the head of its request was there (`came`)."""
+    ) -> Awaitable[Done]:
+        """The client's time runs from when the head of its request was there (`came`)."""
         seconds = loaded.instance.limits.answer_seconds
         if timeout_us:
             seconds = min(seconds, timeout_us / 1e6)
         stated = request.headers.get(TIMEOUT)
         if stated is not None:
             seconds = min(seconds, _milliseconds(stated) / 1e3)
-        client = Client(request.scope)
-        try:
-            return await loaded.instance.infer(
-                inputs,
-                deadline=came + seconds,
-                priority=priority if 0 < priority <= PRIORITY_MAX else PRIORITY,
-                client=client,
-            )
-        except asyncio.CancelledError:
-            if client.gone:
-                raise ClientGone from None
-            raise
+        return loaded.instance.infer(
+            inputs,
+            deadline=came + seconds,
+            priority=priority if 0 < priority <= PRIORITY_MAX else PRIORITY,
+            scope=request.scope,
+        )
 
     def _completed(self, request: Request, loaded: Loaded, done: Done, began: int) -> None:
         now, total_ns = time.time(), time.perf_counter_ns() - began

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from mlplatform_serving.errors import BadRequest, ServingError, TooLarge
+from mlplatform_serving.errors import BadRequest, ClientGone, ServingError, TooLarge
 
 Receive = Callable[[], Awaitable[Any]]
 _IN_A_THREAD_BYTES = 64 * 1024
@@ -17,10 +17,6 @@ _LINGER = 16
 _CLOSE = ((b"connection", b"close"),)
 _WINDOWS = {b"gzip": 31, b"deflate": 15}
 """zlib's word for the form: gzip's, and its own, which HTTP calls deflate (RFC 9110, 8.4.1.2)."""
-
-
-class ClientGone(Exception):
-    """Nobody is there to be answered."""
 
 
 class BodyTimeout(ServingError):

@@ -9,19 +9,17 @@ pays nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mlplatform_serving.metrics import Metrics
+from mlplatform_serving.models.instance import GONE
 
 CHUNKS_MAX = 65_536
 """As Triton since CVE-2025-23310: each chunk costs, however little is in it."""
 HEADER_BYTES_MAX = 64 * 1024
-_GONE = "mlplatform.client"
-"""In a request's scope: its client, where somebody wants to know when that goes away."""
 LOOK_SECONDS = 1.0
 _FULL_SECONDS = 0.1
 """Where all connections are at work, so long passes before they are looked through again."""
@@ -144,8 +142,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.guard.left(self)
         super().connection_lost(exc)
         cycle: Any = self.cycle  # None before the first request
-        if cycle and not cycle.response_complete and (client := cycle.scope.get(_GONE)):
-            client.leave()
+        if cycle and not cycle.response_complete and (tell := cycle.scope.get(GONE)):
+            tell()
 
     @property
     def idle(self) -> bool:
@@ -216,30 +214,6 @@ class LimitedProtocol(HttpToolsProtocol):
             b"content-length: %d\r\n\r\n%s" % (status, len(body), body)
         )
         self.transport.close()
-
-
-class Client:
-    """Who waits for the answer to a request. Reading on until the connection ends, which is ASGI's
-    way to notice that, takes a task for each request."""
-
-    __slots__ = ("_scope", "_tell", "gone")
-
-    def __init__(self, scope: Any) -> None:
-        """Of the request's scope, as the protocol made it."""
-        self.gone = False
-        self._scope = scope
-        self._tell: Callable[[], object] | None = None
-
-    def when_gone(self, tell: Callable[[], object]) -> None:
-        """Have this called if it goes away before it is answered."""
-        self._tell = tell
-        self._scope[_GONE] = self
-
-    def leave(self) -> None:
-        """The connection is lost."""
-        self.gone = True
-        if self._tell is not None:
-            self._tell()
 
 
 def guarded(guard: Guard) -> type[LimitedProtocol]:

@@ -19,10 +19,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol, cast
+from typing import Any, cast
 
 from mlplatform_serving.backends.port import Backend
 from mlplatform_serving.batching.batcher import Batcher
@@ -37,13 +37,16 @@ from mlplatform_serving.batching.decide import (
 )
 from mlplatform_serving.batching.latency import LearnedLatency
 from mlplatform_serving.batching.request import Request
-from mlplatform_serving.errors import InferenceFailed, ServingError, Unavailable
+from mlplatform_serving.errors import ClientGone, InferenceFailed, ServingError, Unavailable
 from mlplatform_serving.models.batches import Batches, Tensors
 from mlplatform_serving.models.statistics import Statistics
 from mlplatform_serving.models.waking import Bell, Waker
 
 log = logging.getLogger("batch_processor")
 
+GONE = "mlplatform.gone"
+"""In a request's scope: what is to be called when its client goes away before it is answered.
+Reading on until the connection ends, ASGI's way to notice that, takes a task for each request."""
 PRIORITY = 5
 """Of a request that names none, on a scale where 1 goes first."""
 PRIORITY_MAX = 9
@@ -71,13 +74,6 @@ class Limits:
     """When an answer must be there, where the request does not say."""
     batch_seconds_max: float = 60.0
     """A batch that runs for longer hangs."""
-
-
-class Client(Protocol):
-    """Who waits for an answer."""
-
-    def when_gone(self, tell: Callable[[], object]) -> None:
-        """Have this called if it goes away before it is answered."""
 
 
 @dataclass(slots=True)
@@ -177,14 +173,15 @@ class Instance:
         *,
         deadline: float | None = None,
         priority: int = PRIORITY,
-        client: Client | None = None,
+        scope: MutableMapping[str, Any] | None = None,
     ) -> Done:
         """Run it, in the batch that it fits. By the deadline, on the clock of `time.perf_counter`,
-        the answer must be there; of two priorities the lower goes first. When the client goes away
-        it leaves the queue, and this raises `CancelledError`.
+        the answer must be there; of two priorities the lower goes first. In the request's ASGI
+        scope it leaves what is to be called when the client goes away; it then leaves the queue.
 
         `Unavailable` when it cannot be answered in time, too many wait, the model hangs or is being
-        unloaded; `BadRequest` when it brings too much; `InferenceFailed` if the model fails."""
+        unloaded; `BadRequest` when it brings too much; `InferenceFailed` if the model fails;
+        `ClientGone`."""
         if self._closing:
             raise Unavailable(f"model {self.name} is being unloaded")
         if self.hung:
@@ -218,17 +215,22 @@ class Instance:
             raise self._refusal(answer.because)
         self.pending += 1
         if wakes:
-            self._bell.ring()
+            # After all who have come with it: they may run together, and what is woken sooner takes
+            # the interpreter from those who are still being read.
+            self._loop.call_soon(self._bell.ring)
         if self._timer is None or look_at < self._look_at:
             self._look_when(look_at)
         if isinstance(answer, Admit) and answer.displaced:
             self._refuse(answer.displaced, Refusal.DISPLACED)
-        if client is not None:
-            client.when_gone(work.answer.cancel)
+        if scope is not None:
+            scope[GONE] = work.answer.cancel
         try:
             return await work.answer
         except asyncio.CancelledError:
             self._forget(work)
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise ClientGone from None
             raise
 
     async def close(self) -> None:
@@ -259,38 +261,39 @@ class Instance:
             began = self._began = time.perf_counter()
             ran = self._computed(batch, began)
             seconds = time.perf_counter() - began
-            self._tell(ran)
             # A failure is no news of how long batches take, nor is one too large to be one.
             learned = isinstance(ran.results, list) and not self._oversized(batch)
-            del batch, ran
-            batch = self._next(seconds if learned else None, ended=True)
+            batch = None  # nothing is held while the next one is waited for
+            batch = self._next(ran, seconds if learned else None)
         try:
             self.backend.close()
         except Exception as error:
             log.error("closing failed", exc_info=error, extra={"model": self.name})
 
-    def _next(self, seconds: float | None = None, *, ended: bool = False) -> Dispatch | None:
-        """What to run, once there is something; None at the end. `ended`: a batch has, and took so
-        long."""
+    def _next(self, ran: _Ran | None = None, seconds: float | None = None) -> Dispatch | None:
+        """What to run, once there is something; None at the end. The batch that ran took so long.
+
+        The loop is told of it when the next one is known: by then it wakes to an interpreter that
+        nobody holds, which is worth more than what deciding takes."""
         while True:
             now = time.perf_counter()
             with self._lock:
                 self._asleep = False
-                if ended:
+                if ran is not None:
                     self._batcher.finished(seconds)
-                    ended = False
-                if self._stopping:
-                    return None
-                if self._batcher.running is not None:
-                    return self._batcher.running
-                step = self._batcher.next(now)
-                if isinstance(step, Dispatch):
-                    return step
-                self._asleep = isinstance(step, Wait)
-            if isinstance(step, Shed):
+                step: Dispatch | Wait | Shed | None = None
+                if not self._stopping:
+                    step = self._batcher.running or self._batcher.next(now)
+                    self._asleep = isinstance(step, Wait)
+            if ran is not None:
+                self._tell(ran)
+                ran = None
+            if isinstance(step, Wait):
+                self._bell.wait(None if step.until is None else step.until - now)
+            elif isinstance(step, Shed):
                 self._tell(_Refused(step.requests, step.because))
             else:
-                self._bell.wait(None if step.until is None else step.until - now)
+                return step
 
     def _computed(self, batch: Dispatch, began: float) -> _Ran:
         works = cast("Sequence[_Work]", batch.batch)
