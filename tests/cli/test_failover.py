@@ -222,6 +222,7 @@ def test_how_things_stand_when_all_is_well(calm: Platform) -> None:
         "by_hand": False,
         "operation": None,
         "locked": None,
+        "drained": {},
         "detail": "",
     }
     healths = {each["region"]: each["health"] for each in ran.json()["verdicts"]}
@@ -325,6 +326,34 @@ def test_a_planned_move_drains_first(world: Platform) -> None:
     kinds = [each["kind"] for each in ran.json()["outcomes"]]
     assert kinds == ["drain", "shift", "settle", "undrain"], ran.said
     assert world.weights == MOVED
+
+
+def test_servers_that_could_not_be_told_are_named_until_somebody_tells_them(
+    world: Platform,
+) -> None:
+    acting = world.beside(*AWAY, "--planned", "--confirm", "us", "--reason", "new kernel")
+    acting.until("us 0 %")
+    world.servers["us"].kill()
+    ended = acting.end()
+    assert ended.code == 8, ended.said
+    operation = ended.err.partition(": operation ")[2].split()[0]
+    world.servers["us"].start()
+    world.look()
+    told = f"us: its servers still send clients away, as {operation} told them to"
+    require(world.process("failover", "status"), 3, told, "mlplatform failover undrain us")
+    assert told in world.process("failover", "ready").err
+    seen = world.process("regions")
+    assert f"us: its servers send clients away: {operation} told them to, and is over" in seen.err
+    rows = world.run("failover", "status", "--output", "json").json()["routes"]
+    assert rows[0]["drained"] == {"us": operation}
+    before = (world.weights, world.epoch)
+    ran = world.process("failover", "undrain", "us", "--reason", "it is back")
+    assert ran.code == 0, ran.said
+    assert "servers are ready again" in ran.said
+    assert (world.weights, world.epoch) == before
+    status = world.process("failover", "status")
+    assert "send clients away" not in status.err
+    require(world.process("failover", "undrain", "mars"), 2, "mars: no such region", "us, eu, ap")
 
 
 def test_there_and_back_by_steps_and_what_is_told_of_it(sick: Platform) -> None:

@@ -42,7 +42,13 @@ from mlplatform.failover.decide import FEATURE, decide, propose_requests
 from mlplatform.failover.evidence import Evidence
 from mlplatform.failover.loads import LastLoads, with_declared
 from mlplatform.failover.moved import Moved, who_still_comes
-from mlplatform.failover.recoveries import Memory, Operation, recoveries_of, written_by
+from mlplatform.failover.recoveries import (
+    Memory,
+    Operation,
+    drained_by,
+    recoveries_of,
+    written_by,
+)
 from mlplatform.failover.seen import (
     Gate,
     Load,
@@ -264,6 +270,7 @@ class Estate:
             recoveries=tuple(
                 each for operation in done for each in recoveries_of(operation, now, held)
             ),
+            drained=drained_by(done, now),
         )
 
     def _load(
@@ -686,6 +693,62 @@ class Mover:
             hint=error.hint or "",
             finished_at=self.estate.clock.now(),
         )
+
+
+@dataclass(slots=True)
+class Undrainer:
+    """Tells a region's servers that they may serve again, where the operation that drained them is
+    over and could not. A `Controller`; it moves nothing."""
+
+    estate: Estate
+    route: str
+    region: str
+    request: Request
+    guard: Callable[[], None]
+    feature: str = FEATURE
+
+    def observe(self) -> Mapping[str, Sequence[Operation]]:
+        """What was done, by route."""
+        return self.estate.memory.operations(self.estate.clock.now())
+
+    def decide(self, seen: Mapping[str, Sequence[Operation]], now: datetime) -> Plan:
+        """To tell them, unless they are being drained, or something is under way on the route."""
+        for name, done in seen.items():
+            drained = drained_by(done, now).get(self.region)
+            if drained is not None and drained.open:
+                said = f"{drained.operation} on {name} drains it, and is under way, or was left"
+                return self._held(said)
+        for operation in seen.get(self.route, ()):
+            if not operation.closed:
+                return self._held(f"{operation.name} is under way, or was left")
+        request = self.request
+        action = Action(
+            key=f"{FEATURE}/{self.route}/undrain/{self.region}",
+            kind="undrain",
+            subject=self.route,
+            region=self.region,
+            reason=request.reason,
+            carries_on=True,
+            parameters={
+                "route": self.route,
+                "mode": request.mode.value,
+                "source": request.source,
+                "targets": [],
+                "automatic": request.automatic,
+                "reason": request.reason,
+                "broken": [],
+            },
+        )
+        return Plan(feature=FEATURE, actions=(action,))
+
+    def _held(self, said: str) -> Plan:
+        hold = Hold(subject=self.route, region=self.region, reason=f"one-recovery: {said}")
+        return Plan(feature=FEATURE, holds=(hold,))
+
+    def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
+        """The one action."""
+        mover = Mover(self.estate, self.route, self.request, guard=self.guard)
+        yield from mover.act(actions, operation)
 
 
 def _rests(orders: Orders, operation: str) -> bool:

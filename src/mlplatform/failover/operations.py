@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.journal import Kind as JournalKind
@@ -28,9 +29,9 @@ from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decide import FEATURE, check_request, decide
-from mlplatform.failover.effects import Estate, Mover, of_route
-from mlplatform.failover.recoveries import LOOK_BACK, operation_of
-from mlplatform.failover.seen import Mode, Request, RouteSeen, Rule, Seen
+from mlplatform.failover.effects import Estate, Mover, Undrainer, of_route
+from mlplatform.failover.recoveries import LOOK_BACK, drained_by, operation_of
+from mlplatform.failover.seen import Drained, Mode, Request, RouteSeen, Rule, Seen
 from mlplatform.failover.serving import climbed
 from mlplatform.failover.verdict import Verdict, judge_all
 from mlplatform.ports.traffic import RouteState
@@ -311,7 +312,7 @@ def _finisher(
         )
     becomes = becomes_of(left, request)
     if OrderKind.ABORT in reasons or becomes is Left.GONE_ON_WITH:
-        return _mover(estate, route, asked, lease, said, operation=name)
+        return _mover(estate, route, asked, lease, said, operation=name, ended=_moves_nothing(left))
     if becomes is Left.KEPT:
         return None
     why = request.reason or f"{request.mode.value} from {request.source}"
@@ -321,6 +322,12 @@ def _finisher(
     if becomes is Left.AMENDED:
         return _mover(estate, route, request, lease, said, operation=name)
     return _mover(estate, route, asked, lease, said, operation=name, ended=f"ended: {why}")
+
+
+def _moves_nothing(stream: Stream) -> str:
+    """Why nothing is decided of it, if it was only to tell servers that they may serve."""
+    only = {action.kind for action in stream.plan.actions} == {"undrain"}
+    return "it was to move nothing" if only else ""
 
 
 def _mover(
@@ -389,7 +396,15 @@ def _resume(estate: Estate, route: str, stream: Stream, wait: Waiting, said: Sai
     lease = lease_of(estate, route)
     return resume(
         stream.operation,
-        _mover(estate, route, request_of(stream.plan), lease, said, operation=stream.operation),
+        _mover(
+            estate,
+            route,
+            request_of(stream.plan),
+            lease,
+            said,
+            operation=stream.operation,
+            ended=_moves_nothing(stream),
+        ),
         estate.journal,
         lease,
         clock=estate.clock,
@@ -477,6 +492,53 @@ def abort(estate: Estate, operation: str, *, reason: str) -> None:
     forget_orders(estate)
 
 
+def undrain(
+    estate: Estate,
+    region: str,
+    *,
+    routes: Sequence[str] = (),
+    reason: str,
+    automatic: bool = False,
+    wait: Waiting = False,
+    said: Said | None = None,
+) -> Moves:
+    """Tell a region's servers that they may serve again: where the operation that drained them is
+    over and could not, on each route that it was done for, or that is named; else, for servers that
+    are in lame duck for no known reason, under the lease of one route that goes there. Weights stay
+    as they are. `UsageError` for a region that no route goes to."""
+    estate.topology.region(region)
+    known = estate.topology.traffic.routes
+    goes = [name for name, route in known.items() if region in route.weights]
+    if not routes:
+        done = estate.memory.operations(estate.clock.now())
+        drained = [n for n in known if region in drained_by(done.get(n, ()), estate.clock.now())]
+        routes = drained or goes[:1]
+    if not routes:
+        raise UsageError(f"{region}: no route goes there", hint="mlplatform failover status")
+    request = Request(Mode.PLANNED, source=region, reason=reason, automatic=automatic)
+    said = said or Said()
+    reports: dict[str, Report] = {}
+    errors: dict[str, MlplatformError] = {}
+    for name in routes:
+        lease = lease_of(estate, name)
+        try:
+            reports[name] = run(
+                Undrainer(estate, name, region, request, lease.guard),
+                estate.journal,
+                lease,
+                clock=estate.clock,
+                wait=wait,
+                stop=estate.stop,
+                on_plan=said.plan,
+                on_outcome=partial(said.outcome, name),
+                background=estate.background,
+                finisher=lambda left: None,
+            )
+        except (LeaseHeld, Unavailable) as error:
+            errors[name] = error
+    return Moves(reports, errors)
+
+
 def _require_open(stream: Stream) -> None:
     if stream.closed or operation_of(stream) is None:
         raise UsageError(
@@ -522,6 +584,8 @@ class RouteStands:
     open: str | None = None
     """The operation that is under way."""
     locked: str | None = None
+    drained: Mapping[str, Drained] = field(default_factory=dict)
+    """By region: its servers send clients away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,9 +615,20 @@ def stands(estate: Estate) -> Stands:
                     (r.operation for r in there.recoveries if r.ended_seconds_ago is None), None
                 ),
                 locked=seen.orders.locks.get(name) or seen.orders.locks.get(EVERYTHING),
+                drained=there.drained,
             )
         )
     return Stands(seen, rows, estate.orders.read())
+
+
+def left_drained(seen: Mapping[str, RouteSeen]) -> dict[str, Drained]:
+    """By region: servers that send clients away, although what told them to is over."""
+    return {
+        region: drained
+        for there in seen.values()
+        for region, drained in there.drained.items()
+        if not drained.open
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,17 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Entry, Journal, Kind, Stream
-from mlplatform.core.errors import IntegrityError, NotFound
+from mlplatform.core.errors import IntegrityError, NotFound, Unsupported
 from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.failover.case import weights_key
 from mlplatform.failover.decide import FEATURE
-from mlplatform.failover.seen import Mode, Recovery
+from mlplatform.failover.seen import Drained, Mode, Recovery
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +212,38 @@ def written_by(
                 last = (step.fence, step.number)
                 weights = operation.actions[step.action].parameters["after"]
     return weights
+
+
+def drained_by(operations: Iterable[Operation], now: datetime) -> dict[str, Drained]:
+    """The regions whose servers were told to send clients away, or may have been, and of which
+    nobody has recorded since that they were told otherwise. `operations`: of a route, oldest first.
+    Servers that know no such thing are not told."""
+    found: dict[str, Drained] = {}
+    for operation in operations:
+        for step in operation.steps:
+            action = operation.actions.get(step.action)
+            if action is not None and action.kind == "drain":
+                since = _ago(operation.began_at, now)
+                found[action.region] = Drained(
+                    operation.name, since, open=not operation.closed, tried_seconds_ago=since
+                )
+            elif action is not None and action.kind == "undrain" and step.ok:
+                found.pop(action.region, None)
+        for key, outcome in operation.outcomes.items():
+            action = operation.actions.get(key)
+            if action is None or outcome.ok or action.region not in found:
+                continue
+            if outcome.error == Unsupported.__name__:
+                found.pop(action.region)
+            elif action.kind == "undrain":
+                before = found[action.region]
+                found[action.region] = replace(
+                    before,
+                    tries=before.tries + 1,
+                    tried_seconds_ago=_ago(outcome.finished_at or operation.began_at, now),
+                    why=outcome.detail,
+                )
+    return found
 
 
 @dataclass(slots=True)

@@ -166,6 +166,21 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """Servers of a region that were told to send clients away, and not since that it is over."""
+
+    operation: str
+    since_seconds: float
+    open: bool
+    """The operation is under way, or was left: then it is its business, or who ends it."""
+    tries: int = 0
+    """How often it was tried in vain to tell them."""
+    tried_seconds_ago: float = 0.0
+    why: str = ""
+    """What came of it last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Override:
     """An operator's word that outranks a verdict, for a time."""
 
@@ -212,6 +227,8 @@ class RouteSeen:
     and whose weights the target now holds. None: we never wrote any."""
     recoveries: tuple[Recovery, ...] = ()
     """Oldest first."""
+    drained: Mapping[str, Drained] = field(default_factory=dict)
+    """By region, as the journal has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from functools import partial
 
 from mlplatform.control import metrics
 from mlplatform.control.notices import Notices
+from mlplatform.control.orders import EVERYTHING
 from mlplatform.control.reconcile import Report
 from mlplatform.control.two_paths import FROZEN, STRANDED
 from mlplatform.core.errors import Fenced, Interrupted, LeaseHeld, MlplatformError, NoMajority
@@ -24,7 +25,7 @@ from mlplatform.failover.decide import decide, propose_requests
 from mlplatform.failover.effects import Estate
 from mlplatform.failover.operations import Said
 from mlplatform.failover.readiness import readiness
-from mlplatform.failover.seen import Mode, Request, RouteSeen, Seen
+from mlplatform.failover.seen import Drained, Mode, Request, RouteSeen, Seen
 from mlplatform.failover.verdict import Health
 from mlplatform.ports.notify import Notice, Severity
 from mlplatform.ports.traffic import RouteState
@@ -41,6 +42,10 @@ _TIDY_SECONDS = 86_400.0
 """How often what was ordered of operations that are over is removed."""
 _STRANDED_SECONDS = 60.0
 """How often a second path that was left behind is brought in line."""
+_UNDRAIN_SECONDS = 60.0
+_UNDRAIN_SECONDS_MAX = 3600.0
+"""After so long servers that could not be told that they may serve are told again, twice as long
+each time. By the journal, so that several controllers do it no oftener than one."""
 _JOIN_SECONDS = 30.0
 _AGAIN_SECONDS = 5.0
 _AGAIN_SECONDS_MAX = 60.0
@@ -83,6 +88,12 @@ operation_began = metrics.Family(
     "mlplatform_failover_operation_began_timestamp_seconds",
     "When an operation began that is under way, or was left.",
     ("route", "operation"),
+    kind="gauge",
+)
+drained = metrics.Family(
+    "mlplatform_failover_drained",
+    "1 while servers send clients away and the operation that told them to is over.",
+    ("route", "region", "operation"),
     kind="gauge",
 )
 operations_total = metrics.Family(
@@ -160,6 +171,7 @@ class Watch:
         for route, request in requests.items():
             self._consider(route, request, seen)
         self._go_on_with_what_was_left(seen)
+        self._undrain_what_was_left(seen)
         for route, there in seen.routes.items():
             self._tell_route(route, there, seen)
             if route not in requests and _is_served_well(there, seen):
@@ -232,7 +244,8 @@ class Watch:
                     continue
                 automatic = self.estate.topology.traffic.routes[route].mode == "auto"
                 if not (automatic and recovery.automatic):
-                    self._tell_left(route, name)
+                    away = [r for r, left in there.drained.items() if left.operation == name]
+                    self._tell_left(route, name, away)
                 elif name not in seen.orders.paused:
                     self._start(route, partial(self._resume, route, name))
 
@@ -242,7 +255,52 @@ class Watch:
             log.info("finished what was left", extra={"operation": operation})
             self._ended(route, operations.request_of(report.plan), report)
 
-    def _tell_left(self, route: str, operation: str) -> None:
+    def _undrain_what_was_left(self, seen: Seen) -> None:
+        """Servers that no operation could tell that they may serve again: told again, now and then,
+        in every mode, for whoever drained them wanted it so."""
+        for route, there in seen.routes.items():
+            for region in self.estate.topology.regions:
+                thread, left = f"failover/{route}/drained/{region}", there.drained.get(region)
+                if left is None or left.open:
+                    self._is_over(
+                        thread, f"{region}: its servers do not send clients away any more"
+                    )
+                    continue
+                why = _why_stays_drained(route, region, seen)
+                self._tell_drained(thread, region, left, why)
+                doubled = 2.0 ** min(max(left.tries - 1, 0), 10)
+                pause = min(_UNDRAIN_SECONDS * doubled, _UNDRAIN_SECONDS_MAX)
+                if why or left.tried_seconds_ago < pause or self._is_busy(route):
+                    continue
+                self._start(route, partial(self._undrain, route, region, left))
+
+    def _undrain(self, route: str, region: str, left: Drained) -> None:
+        reason = f"{left.operation} could not tell them"
+        done = operations.undrain(
+            self.estate, region, routes=[route], reason=reason, automatic=True, said=self.said
+        )
+        for error in done.errors.values():
+            log.info("not undrained", extra={"region": region, "error": str(error)})
+
+    def _tell_drained(self, thread: str, region: str, left: Drained, why: str) -> None:
+        if not self._is_news(thread, why):
+            return
+        self._tell(
+            Notice(
+                f"{region}: its servers still send clients away, as {left.operation} told them to",
+                Severity.WARNING,
+                self.estate.clock.now(),
+                self._source,
+                thread=thread,
+                lines=(
+                    *filter(None, [left.why]),
+                    f"they stay so: {why}" if why else "they are told again, now and then",
+                    f"`mlplatform failover undrain {region}` tells them",
+                ),
+            )
+        )
+
+    def _tell_left(self, route: str, operation: str, drained: Collection[str]) -> None:
         if not self._is_news(operation, "open"):
             return
         self._tell(
@@ -252,7 +310,11 @@ class Watch:
                 self.estate.clock.now(),
                 self._source,
                 thread=operation,
-                lines=(f"`mlplatform failover resume {operation}` goes on with it",),
+                lines=(
+                    *(f"servers of {region} send clients away meanwhile" for region in drained),
+                    f"`mlplatform failover resume {operation}` goes on with it",
+                    f"`mlplatform failover abort {operation}` ends it where it stands",
+                ),
             )
         )
 
@@ -576,6 +638,12 @@ class Watch:
             for each in there.recoveries
             if each.ended_seconds_ago is None
         )
+        drained.replace(
+            (1, {"route": route, "region": region, "operation": left.operation})
+            for route, there in seen.routes.items()
+            for region, left in there.drained.items()
+            if not left.open
+        )
         ready.replace(
             (
                 int(not found.failing),
@@ -588,6 +656,23 @@ class Watch:
             )
             for found in readiness(self.estate.topology, seen, self.estate.clock.now())
         )
+
+
+def _why_stays_drained(route: str, region: str, seen: Seen) -> str:
+    """Why servers are not to be told that they may serve; empty where nothing speaks against it."""
+    orders = seen.orders
+    for scope in (route, EVERYTHING):
+        if scope in orders.locks:
+            return f"{scope} is locked: {orders.locks[scope]}"
+    if region in orders.maintenance:
+        return f"{region} is being worked on: {orders.maintenance[region]}"
+    for name, there in seen.routes.items():
+        other = there.drained.get(region)
+        if other is not None and other.open:
+            return f"{other.operation} on {name} drains it"
+    if any(recovery.ended_seconds_ago is None for recovery in seen.routes[route].recoveries):
+        return "another operation is under way on the route, or was left"
+    return ""
 
 
 def _is_served_well(there: RouteSeen, seen: Seen) -> bool:

@@ -14,7 +14,7 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.lease import Lease, Wait
 from mlplatform.control.retry import Retry
 from mlplatform.control.retry_traffic import RetryingTraffic
-from mlplatform.core.errors import MlplatformError, Unsupported
+from mlplatform.core.errors import MlplatformError, Unavailable, Unsupported
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.effects import Estate
@@ -61,6 +61,9 @@ class Servers:
     asked: list[str] = field(default_factory=list)
     lame: bool = False
     scales: bool = True
+    deaf: bool = False
+    """Whether nobody can tell them anything."""
+    told: int = 0
 
     @property
     def url(self) -> str:
@@ -76,6 +79,9 @@ class Servers:
         return f"at least {servers} servers of {model}"
 
     def lame_duck(self, *, enter: bool) -> None:
+        self.told += 1
+        if self.deaf:
+            raise Unavailable("3 of 5 pods were not reached", store=self.url)
         self.lame = enter
 
 

@@ -21,6 +21,7 @@ from mlplatform.core.errors import (
     NoMajority,
     StalePlan,
     Unavailable,
+    Unsupported,
     UsageError,
 )
 from mlplatform.core.plan import Action, Outcome, Plan, Result
@@ -803,6 +804,95 @@ def test_what_becomes_of_what_was_left(
     plan = Plan(feature="failover", actions=(action,))
     stream = estate.journal.start(estate.journal.new_operation("failover"), plan)
     assert operations.becomes_of(stream, asked) is becomes
+
+
+def left_drained(world: World) -> str:
+    """A planned move that is over, and could not tell the servers of us so."""
+
+    def deafen(route: str, outcome: Outcome) -> None:
+        world.fleets["us"].deaf = True
+
+    moves = go(
+        world.estate(), Request(Mode.PLANNED, source="us", reason="kernel"), Said(outcome=deafen)
+    )
+    report = moves.reports["api"]
+    assert report.exit_code == 8, "partly applied"
+    assert world.fleets["us"].lame
+    return str(report.operation)
+
+
+def test_servers_that_were_left_in_lame_duck_are_known_until_they_are_told() -> None:
+    world = World()
+    operation = left_drained(world)
+    estate = world.estate()
+    (row,) = operations.stands(estate).routes
+    drained = row.drained["us"]
+    assert (drained.operation, drained.open, drained.tries) == (operation, False, 1)
+    assert "3 of 5 pods were not reached" in drained.why
+    assert operations.undrain(estate, "us", reason="try").reports["api"].exit_code == 1
+    assert operations.stands(estate).routes[0].drained["us"].tries == 2
+    world.fleets["us"].deaf = False
+    before = world.state
+    report = operations.undrain(estate, "us", reason="they are back").reports["api"]
+    assert [outcome.result for outcome in report.outcomes] == [Result.DONE]
+    assert not world.fleets["us"].lame
+    assert world.state == before, "nothing is moved, and nothing claimed"
+    assert operations.stands(estate).routes[0].drained == {}
+    assert len(estate.journal.operations()) == 3
+
+
+def test_servers_that_are_being_drained_are_not_told_that_they_may_serve() -> None:
+    world = World()
+    operation = left_by(world, Request(Mode.PLANNED, source="us", reason="kernel"), 2)
+    estate = world.estate()
+    assert operations.stands(estate).routes[0].drained["us"].open
+    report = operations.undrain(estate, "us", reason="why not").reports["api"]
+    assert report.exit_code == 3
+    assert f"{operation} on api drains it" in report.plan.holds[0].reason
+    assert world.fleets["us"].lame
+    assert left_on(estate) == operation
+
+
+def test_servers_in_lame_duck_for_no_known_reason_can_be_told_too() -> None:
+    world = World()
+    world.fleets["eu"].lame = True
+    assert operations.undrain(world.estate(), "eu", reason="by hand").reports["api"].exit_code == 0
+    assert not world.fleets["eu"].lame
+    with pytest.raises(UsageError, match="mars: no such region"):
+        operations.undrain(world.estate(), "mars", reason="x")
+
+
+@pytest.mark.parametrize("by", ["resume", "the next move"])
+def test_an_undrain_that_was_left_moves_nothing_when_it_is_gone_on_with(by: str) -> None:
+    """It names the region that was left: gone on with as a move, it would be left again."""
+    world = World(weights={"us": 50, "eu": 50}, load={"us": 50.0, "eu": 50.0})
+    world.fleets["us"].lame = True
+    said, _ = crash_at(1)
+    with pytest.raises(Crash):
+        operations.undrain(world.estate("dead@host:1"), "us", reason="x", said=said)
+    world.time.sleep(60)
+    estate = world.estate()
+    name = left_on(estate)
+    if by == "resume":
+        list(operations.resume_left(estate))
+        assert dict(world.state.weights) == {"us": 50, "eu": 50}
+    else:
+        world.kill("eu")
+        operations.move(estate, "api", Request(Mode.UNPLANNED, source="eu", reason="dead"))
+        assert dict(world.state.weights) == {"us": 100, "eu": 0}
+    assert estate.journal.open(name).closed
+
+
+def test_servers_that_know_no_lame_duck_are_not_left_in_it() -> None:
+    world = World()
+    world.fleets["us"].lame_duck = unknown_to_them  # type: ignore[method-assign]
+    go(world.estate(), Request(Mode.PLANNED, source="us", reason="kernel"))
+    assert dict(world.state.weights) == {"us": 0, "eu": 100}
+    assert operations.stands(world.estate()).routes[0].drained == {}
+
+
+def unknown_to_them(*, enter: bool) -> None:
+    raise Unsupported("its servers know no lame duck")
 
 
 def test_an_empty_answer_is_no_epoch_of_zero() -> None:

@@ -27,7 +27,7 @@ from mlplatform.ports.traffic import RouteState, Weights
 from tests.features.control.members import lost
 
 from .estate import World
-from .test_operations import Crash, crash_at, drilled
+from .test_operations import Crash, crash_at, drilled, left_drained
 
 AUTO = {"mode": "auto"}
 DAY_SECONDS = 86_400.0
@@ -72,7 +72,7 @@ def forgotten() -> Iterator[None]:
     families = (
         *(watched.health, watched.weight, watched.route_readable, watched.ready, watched.can_act),
         *(watched.last_round, watched.last_proof, watched.operations_total),
-        watched.operation_began,
+        *(watched.operation_began, watched.drained),
     )
     for family in families:
         family.clear()
@@ -335,6 +335,59 @@ def test_what_an_operator_left_is_ended_and_told_when_a_region_turns_sick() -> N
     assert heard.of(operation)[-1].over
 
 
+def test_servers_that_stay_drained_are_told_and_told_of() -> None:
+    world = World()
+    operation = left_drained(world)
+    fleet = world.fleets["us"]
+    thread = "failover/api/drained/us"
+    watches = [watching(world, f"watch@host:{n}") for n in (1, 2)]
+    before = fleet.told
+    for _ in range(12 * 60):  # an hour
+        for watch, _ in watches:
+            watch.one_round()
+        world.time.sleep(5)
+    assert fleet.told - before == 5, "after 1, 2, 4, 8 and 16 minutes, by one of them"
+    for _, heard in watches:
+        (notice,) = heard.of(thread)
+        assert operation in notice.title
+        assert "`mlplatform failover undrain us` tells them" in notice.lines
+    assert values(watched.drained) == {("api", "us", operation): 1}
+    fleet.deaf = False
+    for _ in range(12 * 60):
+        for watch, _ in watches:
+            watch.one_round()
+        world.time.sleep(5)
+    assert not fleet.lame
+    assert values(watched.drained) == {}
+    assert all(heard.of(thread)[-1].over for _, heard in watches)
+    assert dict(world.state.weights) == {"us": 0, "eu": 100}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope", "said"),
+    [
+        (OrderKind.LOCK, "api", "api is locked: audit"),
+        (OrderKind.LOCK, "all", "all is locked: audit"),
+        (OrderKind.MAINTENANCE, "us", "us is being worked on: audit"),
+    ],
+)
+def test_servers_stay_drained_while_somebody_works_on_them(
+    kind: OrderKind, scope: str, said: str
+) -> None:
+    world = World()
+    left_drained(world)
+    fleet = world.fleets["us"]
+    fleet.deaf = False
+    operations.order(world.estate(), kind, scope, reason="audit")
+    watch, heard = watching(world)
+    rounds(world, watch, 60)
+    assert fleet.lame
+    assert any(f"they stay so: {said}" in each for each in heard.notices[-1].lines)
+    operations.take_back(world.estate(), kind, scope, reason="over")
+    rounds(world, watch, 2)
+    assert not fleet.lame
+
+
 def test_what_was_paused_stays_paused() -> None:
     world = proven()
     said, _ = crash_at(2)
@@ -518,7 +571,7 @@ def test_without_anybody_to_tell_it_still_goes_round() -> None:
 def test_every_series_of_the_watch_is_in_the_guide() -> None:
     guide = (Path(__file__).parents[3] / "docs/failover.md").read_text()
     families = [each for each in vars(watched).values() if isinstance(each, metrics.Family)]
-    assert len(families) == 9
+    assert len(families) == 10
     for family in families:
         labels = f"{{{', '.join(family.labels)}}}" if family.labels else ""
         assert f"| `{family.name}{labels}` |" in guide, family.name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlplatform.core.plan import Plan
     from mlplatform.failover.effects import Estate
     from mlplatform.failover.operations import Moves, Proposal
-    from mlplatform.failover.seen import Mode
+    from mlplatform.failover.seen import Mode, Seen
 
 PROG = "python -m mlplatform.failover.failover_controller"
 _TELL_OF_ALL = (0, 3, 5, 130)
@@ -229,8 +229,8 @@ def watch(
 def status(session: Session) -> int:
     """Show every route: its weights, its epoch, what is under way, what is ordered.
 
-    Exit code 3 when a region is unhealthy or weights were changed by hand; 5 when something could
-    not be read.
+    Exit code 3 when a region is unhealthy, its servers were left in lame duck, or weights were
+    changed by hand; 5 when something could not be read.
 
     $ mlplatform failover status
     """
@@ -254,6 +254,7 @@ def status(session: Session) -> int:
                 "by_hand": stands.by_hand,
                 "operation": stands.open,
                 "locked": stands.locked,
+                "drained": {region: left.operation for region, left in stands.drained.items()},
                 "detail": str(stands.state) if known is None else "",
             }
         )
@@ -277,6 +278,7 @@ def status(session: Session) -> int:
             Column("epoch", right=True),
             Column("operation", optional=True),
             Column("locked", optional=True),
+            Column("drained", show=", ".join, optional=True),
             Column("detail", optional=True),
         ],
         verdicts=verdicts,
@@ -287,6 +289,7 @@ def status(session: Session) -> int:
             session.console.warn(
                 f"{row['route']}: its weights were changed by hand: {_shares(row['weights'])}"
             )
+    drained = tell_left_drained(session, found.seen)
     for verdict in verdicts:
         if verdict["health"] != Health.HEALTHY.value:
             because = "; ".join(verdict["because"][:2])
@@ -295,7 +298,7 @@ def status(session: Session) -> int:
         until = f" until {order['expires_at']}" if order["expires_at"] else ""
         session.say(f"{order['kind']} {order['scope']}{until}: {order['reason']}, by {order['by']}")
     healths = {verdict["health"] for verdict in verdicts}
-    bad = Health.UNHEALTHY.value in healths or any(row["by_hand"] for row in rows)
+    bad = Health.UNHEALTHY.value in healths or any(row["by_hand"] for row in rows) or drained
     unknown = Health.UNKNOWN.value in healths or any(row["epoch"] is None for row in rows)
     if unknown:
         session.say(UNREADABLE_HINT, level="hint")
@@ -361,7 +364,8 @@ def ready(session: Session) -> int:
     from mlplatform.failover.readiness import readiness
 
     with estate_of(session) as estate:
-        found = readiness(estate.topology, estate.observe(), estate.clock.now())
+        seen = estate.observe()
+        found = readiness(estate.topology, seen, estate.clock.now())
     rows = [
         {
             "route": each.route,
@@ -385,6 +389,7 @@ def ready(session: Session) -> int:
             Column("detail", optional=True),
         ],
     )
+    tell_left_drained(session, seen)
     stuck = {(row["route"], row["from"]) for row in rows}
     stuck -= {(row["route"], row["from"]) for row in rows if row["ready"]}
     for route, source in sorted(stuck):
@@ -479,6 +484,29 @@ def abort(
         operations.abort(estate, operation, reason=reason)
     session.say(f"{operation} ends after the step it is in; weights stay as they are")
     return 0
+
+
+@command
+def undrain(
+    session: Session,
+    region: Annotated[str, typer.Argument(help="The region.")],
+    *,
+    reason: Reason = "by hand",
+    wait: Wait = False,
+) -> int:
+    """Tell a region's servers that they may serve again, where they were left in lame duck.
+
+    Weights stay as they are. An operation that drains them still is to be resumed or aborted.
+
+    $ mlplatform failover undrain us-east-1 --reason "its servers were not reached last night"
+    """
+    from mlplatform.failover import operations
+
+    with estate_of(session) as estate:
+        done = operations.undrain(
+            estate, region, reason=reason, wait=wait or "silent", said=said_by(session)
+        )
+    return show_moves(session, done)
 
 
 @command
@@ -662,6 +690,7 @@ for function in (
     pause,
     resume,
     abort,
+    undrain,
     lock,
     unlock,
     maintain,
@@ -820,6 +849,21 @@ def said_by(session: Session) -> Any:
             session.say(f"{action.subject}: operation {operation}", operation=operation)
 
     return Said(plan=plan, outcome=outcome, text=session.say)
+
+
+def tell_left_drained(session: Session, seen: Seen) -> bool:
+    """Warn of servers that send clients away although nothing tells them to any more; whether there
+    are any."""
+    from mlplatform.failover import operations
+
+    found = operations.left_drained(seen.routes)
+    for region, drained in found.items():
+        session.console.warn(
+            f"{region}: its servers still send clients away, as {drained.operation} told them to"
+            f"{f': {drained.why}' if drained.why else ''}"
+        )
+        session.say(f"mlplatform failover undrain {region}", level="hint")
+    return bool(found)
 
 
 def _rows_of(proposal: Proposal) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.cli.frame import command
@@ -9,8 +10,11 @@ from mlplatform.cli.render import NO_BREAK, Output
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from mlplatform.core.topology import Topology
     from mlplatform.failover.evidence import Sample, Series, Sighting
+    from mlplatform.failover.recoveries import Memory
     from mlplatform.failover.rounds import Target
 
 _STATES_OF_VANTAGE = ("unknown", "stale", "blind")
@@ -30,8 +34,10 @@ def regions(session: Session) -> int:
     from random import SystemRandom
 
     from mlplatform import wiring
+    from mlplatform.control.journal import Journal
     from mlplatform.core.errors import UsageError
     from mlplatform.failover.read_evidence import EvidenceReader
+    from mlplatform.failover.recoveries import Memory
     from mlplatform.ports.clock import SystemClock
 
     topology = session.topology()
@@ -43,7 +49,25 @@ def regions(session: Session) -> int:
         )
     clock = SystemClock()
     control = wiring.open_control(topology, clock, SystemRandom())
-    return show_regions(session, topology, EvidenceReader(control, vantages, clock).sightings())
+    code = show_regions(session, topology, EvidenceReader(control, vantages, clock).sightings())
+    _tell_drained(session, Memory(Journal(control, clock, SystemRandom(), "")), clock.now())
+    return code
+
+
+def _tell_drained(session: Session, memory: Memory, now: datetime) -> None:
+    """Servers that call themselves not ready because they were told to; as far as the journal can
+    be read, which is not what was asked for."""
+    from mlplatform.core.errors import MlplatformError
+    from mlplatform.failover.recoveries import drained_by
+
+    with suppress(MlplatformError):
+        for operations in memory.operations(now).values():
+            for region, drained in drained_by(operations, now).items():
+                since = "and is under way, or was left" if drained.open else "and is over"
+                session.console.warn(
+                    f"{region}: its servers send clients away: {drained.operation} told them to, "
+                    f"{since}"
+                )
 
 
 def show_regions(session: Session, topology: Topology, sightings: dict[str, Sighting]) -> int:
