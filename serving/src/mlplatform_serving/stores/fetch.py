@@ -41,7 +41,14 @@ from mlplatform_serving.models.manifest import (
 from mlplatform_serving.models.progress import Progress
 from mlplatform_serving.names import is_name
 from mlplatform_serving.stores.opened import open_reader
-from mlplatform_serving.stores.source import Damaged, DiskFull, NotInStore, ObjectReader
+from mlplatform_serving.stores.source import (
+    Damaged,
+    DiskFull,
+    NotInStore,
+    ObjectReader,
+    StoreDenied,
+    StoreFailed,
+)
 
 log = logging.getLogger("model_loader")
 
@@ -116,7 +123,7 @@ class StoreSource:
 
     def _has(self, key: str) -> bool:
         try:
-            self._reader.read(key, 0, 1)
+            self._reader.size_bytes(key)
         except NotInStore:
             return False
         return True
@@ -335,7 +342,7 @@ class _Fetch:
             if stopping.is_set():
                 return False
             stop = min(start + _PIECE_BYTES, block.stop)
-            piece = memoryview(self._reader.read(key, start, stop))
+            piece = self._piece(key, start, stop)
             if piece.nbytes != stop - start:
                 raise Damaged(f"the store's {block.entry.path} is cut short")
             crc.add(piece)
@@ -349,6 +356,17 @@ class _Fetch:
         with self._counting:
             self._progress.done_bytes -= size
         return False
+
+    def _piece(self, key: str, start: int, stop: int) -> memoryview:
+        """Nothing, where the object is known to end before."""
+        try:
+            return memoryview(self._reader.read(key, start, stop))
+        except (StoreDenied, NotInStore):
+            raise
+        except StoreFailed:
+            if self._reader.size_bytes(key) < stop:
+                return memoryview(b"")
+            raise
 
     def _publish(self) -> None:
         """Verify what lies on the disk, all together, and let it be seen."""

@@ -85,6 +85,10 @@ class _Reader:
                 raise Damaged(f"{key} is larger than {bytes_max} bytes")
             return bytes(found.bytes())
 
+    def size_bytes(self, key: str) -> int:
+        with _translated(self._url, key):
+            return int(self._obstore.head(self._store, key)["size"])
+
     def folders(self, prefix: str) -> list[str]:
         with _translated(self._url, prefix):
             found = self._obstore.list_with_delimiter(self._store, prefix)

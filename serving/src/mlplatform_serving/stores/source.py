@@ -35,12 +35,16 @@ class ObjectReader(Protocol):
     """What is read of a store. From any thread, and from several at once."""
 
     def read(self, key: str, start: int, stop: int) -> Buffer:
-        """The bytes from `start` to `stop`; fewer where the object ends before. `NotInStore`,
-        `StoreDenied` or `StoreFailed`."""
+        """The bytes from `start` to `stop`. Where the object ends before, they are fewer, or it is
+        `StoreFailed`: stores differ. Else `NotInStore`, `StoreDenied` or `StoreFailed`."""
         ...
 
     def read_whole(self, key: str, bytes_max: int) -> bytes:
         """An object of at most so many bytes; `Damaged` if it has more."""
+        ...
+
+    def size_bytes(self, key: str) -> int:
+        """Of an object; `NotInStore` if there is none."""
         ...
 
     def folders(self, prefix: str) -> list[str]:
