@@ -162,6 +162,11 @@ class _Models(Collector):
         batch = HistogramMetricFamily(
             "model_serving_batch_size", "What the model was given at a time.", labels=_LABELS
         )
+        formed = CounterMetricFamily(
+            "model_serving_batches",
+            "Batches, by why each was formed as it was.",
+            labels=(*_LABELS, "because"),
+        )
         shed = CounterMetricFamily(
             "model_serving_shed",
             "Inferences refused to keep the rest in time.",
@@ -180,9 +185,11 @@ class _Models(Collector):
                 histogram.add_metric(labels, _buckets(SECONDS, spent), spent.ns / 1e9)
             sizes = statistics.batches
             batch.add_metric(labels, _buckets(SIZES, sizes), sizes.total)
+            for because, count in statistics.because.items():
+                formed.add_metric((*labels, because), count)
             for reason, count in statistics.shed.items():
                 shed.add_metric((*labels, reason), count)
-        yield from (answered, failed, shed, depth, whole, queue, compute, batch)
+        yield from (answered, failed, shed, depth, whole, queue, compute, batch, formed)
 
 
 def _buckets(bounds: Iterable[float], counted: Spent | Sizes) -> list[tuple[str, float]]:

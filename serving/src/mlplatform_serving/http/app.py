@@ -316,8 +316,8 @@ class Application:
     async def _on_model_ready(self, request: Request) -> Answer:
         """Triton answers 400 for a model that is known and not ready."""
         loaded = self._repository.find(request.found.model, request.found.version)
-        told = {"name": loaded.name, "ready": not self.lame_duck}
-        return json_answer(told, 400 if self.lame_duck else 200)
+        ready = not self.lame_duck and not loaded.instance.hung
+        return json_answer({"name": loaded.name, "ready": ready}, 200 if ready else 400)
 
     async def _on_model_config(self, request: Request) -> Answer:
         return json_answer(
