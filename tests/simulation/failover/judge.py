@@ -490,7 +490,7 @@ class Move:
         source = self.asked["source"]
         if judge.known_well(source, self.look.began):
             yield f"{source} was long known to be well"
-        # A wrong wall clock, and a store that hid a record for a while, make it look newer than it is.
+        # A wrong wall clock, and a store that hid a record for a while, make it look newer.
         since = self.look.began - judge.fresh_seconds * (1 if judge.sane else 2)
         voting: set[str] = set()
         down: set[str] = set()
