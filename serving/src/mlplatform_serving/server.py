@@ -68,7 +68,9 @@ def open_certificate(settings: Settings) -> Certificate | None:
 
 def _open_guard(settings: Settings, metrics: Metrics) -> Guard:
     patience = Patience(
-        first_seconds=settings.keep_alive_seconds, header_seconds=settings.header_timeout_seconds
+        first_seconds=settings.keep_alive_seconds,
+        header_seconds=settings.header_timeout_seconds,
+        answer_seconds=settings.request_timeout_sec,
     )
     return Guard(
         connections_max=room_for(settings.max_connections), patience=patience, metrics=metrics

@@ -358,6 +358,7 @@ class Application:
         ]
 
     async def _on_metrics(self, request: Request) -> Answer:
+        self._metrics.ready.set(self._ready)
         return Answer(200, self._metrics.encoded(), [(b"content-type", CONTENT_TYPE)])
 
     # --- for administrators ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 2.0
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
