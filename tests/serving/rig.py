@@ -66,7 +66,7 @@ def publish(
         entries,
         block_bytes=block_bytes,
         requirements=Requirements(format=form),
-        golden=None,
+        golden="golden.ndjson" if "golden.ndjson" in files else None,
     )
     (folder / "manifest.json").write_bytes(manifest.encoded)
     return manifest.digest

@@ -218,6 +218,8 @@ def contradictions(settings: Settings) -> Iterator[str]:
     """A line for each setting that another one makes useless, saying what is done instead."""
     if settings.model_version and settings.models and all("@" in each for each in settings.models):
         yield "MODEL_VERSION has no effect: MODELS names the version of every model"
+    if settings.warmup_target_ms is not None and not settings.warmup:
+        yield "WARMUP_TARGET_MS has no effect without WARMUP=true: nothing is asked before clients"
 
 
 def log_level(settings: Settings) -> int:

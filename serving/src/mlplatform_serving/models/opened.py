@@ -8,6 +8,7 @@ from mlplatform_serving.memory.watch import MemoryWatch, marks
 from mlplatform_serving.metrics import Metrics
 from mlplatform_serving.models.limits import instance_limits
 from mlplatform_serving.models.repository import LoadLimits, Repository
+from mlplatform_serving.models.warming import WarmUp
 from mlplatform_serving.settings import Settings
 from mlplatform_serving.stores.fetch import StoreSource
 
@@ -26,6 +27,11 @@ def open_repository(settings: Settings, metrics: Metrics) -> Repository:
         budget_bytes=settings.model_memory_bytes,
         idle_seconds_min=settings.evict_after_idle_seconds,
         on_demand=settings.load_on_demand,
+        warm_up=(
+            WarmUp(settings.warmup_target_ms, settings.warmup_seconds_max)
+            if settings.warmup
+            else None
+        ),
     )
     return Repository(
         settings.model_cache_dir,

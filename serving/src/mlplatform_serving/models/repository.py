@@ -20,7 +20,6 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlplatform_serving.backends.formats import open_backend
 from mlplatform_serving.backends.port import Backend
 from mlplatform_serving.errors import BadRequest, LoadFailed, NotFound, ServingError, Unavailable
 from mlplatform_serving.memory import host
@@ -33,6 +32,7 @@ from mlplatform_serving.models.loading import Job, Slots
 from mlplatform_serving.models.manifest import MANIFEST, ModelFiles
 from mlplatform_serving.models.progress import Progress
 from mlplatform_serving.models.statistics import Statistics
+from mlplatform_serving.models.warming import WarmUp, open_warm
 from mlplatform_serving.names import by_number, is_name, model_name
 from mlplatform_serving.startup import Startup
 from mlplatform_serving.stores.source import ModelSource
@@ -119,6 +119,8 @@ class LoadLimits:
     budget_bytes: int | None = None
     idle_seconds_min: float = 5.0
     on_demand: bool = True
+    warm_up: WarmUp | None = None
+    """What is wanted of each version before it answers; None: nothing."""
 
 
 class Repository:
@@ -432,7 +434,9 @@ class Repository:
         alone = len(self._under_way) == 1
         before = await self._measure()
         progress.begin("loading", files.size_bytes)
-        backend_name, backend = await job.run(lambda: open_backend(files), _discard)
+        backend_name, backend = await job.run(
+            lambda: open_warm(files, self._limits.warm_up, progress), _discard
+        )
         try:
             size = Size(files.size_bytes)
             if alone and len(self._under_way) == 1:

@@ -49,6 +49,22 @@ class LoadingSettings(BaseSettings):
     max_concurrent_loads: int = Field(
         default=2, ge=1, le=64, description="Loads at once; another waits."
     )
+    warmup: bool = Field(
+        default=False,
+        description="A version answers when its golden requests were answered rightly, not before.",
+    )
+    warmup_target_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=3_600_000,
+        description="With WARMUP: and when each of them took no longer than this.",
+    )
+    warmup_seconds_max: float = Field(
+        default=10.0,
+        gt=0,
+        le=86_400,
+        description="With WARMUP_TARGET_MS: by when; else the version is not loaded.",
+    )
     load_on_demand: bool = Field(
         default=True,
         description="Whether an inference of an evicted model loads it again, and waits for it; "
