@@ -53,6 +53,7 @@ class MemoryWatch:
         limit_bytes: int | None = None,
         read_gpus: Callable[[], Sequence[Reading]] | None = None,
         read_host: Callable[[int | None], list[Gauge]] = host.gauges,
+        read_resident: Callable[[], int | None] = host.resident_bytes,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`limit_bytes` is the process's own limit, if it was set one."""
@@ -62,6 +63,8 @@ class MemoryWatch:
         self._limit_bytes = limit_bytes
         self._level, self._what = Level.WELL, ""
         self._read_host = read_host
+        self.resident_bytes = read_resident
+        """What this process holds; None where the system does not say."""
         self._read_gpus = read_gpus
         self._of_gpus: list[Gauge] = []
         self._asking: asyncio.Task[Sequence[Reading]] | None = None
@@ -151,7 +154,7 @@ class MemoryWatch:
         there is no limit, or the system does not say."""
         if self._limit_bytes is None:
             return None
-        resident = host.resident_bytes()
+        resident = self.resident_bytes()
         if resident is None or resident <= self._limit_bytes:
             return None
         limit = self._limit_bytes >> 20

@@ -130,7 +130,7 @@ class Job:
         self._waiting = answer  # type: ignore[assignment]
         self._running = True
 
-        def ended(given: T | None, error: BaseException | None) -> None:
+        def ended(given: T | None, error: Exception | None) -> None:
             self._running = False
             if self._left:
                 self._slots.ended()
@@ -145,13 +145,11 @@ class Job:
 
         def call() -> None:
             given: T | None = None
-            failed: BaseException | None = None
+            failed: Exception | None = None
             try:
                 given = work()
-            except StopIteration as error:  # a future does not take it
-                failed = RuntimeError(f"StopIteration: {error}")
             except BaseException as error:
-                failed = error
+                failed = _tellable(error)
             try:
                 self._loop.call_soon_threadsafe(ended, given, failed)
             except RuntimeError:
@@ -172,3 +170,12 @@ class Job:
         except asyncio.CancelledError:
             self.progress.stop("the server is stopping")
             raise
+
+
+def _tellable(error: BaseException) -> Exception:
+    """A backend that ends the interpreter ends its load; and no future takes a StopIteration."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError(f"{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told

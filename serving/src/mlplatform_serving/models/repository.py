@@ -620,9 +620,11 @@ class Repository:
                 lock.release()
 
     async def _measure(self) -> tuple[int | None, int | None]:
-        """What the process holds on the host, and everybody on the GPUs."""
+        """What the process holds on the host, and everybody on the GPUs. What a load needed only
+        while it lasted is given back first: it would pass for the model's."""
+        await asyncio.to_thread(host.give_back)
         await self.memory.read_all()
-        return host.resident_bytes(), self.memory.gpu_used_bytes()
+        return self.memory.resident_bytes(), self.memory.gpu_used_bytes()
 
     # --- pinning ---------------------------------------------------------------------------------
 
@@ -713,10 +715,10 @@ class Repository:
         metrics = self._metrics
         before = after = None
         try:
-            before = host.resident_bytes()
+            before = self.memory.resident_bytes()
             await leaving.instance.close()
             await asyncio.to_thread(host.give_back)
-            after = host.resident_bytes()
+            after = self.memory.resident_bytes()
         finally:
             del self._under_way[leaving.key]
             metrics.forget(name, version)
