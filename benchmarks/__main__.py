@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import (
     batching,
+    batching_http,
     cli_start,
     failover,
     failover_decide,
@@ -37,6 +38,7 @@ def main() -> int:
     asked = _parser().parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
         "batching": lambda: batching.measure(asked.pairs or batching.SEEDS),
+        "batching_http": lambda: batching_http.measure(asked.pairs or batching_http.SEEDS),
         "cli_start": lambda: cli_start.measure(asked.pairs or cli_start.PAIRS),
         "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),

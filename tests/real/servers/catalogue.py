@@ -592,6 +592,15 @@ SERVERS = (
         PythonLock(REQUIREMENTS / "bench-rclone.txt"),
         "bin/rclone",
     ),
+    *(
+        Server(
+            name,
+            _locked(f"bench-{name}", name),
+            PythonLock(REQUIREMENTS / f"bench-{name}.txt"),
+            "bin/python",
+        )
+        for name in ("bentoml", "litserve")
+    ),
     Server(
         "tritonclient",
         _locked("tritonclient", "tritonclient"),

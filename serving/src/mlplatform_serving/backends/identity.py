@@ -20,6 +20,8 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
     """`parameters` in `model-config.json`."""
 
     execute_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
+    item_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
+    """For each row of the first input, beside that."""
 
 
 def open_model(_: ModelFiles, configuration: ModelConfiguration) -> Identity:
@@ -31,20 +33,26 @@ def open_model(_: ModelFiles, configuration: ModelConfiguration) -> Identity:
     ]
     if shapes[0] != shapes[1]:
         raise LoadFailed(f"{CONFIGURATION}: the identity's outputs are not as its inputs")
-    return Identity(signature, read_parameters(configuration, Parameters).execute_delay_ms / 1000)
+    parameters = read_parameters(configuration, Parameters)
+    return Identity(signature, parameters.execute_delay_ms / 1e3, parameters.item_delay_ms / 1e3)
 
 
 class Identity:
     """The n-th output is the n-th input."""
 
-    def __init__(self, signature: Signature, delay_seconds: float) -> None:
+    def __init__(
+        self, signature: Signature, delay_seconds: float, item_delay_seconds: float = 0.0
+    ) -> None:
         self.signature = signature
         self._delay_seconds = delay_seconds
+        self._item_delay_seconds = item_delay_seconds
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See the port."""
-        if self._delay_seconds:
-            time.sleep(self._delay_seconds)
+        if self._delay_seconds or self._item_delay_seconds:
+            first = inputs[self.signature.inputs[0].name]
+            items = len(first) if first.ndim else 1
+            time.sleep(self._delay_seconds + self._item_delay_seconds * items)
         pairs = zip(self.signature.inputs, self.signature.outputs, strict=True)
         return {given.name: inputs[taken.name] for taken, given in pairs}
 
