@@ -24,6 +24,7 @@ from benchmarks import (
     fanout,
     memory,
     resume,
+    serving_memory,
     serving_protocol,
     single,
     small,
@@ -43,6 +44,7 @@ def main() -> int:
         "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),
         "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
+        "serving_memory": serving_memory.measure,
         "serving_protocol": lambda: serving_protocol.measure(
             asked.pairs or serving_protocol.ROUNDS
         ),

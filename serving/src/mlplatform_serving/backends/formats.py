@@ -31,10 +31,7 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
     """The backend's name, and the version loaded by it. Every file of the version is verified.
     `LoadFailed` says why not."""
     configuration = read_configuration(files)
-    name = configuration.backend or _of_format(files)
-    if name not in BACKENDS:
-        raise LoadFailed(f"no backend is called so; there are {', '.join(BACKENDS)}")
-    opener: Opener = import_module(BACKENDS[name]).open_model
+    name, opener = _opener(files, configuration)
     backend = opener(files, configuration)
     try:
         files.verify()  # what the backend has not read; what it has, was verified as it was read
@@ -43,6 +40,19 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
         raise
     backend.signature = replace(backend.signature, batch_size_max=configuration.max_batch_size)
     return name, backend
+
+
+def import_backend(files: ModelFiles) -> None:
+    """Have the backend's code in memory, so that it does not pass for the first model's."""
+    _opener(files, read_configuration(files))
+
+
+def _opener(files: ModelFiles, configuration: ModelConfiguration) -> tuple[str, Opener]:
+    name = configuration.backend or _of_format(files)
+    if name not in BACKENDS:
+        raise LoadFailed(f"no backend is called so; there are {', '.join(BACKENDS)}")
+    opener: Opener = import_module(BACKENDS[name]).open_model
+    return name, opener
 
 
 def _of_format(files: ModelFiles) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlplatform_serving.backends.formats import import_backend
 from mlplatform_serving.backends.port import Backend
 from mlplatform_serving.errors import BadRequest, LoadFailed, NotFound, ServingError, Unavailable
 from mlplatform_serving.memory import host
@@ -423,7 +424,7 @@ class Repository:
         began = time.perf_counter()
         progress.begin("reading the manifest")
         files = await job.run(
-            lambda: ModelFiles(self._folder / name / version, progress), lambda _: None
+            lambda: _examined(self._folder / name / version, progress), lambda _: None
         )
         predicted = self._sizes.get(files.digest) or Size(
             int(files.size_bytes * PREDICTED_SIZE_RATIO)
@@ -750,6 +751,12 @@ class Repository:
         for each in list(self.loaded()):
             self._leave(each)
             await self._end(each)
+
+
+def _examined(folder: Path, progress: Progress) -> ModelFiles:
+    files = ModelFiles(folder, progress)
+    import_backend(files)
+    return files
 
 
 def _grown(
