@@ -73,6 +73,7 @@ def _serve(settings: Settings) -> int:
     from mlplatform_serving.http.auth import TokensUnreadable
     from mlplatform_serving.http.tls import CertificateUnusable
     from mlplatform_serving.server import open_certificate, open_gate, serve
+    from mlplatform_serving.stores.source import StoreFailed
 
     logs.set_up(log_level(settings), environment=settings.environment)
     log = logging.getLogger("__main__")
@@ -91,8 +92,12 @@ def _serve(settings: Settings) -> int:
     for line in (*without_effect(), *contradictions(settings)):
         log.warning("%s", line)
     _collect_seldom()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return 0 if runner.run(serve(settings, gate, certificate)) else 1
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return 0 if runner.run(serve(settings, gate, certificate)) else 1
+    except StoreFailed as error:
+        sys.stderr.write(f"error: MODEL_SOURCE: {error.message}\n")
+        return 2
 
 
 if __name__ == "__main__":

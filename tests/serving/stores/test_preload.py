@@ -504,6 +504,21 @@ def test_a_server_fetches_what_it_serves(shelf: Shelf, tmp_path: Path, cache: Pa
         assert "Model file not found" in gone.json["error"]
 
 
+def test_a_server_that_is_given_no_store_ends_at_once(cache: Path) -> None:
+    command = [sys.executable, "-m", "mlplatform_serving"]
+    for source, said in (
+        ("ftp://x", "MODEL_SOURCE: Value error, a store's URL begins with one of"),
+        ("s3://b?ca_bundle=/nowhere", "MODEL_SOURCE: ca_bundle: /nowhere: No such file"),
+    ):
+        settings = environment(MODEL_SOURCE=source, MODEL_CACHE_DIR=cache, PORT=0)
+        done = subprocess.run(
+            command, env=settings, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 2
+        assert f"error: {said}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_server_whose_store_is_away_serves_what_it_has(
     shelf: Shelf, tmp_path: Path, cache: Path
 ) -> None:

@@ -48,8 +48,11 @@ def open_reader(text: str) -> ObjectReader:
     if (url.endpoint or "").startswith("http:"):
         client["allow_http"] = True
     if bundle := url.options.get("ca_bundle"):
-        with open(bundle, "rb") as file:
-            client["root_certificate"] = file.read()
+        try:
+            with open(bundle, "rb") as file:
+                client["root_certificate"] = file.read()
+        except OSError as error:
+            raise StoreFailed(f"ca_bundle: {bundle}: {error.strerror}") from error
     retry = {
         "max_retries": _ATTEMPTS - 1,
         "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
