@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mlplatform_serving.settings import Settings, contradictions, without_effect
 from tests.serving.rig import (
     COMMAND,
     ServerProcess,
@@ -34,6 +35,13 @@ IMPOSSIBLE: dict[str, dict[str, object]] = {
     "MAX_INPUT_SIZE_MB": {"MAX_INPUT_SIZE_MB": 0},
     "REQUEST_TIMEOUT_SEC": {"REQUEST_TIMEOUT_SEC": -1},
     "ADMIN_TOKEN_FILE": {"ADMIN_TOKEN_FILE": "/nowhere/token"},
+    "HEADER_TIMEOUT_SECONDS": {"HEADER_TIMEOUT_SECONDS": 0},
+    "KEEP_ALIVE_SECONDS": {"KEEP_ALIVE_SECONDS": "forever"},
+    "MAX_CONNECTIONS": {"MAX_CONNECTIONS": 0},
+    "TRACE_SAMPLE_RATE": {"TRACE_SAMPLE_RATE": 1.5},
+    "TRACE_SAMPLE_RATE, not a number": {"TRACE_SAMPLE_RATE": "nan"},
+    "TLS_KEY_FILE": {"TLS_KEY_FILE": "/nowhere/key"},
+    "SHUTDOWN_DELAY_SECONDS": {"SHUTDOWN_DELAY_SECONDS": "inf"},
 }
 
 
@@ -52,6 +60,35 @@ def test_what_cannot_be_is_refused(settings: dict[str, object]) -> None:
     (name,) = settings
     assert said[0].startswith("error: ")
     assert name in said[0] or str(settings[name]) in said[0]
+
+
+USELESS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "nothing": ({"PORT": "8000", "HOME": "/root"}, []),
+    "workers": ({"UVICORN_WORKERS": "4", "WEB_CONCURRENCY": "4"}, ["UVICORN", "WEB_CONC"]),
+    "another server's": ({"VLLM_GPU_MEMORY_UTILIZATION": "0.85"}, ["VLLM_GPU"]),
+    "seeds of hashes": ({"PYTHONHASHSEED": "0"}, ["PYTHONHASHSEED"]),
+    "a database": ({"DB_POOL_SIZE": "50"}, ["DB_POOL_SIZE"]),
+    "set to nothing": ({"UVICORN_WORKERS": ""}, []),
+    "two names of one, that agree": ({"ENV": "staging", "ENVIRONMENT": "staging"}, []),
+    "two names of one, that do not": ({"ENV": "a", "ENVIRONMENT": "b"}, ["ENV has no effect"]),
+    "two names of a region": ({"REGION": "a", "MLPLATFORM_REGION": "b"}, ["REGION has no effect"]),
+    "a sampler of its own": ({"OTEL_TRACES_SAMPLER": "always_on"}, ["OTEL_TRACES_SAMPLER"]),
+}
+
+
+@pytest.mark.parametrize(("environ", "warned"), USELESS.values(), ids=USELESS)
+def test_what_no_longer_helps_is_told_once(environ: dict[str, str], warned: list[str]) -> None:
+    lines = list(without_effect(environ))
+    assert len(lines) == len(warned)
+    for line, name in zip(sorted(lines), sorted(warned), strict=True):
+        assert line.startswith(name)
+        assert " has no effect: " in line
+
+
+def test_a_version_for_no_model_is_told() -> None:
+    (line,) = contradictions(Settings(MODELS="a@v1,b@v2", MODEL_VERSION="v3"))
+    assert line.startswith("MODEL_VERSION has no effect")
+    assert list(contradictions(Settings(MODELS="a@v1,b", MODEL_VERSION="v3"))) == []
 
 
 def test_help_names_every_variable() -> None:
