@@ -257,11 +257,11 @@ def _figures(
     with start(pace, _free_port(), setting) as side:
         for seed in seeds:
             for load in LOADS:
-                goodput, share, tally = side.run(pace, load, seed + 1, counted)
+                goodput, share, _ = side.run(pace, load, seed + 1, counted)
                 found[load][0].append(goodput)
                 found[load][1].append(share)
                 print(
-                    f"    {start} {setting:g} {load}: {goodput:.3f} {share:.2f} {tally}",
+                    f"    {pace.slower:g} × slower, {setting:g}, {load}: {goodput:.3f} {share:.2f}",
                     file=sys.stderr,
                     flush=True,
                 )
