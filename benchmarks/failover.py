@@ -38,10 +38,10 @@ from typing import Any
 
 from benchmarks.measure import Result, Row
 from mlplatform.core.plan import Outcome
-from mlplatform.failover.evidence import Evidence, Sample, Sighting, VantageRecord
+from mlplatform.failover.decision.seen import Mode, Request
+from mlplatform.failover.evidence.record import Evidence, Sample, Sighting, VantageRecord
 from mlplatform.failover.operations import Said
-from mlplatform.failover.rounds import Heading, Met, Target, next_record, targets_of
-from mlplatform.failover.seen import Mode, Request
+from mlplatform.failover.vantage.rounds import Heading, Met, Target, next_record, targets_of
 from mlplatform.failover.watch import Watch
 from tests.conformance.traffic import caddy_site
 from tests.features.failover import test_operations as moving

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from benchmarks.measure import Result, Row
 from mlplatform.core.plan import Plan
 from mlplatform.core.topology import Topology
-from mlplatform.failover.decide import decide, propose_requests
-from mlplatform.failover.seen import (
+from mlplatform.failover.decision.decide import decide, propose_requests
+from mlplatform.failover.decision.seen import (
     Golden,
     Load,
     Mode,
@@ -23,7 +23,7 @@ from mlplatform.failover.seen import (
     Seen,
     Standby,
 )
-from mlplatform.failover.verdict import Health, Verdict
+from mlplatform.failover.verdict.judge import Health, Verdict
 from mlplatform.ports.traffic import RouteState, TrafficFeatures
 
 PAIRS = 7

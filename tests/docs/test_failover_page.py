@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel
 
 from mlplatform.core.traffic import Route, Safety, Traffic
-from mlplatform.failover.rules import UNBREAKABLE
-from mlplatform.failover.seen import Gate, Rule
+from mlplatform.failover.decision.rules import UNBREAKABLE
+from mlplatform.failover.decision.seen import Gate, Rule
 from mlplatform.wiring import TRAFFIC_ADAPTERS
 from tests.docs.pages import ROOT
 

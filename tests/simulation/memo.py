@@ -14,7 +14,7 @@ from unittest.mock import patch
 from mlplatform.control.journal import Entry
 from mlplatform.control.lease import LeaseRecord
 from mlplatform.core.plan import Record
-from mlplatform.failover.evidence import VantageRecord
+from mlplatform.failover.evidence.record import VantageRecord
 
 _RECORDS: tuple[type[Record], ...] = (VantageRecord, Entry, LeaseRecord)
 

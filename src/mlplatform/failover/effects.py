@@ -37,19 +37,9 @@ from mlplatform.core.errors import (
 from mlplatform.core.plan import JSON, Action, Hold, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.case import verdicts_in_force
-from mlplatform.failover.decide import FEATURE, decide, propose_requests
-from mlplatform.failover.evidence import Evidence
-from mlplatform.failover.loads import LastLoads, with_declared
-from mlplatform.failover.moved import Moved, who_still_comes
-from mlplatform.failover.recoveries import (
-    Memory,
-    Operation,
-    drained_by,
-    recoveries_of,
-    written_by,
-)
-from mlplatform.failover.seen import (
+from mlplatform.failover.decision.case import verdicts_in_force
+from mlplatform.failover.decision.decide import FEATURE, decide, propose_requests
+from mlplatform.failover.decision.seen import (
     Gate,
     Load,
     Mode,
@@ -60,7 +50,17 @@ from mlplatform.failover.seen import (
     Seen,
     Standby,
 )
-from mlplatform.failover.verdict import Health, judge_all
+from mlplatform.failover.evidence.loads import LastLoads, with_declared
+from mlplatform.failover.evidence.moved import Moved, who_still_comes
+from mlplatform.failover.evidence.record import Evidence
+from mlplatform.failover.history.recoveries import (
+    Memory,
+    Operation,
+    drained_by,
+    recoveries_of,
+    written_by,
+)
+from mlplatform.failover.verdict.judge import Health, judge_all
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.fleet import Fleet
 from mlplatform.ports.traffic import RouteState, Traffic, check_epoch

@@ -24,10 +24,10 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
 from mlplatform.core.topology import Topology
 from mlplatform.failover.effects import Estate
-from mlplatform.failover.outside import OutsideView
-from mlplatform.failover.read_evidence import EvidenceReader
-from mlplatform.failover.standby import Standbys
-from mlplatform.failover.stock import Stock
+from mlplatform.failover.evidence.outside import OutsideView
+from mlplatform.failover.evidence.reader import EvidenceReader
+from mlplatform.failover.standby.offers import Standbys
+from mlplatform.failover.standby.stock import Stock
 from mlplatform.ports.clock import SystemClock
 from mlplatform.ports.traffic import Traffic
 

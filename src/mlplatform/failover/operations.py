@@ -28,12 +28,12 @@ from mlplatform.core.placement import Grid
 from mlplatform.core.plan import Outcome, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.decide import FEATURE, check_request, decide
+from mlplatform.failover.decision.decide import FEATURE, check_request, decide
+from mlplatform.failover.decision.seen import Drained, Mode, Request, RouteSeen, Rule, Seen
 from mlplatform.failover.effects import Estate, Mover, Undrainer, of_route
-from mlplatform.failover.recoveries import LOOK_BACK, drained_by, operation_of
-from mlplatform.failover.seen import Drained, Mode, Request, RouteSeen, Rule, Seen
-from mlplatform.failover.serving import climbed
-from mlplatform.failover.verdict import Verdict, judge_all
+from mlplatform.failover.history.recoveries import LOOK_BACK, drained_by, operation_of
+from mlplatform.failover.standby.serving import climbed
+from mlplatform.failover.verdict.judge import Verdict, judge_all
 from mlplatform.ports.traffic import RouteState
 
 log = logging.getLogger(__name__)

@@ -21,12 +21,12 @@ from mlplatform.control.two_paths import FROZEN, STRANDED
 from mlplatform.core.errors import Fenced, Interrupted, LeaseHeld, MlplatformError, NoMajority
 from mlplatform.core.plan import Plan, Result
 from mlplatform.failover import operations
-from mlplatform.failover.decide import decide, propose_requests
+from mlplatform.failover.decision.decide import decide, propose_requests
+from mlplatform.failover.decision.readiness import readiness
+from mlplatform.failover.decision.seen import Drained, Mode, Request, RouteSeen, Seen
 from mlplatform.failover.effects import Estate
 from mlplatform.failover.operations import Said
-from mlplatform.failover.readiness import readiness
-from mlplatform.failover.seen import Drained, Mode, Request, RouteSeen, Seen
-from mlplatform.failover.verdict import Health
+from mlplatform.failover.verdict.judge import Health
 from mlplatform.ports.notify import Notice, Severity
 from mlplatform.ports.traffic import RouteState
 

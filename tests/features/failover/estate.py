@@ -17,9 +17,16 @@ from mlplatform.control.retry_traffic import RetryingTraffic
 from mlplatform.core.errors import MlplatformError, Unavailable, Unsupported
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
+from mlplatform.failover.decision.seen import Golden, Load, Rate, Standby
 from mlplatform.failover.effects import Estate
-from mlplatform.failover.evidence import Evidence, Path, Sample, Series, Sighting, VantageRecord
-from mlplatform.failover.seen import Golden, Load, Rate, Standby
+from mlplatform.failover.evidence.record import (
+    Evidence,
+    Path,
+    Sample,
+    Series,
+    Sighting,
+    VantageRecord,
+)
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.fleet import Served
 from mlplatform.ports.traffic import RouteState, TrafficFeatures, Weights

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.traffic import Probing, Route, Safety, Traffic, Vantage
-from mlplatform.failover.evidence import (
+from mlplatform.failover.evidence.record import (
     Evidence,
     GoldenAnswer,
     Outside,

@@ -15,8 +15,8 @@ from typing import Any
 from mlplatform.core.plan import Action, Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.decide import decide
-from mlplatform.failover.seen import (
+from mlplatform.failover.decision.decide import decide
+from mlplatform.failover.decision.seen import (
     Golden,
     Load,
     Mode,
@@ -29,7 +29,7 @@ from mlplatform.failover.seen import (
     Seen,
     Standby,
 )
-from mlplatform.failover.verdict import Health, Verdict
+from mlplatform.failover.verdict.judge import Health, Verdict
 from mlplatform.ports.traffic import RouteState, TrafficFeatures
 
 NOW = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)

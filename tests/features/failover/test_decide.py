@@ -11,8 +11,8 @@ import pytest
 from mlplatform.core.errors import UsageError
 from mlplatform.core.plan import Severity
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.decide import decide
-from mlplatform.failover.seen import Golden, Load, Mode, Override, Request, RouteSeen
+from mlplatform.failover.decision.decide import decide
+from mlplatform.failover.decision.seen import Golden, Load, Mode, Override, Request, RouteSeen
 from mlplatform.ports.traffic import RouteState
 
 from .scene import (

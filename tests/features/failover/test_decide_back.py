@@ -10,8 +10,8 @@ import pytest
 
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.decide import propose_requests
-from mlplatform.failover.seen import Golden, Load, Mode, Override, Recovery
+from mlplatform.failover.decision.decide import propose_requests
+from mlplatform.failover.decision.seen import Golden, Load, Mode, Override, Recovery
 
 from .scene import (
     GOOD,

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.case import Case, case_of, verdicts_in_force
-from mlplatform.failover.decide import decide, propose_requests
-from mlplatform.failover.gates import closed_gates
-from mlplatform.failover.headroom import Demand, Room, demand_of, room_of
-from mlplatform.failover.rules import closed_rules
-from mlplatform.failover.seen import (
+from mlplatform.failover.decision.case import Case, case_of, verdicts_in_force
+from mlplatform.failover.decision.decide import decide, propose_requests
+from mlplatform.failover.decision.gates import closed_gates
+from mlplatform.failover.decision.headroom import Demand, Room, demand_of, room_of
+from mlplatform.failover.decision.rules import closed_rules
+from mlplatform.failover.decision.seen import (
     Gate,
     Golden,
     Load,

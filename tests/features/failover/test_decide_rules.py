@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.core.errors import UsageError
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.seen import Mode, Override, Recovery, Rule
+from mlplatform.failover.decision.seen import Mode, Override, Recovery, Rule
 
 from .scene import held, past, shifts, weights_of, world
 

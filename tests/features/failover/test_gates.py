@@ -10,9 +10,9 @@ import pytest
 
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.gates import golden_age_seconds_max
-from mlplatform.failover.seen import Gate, Golden, Mode, Override
-from mlplatform.failover.verdict import Health
+from mlplatform.failover.decision.gates import golden_age_seconds_max
+from mlplatform.failover.decision.seen import Gate, Golden, Mode, Override
+from mlplatform.failover.verdict.judge import Health
 
 from .scene import GOOD, World, held, shifts, weights_of, world
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.headroom import apportion
-from mlplatform.failover.seen import Load, Mode, Rate, Recovery
+from mlplatform.failover.decision.headroom import apportion
+from mlplatform.failover.decision.seen import Load, Mode, Rate, Recovery
 
 from .scene import (
     DRILLED,

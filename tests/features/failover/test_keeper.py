@@ -8,9 +8,9 @@ import pytest
 
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.evidence import Path, Sample, Series, VantageRecord, vantage_key
-from mlplatform.failover.keeper import Keeper
-from mlplatform.failover.read_evidence import EvidenceReader
+from mlplatform.failover.evidence.reader import EvidenceReader
+from mlplatform.failover.evidence.record import Path, Sample, Series, VantageRecord, vantage_key
+from mlplatform.failover.vantage.keeper import Keeper
 from mlplatform.ports.store import read_bytes
 from tests.features.control.members import Members, lost
 from tests.features.control.weather import SkewedClock, VirtualClock

@@ -8,8 +8,8 @@ import pytest
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.traffic import Route
-from mlplatform.failover.loads import LAST_KNOWN_SECONDS, LastLoads, with_declared
-from mlplatform.failover.seen import Load
+from mlplatform.failover.decision.seen import Load
+from mlplatform.failover.evidence.loads import LAST_KNOWN_SECONDS, LastLoads, with_declared
 
 TODAY = date(2026, 3, 1)
 NOT_MEASURED = Unknown("the topology names no Prometheus")

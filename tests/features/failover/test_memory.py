@@ -8,7 +8,7 @@ from datetime import timedelta
 from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.journal import Journal, Kind, Stream
 from mlplatform.core.plan import Action, Plan
-from mlplatform.failover.recoveries import LOOK_BACK, Memory
+from mlplatform.failover.history.recoveries import LOOK_BACK, Memory
 
 from .estate import World
 

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.evidence import (
+from mlplatform.failover.decision.seen import Load
+from mlplatform.failover.evidence.moved import who_still_comes
+from mlplatform.failover.evidence.record import (
     Evidence,
     Path,
     Sample,
@@ -16,8 +18,6 @@ from mlplatform.failover.evidence import (
     Sighting,
     VantageRecord,
 )
-from mlplatform.failover.moved import who_still_comes
-from mlplatform.failover.seen import Load
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WEIGHTS = {"us": 0, "eu": 100}

@@ -26,11 +26,11 @@ from mlplatform.core.errors import (
 )
 from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.failover import operations
+from mlplatform.failover.decision.seen import Mode, Request
 from mlplatform.failover.effects import Estate
+from mlplatform.failover.history.recoveries import operation_of
+from mlplatform.failover.history.timeline import clocks_of, markdown
 from mlplatform.failover.operations import Left, Moves, Said
-from mlplatform.failover.recoveries import operation_of
-from mlplatform.failover.seen import Mode, Request
-from mlplatform.failover.timeline import clocks_of, markdown
 from mlplatform.ports.store import Stat
 from mlplatform.ports.traffic import RouteState, Weights
 from tests.features.control.members import Members, lost

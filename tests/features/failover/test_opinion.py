@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.failover.evidence import Path, Sample, Series
-from mlplatform.failover.opinion import Opinion, opinion_after, opinion_before
+from mlplatform.failover.evidence.record import Path, Sample, Series
+from mlplatform.failover.verdict.opinion import Opinion, opinion_after, opinion_before
 
 RISE, FALL = 5, 3
 

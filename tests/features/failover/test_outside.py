@@ -16,9 +16,9 @@ from mlplatform.adapters.prometheus import Prometheus
 from mlplatform.core.errors import Denied, MlplatformError, Throttled, Unavailable, UsageError
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.evidence import Outside
-from mlplatform.failover.outside import OutsideView
-from mlplatform.failover.seen import Load
+from mlplatform.failover.decision.seen import Load
+from mlplatform.failover.evidence.outside import OutsideView
+from mlplatform.failover.evidence.record import Outside
 from mlplatform.ports.measurements import Measured
 from tests.features.failover import peers
 from tests.features.failover.peers import Peer

@@ -20,14 +20,14 @@ from mlplatform.core.manifest import FileEntry, Manifest, Requirements
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.asking import Asker
-from mlplatform.failover.evidence import Path, VantageRecord
-from mlplatform.failover.golden import GoldenLibrary, NotPublished
-from mlplatform.failover.keeper import Keeper
-from mlplatform.failover.outside import OutsideView
-from mlplatform.failover.prober import Prober, blind_vantage, doubts_of, measure, success
-from mlplatform.failover.read_evidence import EvidenceReader
+from mlplatform.failover.evidence.outside import OutsideView
+from mlplatform.failover.evidence.reader import EvidenceReader
+from mlplatform.failover.evidence.record import Path, VantageRecord
 from mlplatform.failover.responder import Responder, open_server
+from mlplatform.failover.vantage.asking import Asker
+from mlplatform.failover.vantage.golden import GoldenLibrary, NotPublished
+from mlplatform.failover.vantage.keeper import Keeper
+from mlplatform.failover.vantage.prober import Prober, blind_vantage, doubts_of, measure, success
 from mlplatform.ports.clock import SystemClock
 from mlplatform.ports.measurements import Measured
 from mlplatform.ports.probe import Answer, Probe, Question

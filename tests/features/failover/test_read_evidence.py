@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from mlplatform.core.digest import digest_of
-from mlplatform.failover.evidence import VantageRecord, vantage_key
-from mlplatform.failover.read_evidence import EvidenceReader
-from mlplatform.failover.rounds import encoded
+from mlplatform.failover.evidence.reader import EvidenceReader
+from mlplatform.failover.evidence.record import VantageRecord, vantage_key
+from mlplatform.failover.vantage.rounds import encoded
 from tests.features.control.members import Members, lost
 from tests.features.control.weather import SkewedClock, VirtualClock
 

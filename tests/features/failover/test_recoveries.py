@@ -12,16 +12,16 @@ import pytest
 
 from mlplatform.control.journal import Journal, Kind, Stream
 from mlplatform.core.plan import Action, Outcome, Plan, Result
-from mlplatform.failover.case import weights_key
-from mlplatform.failover.recoveries import (
+from mlplatform.failover.decision.case import weights_key
+from mlplatform.failover.decision.seen import Mode
+from mlplatform.failover.history.recoveries import (
     Memory,
     Operation,
     operation_of,
     recoveries_of,
     written_by,
 )
-from mlplatform.failover.seen import Mode
-from mlplatform.failover.timeline import clocks_of, markdown
+from mlplatform.failover.history.timeline import clocks_of, markdown
 from tests.features.control.members import Members, lost
 from tests.features.control.weather import START, VirtualClock
 

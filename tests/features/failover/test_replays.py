@@ -11,9 +11,9 @@ import pytest
 
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.decide import decide, propose_requests
-from mlplatform.failover.seen import Load, Mode, Recovery
-from mlplatform.failover.verdict import Health, Verdict
+from mlplatform.failover.decision.decide import decide, propose_requests
+from mlplatform.failover.decision.seen import Load, Mode, Recovery
+from mlplatform.failover.verdict.judge import Health, Verdict
 
 from .scene import DRILLED, NOW, World, held, past, shifts, weights_of, world
 

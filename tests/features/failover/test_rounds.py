@@ -10,9 +10,14 @@ from mlplatform.core.golden import GoldenRequest
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.topology import Topology
 from mlplatform.core.traffic import Probing
-from mlplatform.failover.evidence import SAMPLES_KEPT, GoldenAnswer, Path, Sample, VantageRecord
-from mlplatform.failover.opinion import opinion_after
-from mlplatform.failover.rounds import (
+from mlplatform.failover.evidence.record import (
+    SAMPLES_KEPT,
+    GoldenAnswer,
+    Path,
+    Sample,
+    VantageRecord,
+)
+from mlplatform.failover.vantage.rounds import (
     Heading,
     Met,
     Rotation,
@@ -27,6 +32,7 @@ from mlplatform.failover.rounds import (
     served_version,
     targets_of,
 )
+from mlplatform.failover.verdict.opinion import opinion_after
 from mlplatform.ports.probe import Answer
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -9,8 +9,8 @@ import pytest
 from mlplatform.core.placement import Grid, Integrity, ModelVersion, Placement, Rung
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.seen import Golden, Standby
-from mlplatform.failover.serving import States, climbed
+from mlplatform.failover.decision.seen import Golden, Standby
+from mlplatform.failover.standby.serving import States, climbed
 from mlplatform.ports.traffic import RouteState
 
 MODEL = ModelVersion("m", "v1")

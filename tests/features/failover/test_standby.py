@@ -18,9 +18,9 @@ from mlplatform.control.executors import DaemonThreads, InlineExecutor
 from mlplatform.core.errors import Unavailable
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.evidence import Evidence, GoldenAnswer, Sighting, VantageRecord
-from mlplatform.failover.seen import Golden, Rate, Standby
-from mlplatform.failover.standby import (
+from mlplatform.failover.decision.seen import Golden, Rate, Standby
+from mlplatform.failover.evidence.record import Evidence, GoldenAnswer, Sighting, VantageRecord
+from mlplatform.failover.standby.offers import (
     Offer,
     Standbys,
     allowed_versions,
@@ -28,7 +28,7 @@ from mlplatform.failover.standby import (
     models_by_region,
     standby_of,
 )
-from mlplatform.failover.stock import Kept, Stock
+from mlplatform.failover.standby.stock import Kept, Stock
 from mlplatform.ports.fleet import Served
 
 from .warehouse import TOPOLOGY, Warehouse

@@ -10,7 +10,7 @@ from mlplatform.core.errors import Denied, Unavailable
 from mlplatform.core.manifest import Receipt
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.stock import FRESH_SECONDS, REFRESHED, STANDS_SECONDS, Kept, Stock
+from mlplatform.failover.standby.stock import FRESH_SECONDS, REFRESHED, STANDS_SECONDS, Kept, Stock
 from mlplatform.ports.store import read_bytes
 from mlplatform.replication.verify import Depth
 from tests.features.control.members import lost

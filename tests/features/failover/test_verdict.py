@@ -12,8 +12,8 @@ import pytest
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.evidence import Evidence, Sighting, VantageRecord
-from mlplatform.failover.verdict import Health, Verdict, judge, judge_all
+from mlplatform.failover.evidence.record import Evidence, Sighting, VantageRecord
+from mlplatform.failover.verdict.judge import Health, Verdict, judge, judge_all
 
 from .eyes import REGION, Row, direct, expiring, outside, record, rows, seen, traffic_of
 

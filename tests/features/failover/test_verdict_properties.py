@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.core.traffic import Traffic
-from mlplatform.failover.ballot import Change, Health, Outlook, Standing, Tally, rule
-from mlplatform.failover.evidence import (
+from mlplatform.failover.evidence.record import (
     Evidence,
     GoldenAnswer,
     Outside,
@@ -25,8 +24,9 @@ from mlplatform.failover.evidence import (
     Sighting,
     VantageRecord,
 )
-from mlplatform.failover.phi import phi
-from mlplatform.failover.verdict import judge, judge_all, would_change
+from mlplatform.failover.verdict.ballot import Change, Health, Outlook, Standing, Tally, rule
+from mlplatform.failover.verdict.judge import judge, judge_all, would_change
+from mlplatform.failover.verdict.phi import phi
 
 from .eyes import AT, INTERVAL_SECONDS, REGION, Row, direct, outside, record, sighting, traffic_of
 

@@ -19,8 +19,8 @@ from mlplatform.core.errors import Denied, Unavailable
 from mlplatform.core.plan import Outcome
 from mlplatform.failover import operations
 from mlplatform.failover import watch as watched
+from mlplatform.failover.decision.seen import Mode, Request
 from mlplatform.failover.operations import Said
-from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.watch import PROOF_SECONDS, Watch
 from mlplatform.ports.notify import Notice, Severity
 from mlplatform.ports.traffic import RouteState, Weights

@@ -16,8 +16,8 @@ from mlplatform.control.two_paths import TwoPaths
 from mlplatform.core.errors import Denied, MlplatformError, StoreError, Unavailable
 from mlplatform.core.seen import Unknown
 from mlplatform.failover import operations, watch
+from mlplatform.failover.decision.seen import Mode, Request
 from mlplatform.failover.effects import Estate
-from mlplatform.failover.seen import Mode, Request
 from mlplatform.failover.watch import Watch
 from mlplatform.ports.notify import Notice, Severity
 from mlplatform.ports.traffic import RouteState, Traffic, Weights

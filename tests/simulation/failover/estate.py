@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from mlplatform.core.errors import MlplatformError
 from mlplatform.core.seen import Unknown
+from mlplatform.failover.decision.seen import Seen, Standby
 from mlplatform.failover.effects import Estate
-from mlplatform.failover.evidence import Evidence
-from mlplatform.failover.seen import Seen, Standby
-from mlplatform.failover.standby import golden_answers, standby_of
+from mlplatform.failover.evidence.record import Evidence
+from mlplatform.failover.standby.offers import golden_answers, standby_of
 from mlplatform.failover.watch import Watch
 from mlplatform.ports.fleet import Fleet
 from tests.simulation.failover.ground import MODEL, Region

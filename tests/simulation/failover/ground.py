@@ -8,8 +8,8 @@ from random import Random
 from typing import NamedTuple
 
 from mlplatform.adapters.memory_traffic import MemoryTraffic
-from mlplatform.failover.standby import Offer
-from mlplatform.failover.stock import Kept
+from mlplatform.failover.standby.offers import Offer
+from mlplatform.failover.standby.stock import Kept
 from mlplatform.ports.fleet import Served
 from mlplatform.ports.traffic import RouteState, Weights
 from tests.simulation.line import CALM, Place

@@ -16,12 +16,14 @@ from mlplatform.control.reconcile import _Loop
 from mlplatform.control.retry_traffic import RetryingTraffic
 from mlplatform.core.plan import Action, Plan
 from mlplatform.core.traffic import Route
-from mlplatform.failover import back, decide, effects, leave, operations, rules, verdict
-from mlplatform.failover.ballot import Ground, Health, Tally, rule
-from mlplatform.failover.case import Case
+from mlplatform.failover import effects, operations
+from mlplatform.failover.decision import back, decide, leave, rules
+from mlplatform.failover.decision.case import Case
 from mlplatform.failover.effects import Estate
-from mlplatform.failover.read_evidence import EvidenceReader
-from mlplatform.failover.testimony import Witness
+from mlplatform.failover.evidence.reader import EvidenceReader
+from mlplatform.failover.verdict import judge
+from mlplatform.failover.verdict.ballot import Ground, Health, Tally, rule
+from mlplatform.failover.verdict.testimony import Witness
 from mlplatform.ports.traffic import RouteState, Weights
 from tests.simulation.guards import CONTROL_GUARDS, Guards
 
@@ -131,7 +133,7 @@ def three_domains() -> Iterator[None]:
     def hasty(tally: Tally, domains: int) -> tuple[Health, Ground]:
         return rule(tally, 1)
 
-    with patch.object(verdict, "rule", hasty):
+    with patch.object(judge, "rule", hasty):
         yield
 
 

@@ -15,8 +15,8 @@ from mlplatform.control.journal import Entry, Kind
 from mlplatform.core.plan import Result
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.decide import FEATURE
-from mlplatform.failover.seen import Mode, Seen
+from mlplatform.failover.decision.decide import FEATURE
+from mlplatform.failover.decision.seen import Mode, Seen
 from mlplatform.ports.traffic import RouteState, Weights
 from tests.simulation.failover.ground import UNFIT, Ill, Region, Route
 from tests.simulation.failover.vantages import Sight, Vantage

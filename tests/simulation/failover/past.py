@@ -12,8 +12,8 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Journal, Kind
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.plan import Action, Outcome, Plan, Result
-from mlplatform.failover.decide import FEATURE
-from mlplatform.failover.seen import Mode
+from mlplatform.failover.decision.decide import FEATURE
+from mlplatform.failover.decision.seen import Mode
 from mlplatform.ports.traffic import Weights
 from tests.simulation.schedule import EPOCH
 

@@ -14,8 +14,8 @@ from random import Random
 from typing import NamedTuple
 
 from mlplatform.core.traffic import Probing
-from mlplatform.failover.evidence import vantage_key
-from mlplatform.failover.opinion import Opinion
+from mlplatform.failover.evidence.record import vantage_key
+from mlplatform.failover.verdict.opinion import Opinion
 from tests.simulation.failover.ground import MODEL, Ill, Region, Route
 from tests.simulation.line import Network
 from tests.simulation.schedule import EPOCH, Scheduler

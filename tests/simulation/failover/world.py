@@ -21,9 +21,9 @@ from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover import operations
-from mlplatform.failover.outside import OutsideView
-from mlplatform.failover.read_evidence import EvidenceReader
-from mlplatform.failover.seen import Mode, Request
+from mlplatform.failover.decision.seen import Mode, Request
+from mlplatform.failover.evidence.outside import OutsideView
+from mlplatform.failover.evidence.reader import EvidenceReader
 from mlplatform.failover.watch import Watch
 from mlplatform.ports.traffic import Weights, equal_shares, expressible
 from tests.simulation import world

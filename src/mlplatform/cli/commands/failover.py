@@ -17,9 +17,9 @@ from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.core.plan import Plan
+    from mlplatform.failover.decision.seen import Mode, Seen
     from mlplatform.failover.effects import Estate
     from mlplatform.failover.operations import Moves, Proposal
-    from mlplatform.failover.seen import Mode, Seen
 
 PROG = "python -m mlplatform.failover.failover_controller"
 _TELL_OF_ALL = (0, 3, 5, 130)
@@ -163,7 +163,7 @@ def back(
     $ mlplatform failover back --to us-east-1 --plan
     $ mlplatform failover back --to us-east-1 --confirm us-east-1
     """
-    from mlplatform.failover.seen import Mode
+    from mlplatform.failover.decision.seen import Mode
 
     request = request_from(
         Mode.FAILBACK, None, targets, routes=routes, broken=broken, reason=reason
@@ -186,7 +186,7 @@ def drill(
 
     $ mlplatform failover drill --to eu-west-1 --confirm eu-west-1
     """
-    from mlplatform.failover.seen import Mode
+    from mlplatform.failover.decision.seen import Mode
 
     request = request_from(Mode.DRILL, None, targets, routes=routes, reason=reason)
     return propose_and_do(session, request, confirm=confirm, plan=plan, wait=wait)
@@ -236,7 +236,7 @@ def status(session: Session) -> int:
     """
     from mlplatform.core.seen import Unknown
     from mlplatform.failover import operations
-    from mlplatform.failover.verdict import Health
+    from mlplatform.failover.verdict.judge import Health
 
     with estate_of(session) as estate:
         found = operations.stands(estate)
@@ -314,7 +314,7 @@ def explain(
 
     $ mlplatform failover explain us-east-1
     """
-    from mlplatform.failover.verdict import Health, judge_all
+    from mlplatform.failover.verdict.judge import Health, judge_all
 
     with estate_of(session) as estate:
         if region is not None:
@@ -361,7 +361,7 @@ def ready(session: Session) -> int:
 
     $ mlplatform failover ready
     """
-    from mlplatform.failover.readiness import readiness
+    from mlplatform.failover.decision.readiness import readiness
 
     with estate_of(session) as estate:
         seen = estate.observe()
@@ -616,7 +616,7 @@ def override(
     from mlplatform.control.orders import Kind
     from mlplatform.core.errors import UsageError
     from mlplatform.failover import operations
-    from mlplatform.failover.verdict import Health
+    from mlplatform.failover.verdict.judge import Health
 
     with estate_of(session) as estate:
         if end:
@@ -655,8 +655,8 @@ def report(
 
     from mlplatform.core.errors import UsageError
     from mlplatform.failover import operations
-    from mlplatform.failover.recoveries import operation_of
-    from mlplatform.failover.timeline import clocks_of, markdown
+    from mlplatform.failover.history.recoveries import operation_of
+    from mlplatform.failover.history.timeline import clocks_of, markdown
 
     with estate_of(session) as estate:
         if operation is None:
@@ -738,7 +738,7 @@ def main() -> None:
 
 
 def _mode(*, planned: bool) -> Mode:
-    from mlplatform.failover.seen import Mode
+    from mlplatform.failover.decision.seen import Mode
 
     return Mode.PLANNED if planned else Mode.UNPLANNED
 
@@ -764,8 +764,8 @@ def request_from(
 ) -> Any:
     """The request that flags make. `UsageError` for a rule that there is not, or a missing name."""
     from mlplatform.core.errors import UsageError
-    from mlplatform.failover.rules import UNBREAKABLE
-    from mlplatform.failover.seen import Gate, Mode, Request, Rule
+    from mlplatform.failover.decision.rules import UNBREAKABLE
+    from mlplatform.failover.decision.seen import Gate, Mode, Request, Rule
 
     known = {each.value for each in (*Gate, *Rule)}
     for name in options.split(broken):
@@ -801,7 +801,7 @@ def propose_and_do(
     """Plan, show, ask, act, tell."""
     from mlplatform.core.errors import UsageError
     from mlplatform.failover import operations
-    from mlplatform.failover.seen import Rule
+    from mlplatform.failover.decision.seen import Rule
 
     if without_control is not None and not request.reason:
         raise UsageError("--without-control needs --reason", hint="say why; it is recorded")
@@ -982,7 +982,7 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
 def _tell_what_to_vouch_for(session: Session, proposal: Proposal) -> None:
     """Without its control store failover knows what routers, servers and stores say, and nothing of
     what vantages saw. Whoever acts all the same does so by what they see themselves."""
-    from mlplatform.failover.seen import Gate, Rule
+    from mlplatform.failover.decision.seen import Gate, Rule
 
     known = {each.value for each in (*Gate, *Rule)}
     holds = [hold for plan in proposal.plans.values() for hold in plan.holds if hold.unknown]

@@ -12,9 +12,9 @@ from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.core.topology import Topology
-    from mlplatform.failover.evidence import VantageRecord
-    from mlplatform.failover.prober import Prober
-    from mlplatform.failover.rounds import Met
+    from mlplatform.failover.evidence.record import VantageRecord
+    from mlplatform.failover.vantage.prober import Prober
+    from mlplatform.failover.vantage.rounds import Met
 
 
 @command
@@ -96,11 +96,11 @@ def open_prober(
     from mlplatform import wiring
     from mlplatform.control.executors import DaemonThreads
     from mlplatform.control.retry import Retry, RetryingStore
-    from mlplatform.failover.asking import Asker
-    from mlplatform.failover.golden import GoldenLibrary
-    from mlplatform.failover.keeper import Keeper
-    from mlplatform.failover.outside import OutsideView
-    from mlplatform.failover.prober import Prober, doubts_of, require_vantage
+    from mlplatform.failover.evidence.outside import OutsideView
+    from mlplatform.failover.vantage.asking import Asker
+    from mlplatform.failover.vantage.golden import GoldenLibrary
+    from mlplatform.failover.vantage.keeper import Keeper
+    from mlplatform.failover.vantage.prober import Prober, doubts_of, require_vantage
     from mlplatform.ports.clock import SystemClock
 
     require_vantage(topology, vantage)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mlplatform.core.topology import Topology
-    from mlplatform.failover.evidence import Sample, Series, Sighting
-    from mlplatform.failover.recoveries import Memory
-    from mlplatform.failover.rounds import Target
+    from mlplatform.failover.evidence.record import Sample, Series, Sighting
+    from mlplatform.failover.history.recoveries import Memory
+    from mlplatform.failover.vantage.rounds import Target
 
 _STATES_OF_VANTAGE = ("unknown", "stale", "blind")
 
@@ -36,8 +36,8 @@ def regions(session: Session) -> int:
     from mlplatform import wiring
     from mlplatform.control.journal import Journal
     from mlplatform.core.errors import UsageError
-    from mlplatform.failover.read_evidence import EvidenceReader
-    from mlplatform.failover.recoveries import Memory
+    from mlplatform.failover.evidence.reader import EvidenceReader
+    from mlplatform.failover.history.recoveries import Memory
     from mlplatform.ports.clock import SystemClock
 
     topology = session.topology()
@@ -58,7 +58,7 @@ def _tell_drained(session: Session, memory: Memory, now: datetime) -> None:
     """Servers that call themselves not ready because they were told to; as far as the journal can
     be read, which is not what was asked for."""
     from mlplatform.core.errors import MlplatformError
-    from mlplatform.failover.recoveries import drained_by
+    from mlplatform.failover.history.recoveries import drained_by
 
     with suppress(MlplatformError):
         for operations in memory.operations(now).values():
@@ -74,7 +74,7 @@ def show_regions(session: Session, topology: Topology, sightings: dict[str, Sigh
     """A row a region or front door, a column a vantage; programs get one row a cell."""
     from mlplatform.cli.errors import outranking
     from mlplatform.cli.render import Column
-    from mlplatform.failover.rounds import targets_of
+    from mlplatform.failover.vantage.rounds import targets_of
 
     targets = targets_of(topology)
     cells = {
@@ -116,7 +116,7 @@ def show_regions(session: Session, topology: Topology, sightings: dict[str, Sigh
 def cell(topology: Topology, target: Target, vantage: str, sighting: Sighting) -> dict[str, Any]:
     """What one vantage says of one target."""
     from mlplatform.core.seen import Unknown
-    from mlplatform.failover.opinion import opinion_after
+    from mlplatform.failover.verdict.opinion import opinion_after
 
     probing = topology.traffic.probe
     record = sighting.record

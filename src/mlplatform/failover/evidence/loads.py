@@ -11,7 +11,7 @@ from typing import TypeGuard
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.traffic import Route
-from mlplatform.failover.seen import Load
+from mlplatform.failover.decision.seen import Load
 
 LAST_KNOWN_SECONDS = 3600.0
 """For how long the last known load stands in for one that cannot be read: monitoring may be lost

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.core.traffic import Objective, Traffic
-from mlplatform.failover.ballot import (
+from mlplatform.failover.evidence.record import Evidence, Outside
+from mlplatform.failover.verdict.ballot import (
     Change,
     Ground,
     Health,
@@ -35,9 +36,15 @@ from mlplatform.failover.ballot import (
     changes,
     rule,
 )
-from mlplatform.failover.evidence import Evidence, Outside
-from mlplatform.failover.phi import SUSPICION
-from mlplatform.failover.testimony import Asked, Testimony, Vote, Witness, read_witnesses, testify
+from mlplatform.failover.verdict.phi import SUSPICION
+from mlplatform.failover.verdict.testimony import (
+    Asked,
+    Testimony,
+    Vote,
+    Witness,
+    read_witnesses,
+    testify,
+)
 
 __all__ = ["Health", "Verdict", "judge", "judge_all"]
 

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from mlplatform.control.journal import Kind
 from mlplatform.core.plan import Outcome, Plan
-from mlplatform.failover.recoveries import Operation
+from mlplatform.failover.history.recoveries import Operation
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mlplatform.core.plan import Hold
-from mlplatform.failover.case import Case, Closed
-from mlplatform.failover.headroom import Demand, Room
-from mlplatform.failover.seen import Gate
+from mlplatform.failover.decision.case import Case, Closed
+from mlplatform.failover.decision.headroom import Demand, Room
+from mlplatform.failover.decision.seen import Gate
 from mlplatform.ports.traffic import Weights
 
 

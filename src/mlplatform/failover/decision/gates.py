@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.case import Case, Closed
-from mlplatform.failover.seen import Gate, Golden, Standby
-from mlplatform.failover.verdict import Health
+from mlplatform.failover.decision.case import Case, Closed
+from mlplatform.failover.decision.seen import Gate, Golden, Standby
+from mlplatform.failover.verdict.judge import Health
 
 _Finding = tuple[Gate, str, bool]
 """Gate, reason, whether it is unknown."""

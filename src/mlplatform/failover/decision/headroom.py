@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.case import Case, Closed
-from mlplatform.failover.seen import Gate, Load, Mode, Rate, Standby
-from mlplatform.failover.verdict import Health
+from mlplatform.failover.decision.case import Case, Closed
+from mlplatform.failover.decision.seen import Gate, Load, Mode, Rate, Standby
+from mlplatform.failover.verdict.judge import Health
 from mlplatform.ports.traffic import Weights
 
 LOT_POINTS = 5

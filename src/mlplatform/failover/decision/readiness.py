@@ -8,10 +8,10 @@ from datetime import datetime
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.case import Case, Closed, case_of, verdicts_in_force
-from mlplatform.failover.gates import closed_gates
-from mlplatform.failover.headroom import lacking, room_of
-from mlplatform.failover.seen import Gate, Mode, Request, Seen
+from mlplatform.failover.decision.case import Case, Closed, case_of, verdicts_in_force
+from mlplatform.failover.decision.gates import closed_gates
+from mlplatform.failover.decision.headroom import lacking, room_of
+from mlplatform.failover.decision.seen import Gate, Mode, Request, Seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.errors import MlplatformError
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.evidence import Evidence, Sighting, VantageRecord, vantage_key
-from mlplatform.failover.outside import OutsideView
-from mlplatform.failover.rounds import newest
+from mlplatform.failover.evidence.outside import OutsideView
+from mlplatform.failover.evidence.record import Evidence, Sighting, VantageRecord, vantage_key
+from mlplatform.failover.vantage.rounds import newest
 from mlplatform.ports.clock import Clock
 
 _ROUNDS = 16

@@ -14,8 +14,8 @@ from dataclasses import replace
 from mlplatform.core.placement import Grid, Integrity, Placement, Rung
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.gates import golden_age_seconds_max
-from mlplatform.failover.seen import Golden, Standby
+from mlplatform.failover.decision.gates import golden_age_seconds_max
+from mlplatform.failover.decision.seen import Golden, Standby
 from mlplatform.ports.traffic import RouteState
 
 Standbys = Mapping[str, Mapping[str, Standby | Unknown]]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from mlplatform.failover.case import Case, Closed, weights_text
-from mlplatform.failover.seen import Gate, Mode, Recovery, Rule
-from mlplatform.failover.verdict import Health
+from mlplatform.failover.decision.case import Case, Closed, weights_text
+from mlplatform.failover.decision.seen import Gate, Mode, Recovery, Rule
+from mlplatform.failover.verdict.judge import Health
 
 DAY_SECONDS = 86_400.0
 UNBREAKABLE = frozenset({Rule.ONE_REGION, Rule.FENCE, Rule.ADVISE})

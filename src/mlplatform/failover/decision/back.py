@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlplatform.failover.case import Case, Closed, change_text
-from mlplatform.failover.draft import Ask, Draft, Step, headroom_holds
-from mlplatform.failover.gates import closed_gates
-from mlplatform.failover.headroom import (
+from mlplatform.failover.decision.case import Case, Closed, change_text
+from mlplatform.failover.decision.draft import Ask, Draft, Step, headroom_holds
+from mlplatform.failover.decision.gates import closed_gates
+from mlplatform.failover.decision.headroom import (
     Demand,
     apportion,
     demand_of,
@@ -20,9 +20,9 @@ from mlplatform.failover.headroom import (
     room_of,
     servers_needed,
 )
-from mlplatform.failover.leave import asked_already
-from mlplatform.failover.rules import hold_off, last_recovery
-from mlplatform.failover.seen import Gate, Mode, Recovery, Rule
+from mlplatform.failover.decision.leave import asked_already
+from mlplatform.failover.decision.rules import hold_off, last_recovery
+from mlplatform.failover.decision.seen import Gate, Mode, Recovery, Rule
 from mlplatform.ports.traffic import Weights, expressible
 
 _TURNS_BACK = frozenset({Gate.VERDICT, Gate.VERSION, Gate.DIGEST, Gate.GOLDEN, Gate.LAG})

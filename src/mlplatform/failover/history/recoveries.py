@@ -16,9 +16,9 @@ from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.journal import Entry, Journal, Kind, Stream
 from mlplatform.core.errors import IntegrityError, NotFound, Unsupported
 from mlplatform.core.plan import Action, Outcome, Plan, Result
-from mlplatform.failover.case import weights_key
-from mlplatform.failover.decide import FEATURE
-from mlplatform.failover.seen import Drained, Mode, Recovery
+from mlplatform.failover.decision.case import weights_key
+from mlplatform.failover.decision.decide import FEATURE
+from mlplatform.failover.decision.seen import Drained, Mode, Recovery
 
 log = logging.getLogger(__name__)
 

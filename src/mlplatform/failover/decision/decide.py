@@ -20,21 +20,21 @@ from mlplatform.core.errors import UsageError
 from mlplatform.core.plan import JSON, Action, Hold, Plan, Severity
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.back import drill, go_back, turned_bad
-from mlplatform.failover.case import Case, Closed, case_of, verdicts_in_force, weights_key
-from mlplatform.failover.draft import Draft, Step
-from mlplatform.failover.gates import all_closed_gates
-from mlplatform.failover.headroom import Demand, Room, lacking, load_moved
-from mlplatform.failover.leave import leave
-from mlplatform.failover.rules import (
+from mlplatform.failover.decision.back import drill, go_back, turned_bad
+from mlplatform.failover.decision.case import Case, Closed, case_of, verdicts_in_force, weights_key
+from mlplatform.failover.decision.draft import Draft, Step
+from mlplatform.failover.decision.gates import all_closed_gates
+from mlplatform.failover.decision.headroom import Demand, Room, lacking, load_moved
+from mlplatform.failover.decision.leave import leave
+from mlplatform.failover.decision.rules import (
     UNBREAKABLE,
     all_closed_rules,
     closed_rules,
     hold_off,
     over_the_cap,
 )
-from mlplatform.failover.seen import Gate, Load, Mode, Request, Rule, Seen, Standby
-from mlplatform.failover.verdict import Health, Verdict
+from mlplatform.failover.decision.seen import Gate, Load, Mode, Request, Rule, Seen, Standby
+from mlplatform.failover.verdict.judge import Health, Verdict
 from mlplatform.ports.traffic import Weights
 
 FEATURE = "failover"

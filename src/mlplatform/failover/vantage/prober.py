@@ -21,13 +21,12 @@ from mlplatform.control import metrics
 from mlplatform.core.errors import UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.topology import Topology
-from mlplatform.failover.asking import Asker
-from mlplatform.failover.evidence import GoldenAnswer, Path, VantageRecord
-from mlplatform.failover.golden import GoldenLibrary
-from mlplatform.failover.keeper import Keeper, Said
-from mlplatform.failover.opinion import opinion_after
-from mlplatform.failover.outside import OutsideView
-from mlplatform.failover.rounds import (
+from mlplatform.failover.evidence.outside import OutsideView
+from mlplatform.failover.evidence.record import GoldenAnswer, Path, VantageRecord
+from mlplatform.failover.vantage.asking import Asker
+from mlplatform.failover.vantage.golden import GoldenLibrary
+from mlplatform.failover.vantage.keeper import Keeper, Said
+from mlplatform.failover.vantage.rounds import (
     Heading,
     Met,
     Rotation,
@@ -37,6 +36,7 @@ from mlplatform.failover.rounds import (
     sample_of,
     targets_of,
 )
+from mlplatform.failover.verdict.opinion import opinion_after
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.probe import Answer
 

@@ -13,8 +13,8 @@ from concurrent.futures import Executor
 
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.errors import MlplatformError
-from mlplatform.failover.evidence import VantageRecord, vantage_key
-from mlplatform.failover.rounds import aged, encoded, newest
+from mlplatform.failover.evidence.record import VantageRecord, vantage_key
+from mlplatform.failover.vantage.rounds import aged, encoded, newest
 from mlplatform.ports.clock import Clock
 
 Said = Callable[[str], None]

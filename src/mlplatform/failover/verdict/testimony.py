@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.traffic import Probing, Traffic, Vantage
-from mlplatform.failover.evidence import (
+from mlplatform.failover.evidence.record import (
     GOLDEN_KEPT,
     Path,
     Sample,
@@ -23,8 +23,8 @@ from mlplatform.failover.evidence import (
     Sighting,
     VantageRecord,
 )
-from mlplatform.failover.opinion import Opinion, opinion_after
-from mlplatform.failover.phi import SUSPICION, phi
+from mlplatform.failover.verdict.opinion import Opinion, opinion_after
+from mlplatform.failover.verdict.phi import SUSPICION, phi
 
 
 class Vote(StrEnum):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from mlplatform.core.errors import UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.evidence import GoldenAnswer
-from mlplatform.failover.golden import GoldenLibrary, NotPublished, Requests
-from mlplatform.failover.rounds import (
+from mlplatform.failover.evidence.record import GoldenAnswer
+from mlplatform.failover.vantage.golden import GoldenLibrary, NotPublished, Requests
+from mlplatform.failover.vantage.rounds import (
     HEALTH_PATHS,
     NOT_THERE,
     Target,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mlplatform.failover.case import Case, Closed, change_text
-from mlplatform.failover.draft import Ask, Draft, Step, headroom_holds
-from mlplatform.failover.gates import closed_gates
-from mlplatform.failover.headroom import (
+from mlplatform.failover.decision.case import Case, Closed, change_text
+from mlplatform.failover.decision.draft import Ask, Draft, Step, headroom_holds
+from mlplatform.failover.decision.gates import closed_gates
+from mlplatform.failover.decision.headroom import (
     LOT_POINTS,
     Demand,
     Room,
@@ -24,9 +24,9 @@ from mlplatform.failover.headroom import (
     servers_needed,
     short_of,
 )
-from mlplatform.failover.rules import over_the_cap
-from mlplatform.failover.seen import Gate, Mode, Rule
-from mlplatform.failover.verdict import Health
+from mlplatform.failover.decision.rules import over_the_cap
+from mlplatform.failover.decision.seen import Gate, Mode, Rule
+from mlplatform.failover.verdict.judge import Health
 from mlplatform.ports.traffic import Weights, expressible
 
 

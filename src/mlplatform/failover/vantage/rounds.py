@@ -17,7 +17,7 @@ from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import canonical
 from mlplatform.core.topology import Topology
 from mlplatform.core.traffic import Probing
-from mlplatform.failover.evidence import (
+from mlplatform.failover.evidence.record import (
     GOLDEN_KEPT,
     SAMPLES_KEPT,
     GoldenAnswer,
@@ -26,7 +26,7 @@ from mlplatform.failover.evidence import (
     Series,
     VantageRecord,
 )
-from mlplatform.failover.opinion import opinion_before
+from mlplatform.failover.verdict.opinion import opinion_before
 from mlplatform.ports.probe import Answer
 
 HEALTH_PATHS = ("/health", "/v2/health/ready")

@@ -14,8 +14,8 @@ from string import Template
 from mlplatform.core.errors import MlplatformError
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.evidence import Outside
-from mlplatform.failover.seen import Load
+from mlplatform.failover.decision.seen import Load
+from mlplatform.failover.evidence.record import Outside
 from mlplatform.ports.measurements import Measured, Measurements
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from mlplatform.core.errors import UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.failover.evidence import Evidence, GoldenAnswer
-from mlplatform.failover.seen import Golden, Rate, Standby
-from mlplatform.failover.stock import Kept, Stock
+from mlplatform.failover.decision.seen import Golden, Rate, Standby
+from mlplatform.failover.evidence.record import Evidence, GoldenAnswer
+from mlplatform.failover.standby.stock import Kept, Stock
 from mlplatform.ports.fleet import Fleet, Served
 
 _SIBLINGS = 64

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.verdict import Verdict
+from mlplatform.failover.verdict.judge import Verdict
 from mlplatform.ports.traffic import RouteState, TrafficFeatures
 
 

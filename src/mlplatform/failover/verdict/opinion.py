@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlplatform.failover.evidence import Sample, Series
+from mlplatform.failover.evidence.record import Sample, Series
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from mlplatform.core.plan import Hold
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.core.traffic import Route, Safety
-from mlplatform.failover.seen import (
+from mlplatform.failover.decision.seen import (
     Gate,
     Orders,
     Override,
@@ -20,7 +20,7 @@ from mlplatform.failover.seen import (
     Rule,
     Seen,
 )
-from mlplatform.failover.verdict import Health, Verdict
+from mlplatform.failover.verdict.judge import Health, Verdict
 from mlplatform.ports.traffic import RouteState, Weights, expressible
 
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from mlplatform.core.seen import Unknown
-from mlplatform.failover.evidence import Evidence, Path, Sample, VantageRecord
-from mlplatform.failover.seen import Load
+from mlplatform.failover.decision.seen import Load
+from mlplatform.failover.evidence.record import Evidence, Path, Sample, VantageRecord
 
 GONE_RATIO = 0.01
 """Below this share of what entered before, nobody comes any more but who never asks again."""
