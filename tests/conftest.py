@@ -79,6 +79,7 @@ prometheus = _server("prometheus")
 promtool = _tool("promtool")
 rclone = _tool("rclone")
 tritonclient = _tool("tritonclient")
+tensorrt_rtx = _tool("tensorrt-rtx")
 schemathesis = _tool("schemathesis")
 atheris = _tool("atheris")
 

@@ -38,6 +38,7 @@ def publish(
     files: Mapping[str, bytes],
     *,
     form: str | None = None,
+    requirements: Mapping[str, str] | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> str:
     """Write a version's files and its manifest, by the control plane's own code; its digest."""
@@ -65,7 +66,7 @@ def publish(
         ModelVersion(name, version),
         entries,
         block_bytes=block_bytes,
-        requirements=Requirements(format=form),
+        requirements=Requirements(format=form, **(requirements or {})),
         golden="golden.ndjson" if "golden.ndjson" in files else None,
     )
     (folder / "manifest.json").write_bytes(manifest.encoded)

@@ -63,6 +63,24 @@ def test_a_model_that_is_none(tmp_path: Path, body: bytes, said: str) -> None:
         open_backend(ModelFiles(tmp_path / "none" / "v1"))
 
 
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"provider": "cuda"}, "compiled without CUDA: install mlplatform-serving"),
+        ({"provider": "tpu"}, "parameters: Invalid enum value 'tpu'"),
+        ({"provider": "cuda", "device": -1}, "parameters: Expected `int` >= 0"),
+    ],
+)
+def test_a_provider_that_is_not_here(
+    tmp_path: Path, model: dict[str, bytes], parameters: dict[str, object], said: str
+) -> None:
+    """It never goes back to the CPU by itself."""
+    told = json.dumps({"parameters": parameters}).encode()
+    publish(tmp_path, "m", "v1", {"m.onnx": model["model.onnx"], "model-config.json": told})
+    with pytest.raises(LoadFailed, match=said):
+        open_backend(ModelFiles(tmp_path / "m" / "v1"))
+
+
 def test_which_of_two_files_must_be_said(tmp_path: Path, model: dict[str, bytes]) -> None:
     two = {"a.onnx": model["model.onnx"], "b.onnx": model["model.onnx"]}
     publish(tmp_path, "two", "v1", two)

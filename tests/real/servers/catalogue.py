@@ -608,6 +608,12 @@ SERVERS = (
         "bin/python",
     ),
     Server(
+        "tensorrt-rtx",
+        _locked("tensorrt-rtx", "tensorrt-rtx"),
+        PythonLock(REQUIREMENTS / "tensorrt-rtx.txt"),
+        "bin/python",
+    ),
+    Server(
         "schemathesis",
         _locked("schemathesis", "schemathesis"),
         PythonLock(REQUIREMENTS / "schemathesis.txt"),

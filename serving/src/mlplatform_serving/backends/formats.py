@@ -20,9 +20,17 @@ BACKENDS = {
     "identity": "mlplatform_serving.backends.identity",
     "numpy": "mlplatform_serving.backends.numpy_layers",
     "onnxruntime": "mlplatform_serving.backends.onnx",
+    "pytorch": "mlplatform_serving.backends.pytorch",
+    "tensorrt": "mlplatform_serving.backends.tensorrt",
 }
-_OF_FORMAT = {"onnx": "onnxruntime"}
-_OF_SUFFIX = {".onnx": "onnxruntime"}
+_OF_FORMAT = {"onnx": "onnxruntime", "tensorrt": "tensorrt", "torch-export": "pytorch"}
+_OF_SUFFIX = {
+    ".engine": "tensorrt",
+    ".onnx": "onnxruntime",
+    ".plan": "tensorrt",
+    ".pt2": "pytorch",
+    ".trt": "tensorrt",
+}
 
 Opener = Callable[[ModelFiles, ModelConfiguration], Backend]
 
@@ -38,7 +46,8 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
     except BaseException:
         backend.close()
         raise
-    backend.signature = replace(backend.signature, batch_size_max=configuration.max_batch_size)
+    if configuration.max_batch_size is not None:
+        backend.signature = replace(backend.signature, batch_size_max=configuration.max_batch_size)
     return name, backend
 
 

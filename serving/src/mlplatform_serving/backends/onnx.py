@@ -1,21 +1,28 @@
-"""ONNX Runtime on the CPU. The model is handed over as verified bytes, so that it cannot name files
-of its own beside it (external data), nor change between verification and use."""
+"""ONNX Runtime, on the CPU or by CUDA. The model is handed over as verified bytes, so that it
+cannot name files of its own beside it (external data), nor change between verification and use.
+
+CUDA is asked for: `"parameters": {"provider": "cuda", "device": 0}`. ONNX Runtime goes back to the
+CPU where it cannot have the GPU, and says so in a warning; here that is a failed load. Not run:
+inference by CUDA, for no machine of the tests has a GPU.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
-from mlplatform_serving.backends.port import CONFIGURATION, ModelConfiguration, read_parameters
+from mlplatform_serving.backends.driver import probe_driver
+from mlplatform_serving.backends.port import ModelConfiguration, only_file, read_parameters
 from mlplatform_serving.errors import LoadFailed
 from mlplatform_serving.models.manifest import ModelFiles
 from mlplatform_serving.protocol.datatypes import BYTES
 from mlplatform_serving.protocol.specs import Signature, TensorSpec
 from mlplatform_serving.protocol.tensors import Array
 
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(double)": "FP64",
@@ -32,6 +39,8 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
 
     file: str | None = None
     intra_op_threads: int = 0
+    provider: Literal["cpu", "cuda"] = "cpu"
+    device: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
 
 
 def open_model(files: ModelFiles, configuration: ModelConfiguration) -> OnnxModel:
@@ -41,30 +50,44 @@ def open_model(files: ModelFiles, configuration: ModelConfiguration) -> OnnxMode
     except ImportError:
         raise LoadFailed("ONNX Runtime is not installed: mlplatform-serving[onnx] has it") from None
     parameters = read_parameters(configuration, Parameters)
-    path = parameters.file or _only_file(files)
+    path = parameters.file or only_file(files, ".onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = parameters.intra_op_threads
     options.log_severity_level = 3
+    body = files.read(path)
+    providers = _providers(onnxruntime, parameters)
     try:
-        session = onnxruntime.InferenceSession(
-            files.read(path), options, providers=["CPUExecutionProvider"]
-        )
-    except LoadFailed:
-        raise
+        session = onnxruntime.InferenceSession(body, options, providers=providers)
     except Exception as error:  # its errors share no base
         raise LoadFailed(f"{path}: ONNX Runtime refuses it: {_first_line(error)}") from error
-    signature = Signature(
+    if parameters.provider == "cuda" and session.get_providers()[0] != _CUDA:
+        raise LoadFailed(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} could not have GPU "
+            f"{parameters.device}, and fell back to the CPU: install the CUDA and cuDNN that it "
+            'was compiled with, or say provider "cpu"'
+        )
+    return OnnxModel(read_signature(path, session), session)
+
+
+def read_signature(path: str, session: Any) -> Signature:
+    """What a session takes and gives; `LoadFailed` for what the protocol has not."""
+    return Signature(
         tuple(_spec(path, each) for each in session.get_inputs()),
         tuple(_spec(path, each) for each in session.get_outputs()),
     )
-    return OnnxModel(signature, session)
 
 
-def _only_file(files: ModelFiles) -> str:
-    found = [path for path in files.paths if path.endswith(".onnx")]
-    if len(found) != 1:
-        raise LoadFailed(f"{CONFIGURATION}: parameters.file must say which of {len(found)} files")
-    return found[0]
+def _providers(onnxruntime: Any, parameters: Parameters) -> list[Any]:
+    if parameters.provider == "cpu":
+        return [_CPU]
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise LoadFailed(
+            f"ONNX Runtime {onnxruntime.__version__} here was compiled without CUDA: install "
+            "mlplatform-serving[onnx-gpu], without [onnx] beside it"
+        )
+    probe_driver()
+    onnxruntime.preload_dlls()  # from NVIDIA's packages, where they are installed
+    return [(_CUDA, {"device_id": parameters.device}), _CPU]
 
 
 def _first_line(error: Exception) -> str:

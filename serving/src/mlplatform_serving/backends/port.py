@@ -83,3 +83,11 @@ def read_parameters(configuration: ModelConfiguration, kind: type[T]) -> T:
         return msgspec.convert(configuration.parameters, kind)
     except msgspec.ValidationError as error:
         raise LoadFailed(f"{CONFIGURATION}: parameters: {error}") from None
+
+
+def only_file(files: ModelFiles, *suffixes: str) -> str:
+    """The version's one file that ends so; `LoadFailed` where there are several, or none."""
+    found = [path for path in files.paths if path.endswith(suffixes)]
+    if len(found) != 1:
+        raise LoadFailed(f"{CONFIGURATION}: parameters.file must say which of {len(found)} files")
+    return found[0]

@@ -1,0 +1,132 @@
+"""The way of a TensorRT engine from its file to the GPU, with TensorRT for RTX and real engines, as
+far as it goes without one. Not run: loading into a GPU, and inference."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlplatform_serving.backends.engines import read_head
+from mlplatform_serving.backends.formats import open_backend
+from mlplatform_serving.errors import LoadFailed
+from mlplatform_serving.models.manifest import ModelFiles
+from tests.serving.rig import environment, publish, running
+
+SCRIPT = Path(__file__).with_name("engine_script.py")
+
+
+def gpu_here() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+@pytest.fixture(scope="module")
+def engine(tensorrt_rtx: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("engine") / "m.engine"
+    subprocess.run([tensorrt_rtx, SCRIPT, "SM86", path], check=True, timeout=300, env=environment())
+    return path.read_bytes()
+
+
+@pytest.fixture
+def installed(tensorrt_rtx: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """TensorRT for RTX, beside what is installed here."""
+    (packages,) = tensorrt_rtx.parents[1].glob("lib/python*/site-packages")
+    monkeypatch.syspath_prepend(packages)
+    return
+
+
+def load(tmp_path: Path, body: bytes, **told: str) -> None:
+    publish(tmp_path, "m", "v1", {"m.engine": body}, requirements=told)
+    _, backend = open_backend(ModelFiles(tmp_path / "m" / "v1"))
+    backend.close()
+
+
+def test_the_head_of_a_real_engine(engine: bytes) -> None:
+    head = read_head("m.engine", engine)
+    assert (head.runtime, head.version, head.size_bytes) == ("tensorrt_rtx", (1, 7, 1), len(engine))
+
+
+VERSION = slice(24, 28)
+REFUSED: dict[str, tuple[bytes | None, int | None, dict[str, str], str]] = {
+    "cut short": (None, -100, {}, "m.engine is cut short: the engine says"),
+    "cut within its head": (None, 20, {}, "m.engine is cut short: 20 bytes are no engine"),
+    "built by an older one": (
+        bytes((1, 6, 0, 0)),
+        None,
+        {},
+        (
+            "TensorRT version mismatch: engine built with 1.6.0, runtime is 1.7.1.116 (m.engine, "
+            "TensorRT-RTX)"
+        ),
+    ),
+    "of another than the manifest says": (
+        None,
+        None,
+        {"runtime": "tensorrt 10.13.0"},
+        "m.engine was built with TensorRT-RTX 1.7.1, and its manifest says tensorrt 10.13.0",
+    ),
+    "of another CUDA": (
+        None,
+        None,
+        {"cuda": "12.4"},
+        "m.engine and TensorRT-RTX are compiled with different CUDA versions: 12.4, and 13",
+    ),
+}
+
+
+@pytest.mark.parametrize(("version", "end", "told", "said"), REFUSED.values(), ids=list(REFUSED))
+def test_what_is_refused_before_the_driver_is_asked(
+    installed: None,
+    engine: bytes,
+    tmp_path: Path,
+    version: bytes | None,
+    end: int | None,
+    told: dict[str, str],
+    said: str,
+) -> None:
+    body = bytearray(engine)
+    body[VERSION] = version or body[VERSION]
+    with pytest.raises(LoadFailed) as refused:
+        load(tmp_path, bytes(body[:end]), **told)
+    assert said in str(refused.value)
+
+
+def test_an_engine_that_fits_but_for_the_gpu(
+    installed: None, engine: bytes, tmp_path: Path
+) -> None:
+    """No object of TensorRT's is made: its own words for this would be of CUDA error 35."""
+    if gpu_here():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(LoadFailed, match=r"GPU not available .*give the pod a GPU"):
+        load(tmp_path, engine, runtime="tensorrt-rtx 1.7.1", cuda="13.2", compute_capability="8.6")
+
+
+def test_a_runtime_that_is_not_installed(
+    engine: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+    with pytest.raises(LoadFailed, match=r"which is not installed: mlplatform-serving\[tensorrt-"):
+        load(tmp_path, engine)
+    other = b"ftrt" + engine[4:]
+    with pytest.raises(
+        LoadFailed, match=r"an engine of TensorRT, .* mlplatform-serving\[tensorrt\]"
+    ):
+        load(tmp_path / "other", other)
+
+
+def test_a_server_says_why_and_serves_the_rest(
+    tensorrt_rtx: Path, engine: bytes, models: Path, tmp_path: Path
+) -> None:
+    if gpu_here():
+        pytest.skip("there is a GPU here")
+    (packages,) = tensorrt_rtx.parents[1].glob("lib/python*/site-packages")
+    publish(tmp_path, "m", "v1", {"m.engine": engine})
+    (tmp_path / "layers").symlink_to(models / "layers")
+    with running(tmp_path, PYTHONPATH=packages) as server:
+        answer = server.ask("POST", "/v2/repository/index").json
+        told = {each["name"]: each for each in answer}
+        assert told["layers"]["state"] == "READY"
+        assert "GPU not available" in told["m"]["reason"]
