@@ -60,7 +60,7 @@ class PlanBuilder(Protocol):
 def open_builder() -> PlanBuilder:
     """The builder of this machine; `Usage` says what is missing."""
     module = None if find_spec(BUILDER) is None else import_module(BUILDER)
-    if not hasattr(module, "open_builder"):
+    if module is None or not hasattr(module, "open_builder"):
         raise Usage(
             "this build of mlplatform-serving builds no TensorRT plans",
             hint="convert to ONNX instead: --output without .trt",
