@@ -55,19 +55,21 @@ def test_a_load_that_hangs_is_given_up_and_holds_its_slot_until_it_ends(world: W
         repository = world.repository(concurrent=2)
         slots, patient = repository._slots, repository._slots.timeout_seconds
         gates = [world.stage.hold(world.stage.opening, name) for name in GATED]
-        slots.timeout_seconds = SHORT_SECONDS
-        with pytest.raises(LoadFailed, match=r"Model loading timeout after 0\.2 seconds") as gone:
-            await repository.load("stuck")
-        assert "(MODEL_LOAD_TIMEOUT), while " in gone.value.message
+
+        async def hang(name: str, hung: int) -> None:
+            """On a busy machine the time is over before it hangs; then once more."""
+            slots.timeout_seconds = SHORT_SECONDS
+            while slots._hung < hung:
+                with pytest.raises(LoadFailed, match=r"timeout after 0\.2 seconds \(MODEL_LOAD"):
+                    await repository.load(name)
+            slots.timeout_seconds = patient
+
+        await hang("stuck", 1)
         assert (await state(repository, "stuck"))[0] == "UNAVAILABLE"
         # The other slot is free.
-        slots.timeout_seconds = patient
         await repository.load("fine")
         await repository.unload("fine")
-        slots.timeout_seconds = SHORT_SECONDS
-        with pytest.raises(LoadFailed):
-            await repository.load("mired")
-        slots.timeout_seconds = patient
+        await hang("mired", 2)
         with pytest.raises(Unavailable, match="2 loads hang"):
             await repository.load("fine")
         for gate in gates:
@@ -86,11 +88,14 @@ def test_who_waits_for_a_slot_is_told_when_all_hang(world: World) -> None:
     world.publish("stuck", "waits")
 
     async def scene() -> None:
-        repository = world.repository(concurrent=1, timeout_seconds=SHORT_SECONDS)
+        repository = world.repository(concurrent=1)
+        slots = repository._slots
         gate = world.stage.hold(world.stage.opening, "stuck")
-        outcomes = await asyncio.gather(
-            repository.load("stuck", "v1"), repository.load("waits", "v1"), return_exceptions=True
-        )
+        slots.timeout_seconds = 3.0
+        stuck = asyncio.create_task(repository.load("stuck", "v1"))
+        await until(lambda: world.stage.held == 1)
+        waits = asyncio.create_task(repository.load("waits", "v1"))
+        outcomes = await asyncio.gather(stuck, waits, return_exceptions=True)
         assert [type(each) for each in outcomes] == [LoadFailed, Unavailable]
         gate.set()
         await until(lambda: repository._slots._hung == 0)
