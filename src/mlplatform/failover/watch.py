@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -610,7 +610,7 @@ class Watch:
                 self.estate.clock.now(),
                 self._source,
                 thread=report.operation,
-                lines=tuple(outcome.detail for outcome in report.outcomes if outcome.detail),
+                lines=tuple(_told(report)),
                 over=not failed,
             )
         )
@@ -673,6 +673,14 @@ def _why_stays_drained(route: str, region: str, seen: Seen) -> str:
     if any(recovery.ended_seconds_ago is None for recovery in seen.routes[route].recoveries):
         return "another operation is under way on the route, or was left"
     return ""
+
+
+def _told(report: Report) -> Iterator[str]:
+    """What became of an operation: where the weights are now, then each step."""
+    shifts = {action.key for action in report.plan.actions if action.kind == "shift"}
+    details = [outcome.detail for outcome in report.outcomes if outcome.detail]
+    moved = [o.detail for o in report.outcomes if o.detail and o.action in shifts]
+    yield from dict.fromkeys((*moved[-1:], *details))
 
 
 def _is_served_well(there: RouteSeen, seen: Seen) -> bool:

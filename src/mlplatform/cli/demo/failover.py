@@ -99,8 +99,8 @@ def _start_all(stage: Stage, ports: Ports) -> None:
     )
     (stage.folder / "caddy.json").write_text(json.dumps(caddy_config(ports, WEIGHTS), indent=2))
     stage.tell(
-        "The model's servers, for which a small responder of the Open Inference Protocol\n"
-        "stands in; a real Caddy, with the weights in its route `api`; and three vantages,\n"
+        "A model server in each region, which serves the version from the region's own\n"
+        "store, verified; a Caddy, with the weights in its route `api`; and three vantages,\n"
         "which look at all regions, and at the front door:"
     )
     for region in REGIONS:

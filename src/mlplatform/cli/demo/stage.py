@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -287,8 +288,13 @@ def wait_for(so: Callable[[], bool], seconds: float) -> bool:
 
 
 def argv_of(line: str) -> list[str]:
-    """A line as it is typed, as this machine runs it: our own commands by this interpreter."""
-    program, *rest = shlex.split(line)
+    """A line as it is typed, as this machine runs it: our own commands by this interpreter, what
+    is set before the program as a shell does it."""
+    words = shlex.split(line)
+    set_before = list(takewhile(lambda word: "=" in word, words))
+    if set_before:
+        return [program_named("env"), *set_before, *argv_of(shlex.join(words[len(set_before) :]))]
+    program, *rest = words
     if program == "mlplatform":
         return [sys.executable, "-m", "mlplatform.cli.app", *rest]
     if program == "python":

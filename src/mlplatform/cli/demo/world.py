@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlplatform.adapters.caddy import caddy_route
-from mlplatform.core.manifest import Manifest
 from mlplatform.core.placement import ModelVersion
 from mlplatform.ports.traffic import Weights
 
@@ -63,9 +62,7 @@ def _door(port: int, route: Mapping[str, Any]) -> dict[str, Any]:
 
 def server_line(subject: ModelVersion, region: str, port: int, store: Path) -> str:
     """How a server of a version that is in the region's store is started."""
-    body = (store / subject.manifest_key).read_bytes()
-    digest = Manifest.parse(body, where=region, subject=subject).digest
     return (
-        f"python -m mlplatform.failover.responder --port {port} --region {region} "
-        f"--store {store} --model {subject.model}={subject.version}={digest}"
+        f"REGION={region} HOST=127.0.0.1 PORT={port} MODEL_CACHE_DIR={store}/models "
+        f"MODELS={subject} python -m mlplatform_serving"
     )
