@@ -79,6 +79,10 @@ COMMANDS = {
         "mlplatform.cli.commands.failover:app",
         "Move traffic between regions, and know when to.",
     ),
+    "cost": (
+        "mlplatform.cli.commands.cost:app",
+        "Know what it costs, what is unusual about it, and why.",
+    ),
     "notify": (
         "mlplatform.cli.commands.notify:app",
         "Try whether those who are to be told are told.",

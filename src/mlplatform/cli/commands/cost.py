@@ -1,0 +1,80 @@
+"""`mlplatform cost …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlplatform.cli import frame
+from mlplatform.cli.frame import command
+from mlplatform.cli.render import Output
+from mlplatform.cli.session import Session
+
+_LINES_AT_ONCE = 10_000
+
+
+@command
+def detect(
+    session: Session,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A CSV file with series,timestamp,value.")
+    ],
+    *,
+    rule: Annotated[
+        str,
+        typer.Option("--rule", metavar="RULE", help="By which rule: model, or day-over-day."),
+    ] = "model",
+    relative: Annotated[
+        float,
+        typer.Option(
+            "--relative",
+            metavar="PERCENT",
+            min=0,
+            help="An alarm is so far above the expected.",
+        ),
+    ] = 10.0,
+    money: Annotated[
+        float,
+        typer.Option(
+            "--money", metavar="AMOUNT", min=0, help="And by so much a day, in the file's currency."
+        ),
+    ] = 1.0,
+) -> None:
+    """Find what is unusual in any series of costs, from a CSV file.
+
+    The answer is a JSON line for each row, in the file's order: series, timestamp, expected, score,
+    alarm, reason. A row is judged by the rows before it and itself. Rows are days or hours; gaps
+    and empty values are unknown. The score ranks rows of all series: 0 is nothing, 0.3 even odds,
+    2 a hundred to one. An alarm needs a score of 1, the share and the money.
+
+    $ mlplatform cost detect costs.csv
+    $ mlplatform cost detect costs.csv --rule day-over-day
+    """
+    from itertools import islice
+
+    from mlplatform.core.errors import UsageError
+    from mlplatform.cost.detect.alarms import Rules
+    from mlplatform.cost.detect.report import Rule, judge_file, lines_of, rows_of
+    from mlplatform.cost.detect.series_file import read_series
+
+    if rule not in set(Rule):
+        raise UsageError(
+            f"--rule: there is no rule {rule!r}", hint=f"one of {', '.join(sorted(Rule))}"
+        )
+    rules = Rules(relative=relative / 100, money_a_day=money)
+    series = read_series(file)
+    judged = judge_file(series, rules, Rule(rule))
+    if not judged:
+        session.console.warn(f"{file}: there is a heading and no row")
+    if session.output is Output.JSON:
+        session.show("steps", rows_of(series, judged), columns=[])
+    else:
+        lines = lines_of(series, judged)
+        while some := list(islice(lines, _LINES_AT_ONCE)):
+            session.console.data(session.console.redact("".join(some)))
+
+
+app = frame.new_group(help="Know what it costs, what is unusual about it, and why.")
+frame.add(app, detect, "detect")
