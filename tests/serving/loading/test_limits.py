@@ -56,10 +56,10 @@ def test_a_load_that_hangs_is_given_up_and_holds_its_slot_until_it_ends(world: W
         slots, patient = repository._slots, repository._slots.timeout_seconds
         gates = [world.stage.hold(world.stage.opening, name) for name in GATED]
 
-        async def hang(name: str, hung: int) -> None:
+        async def hang(name: str, held: int) -> None:
             """On a busy machine the time is over before it hangs; then once more."""
             slots.timeout_seconds = SHORT_SECONDS
-            while slots._hung < hung:
+            while world.stage.held < held:
                 with pytest.raises(LoadFailed, match=r"timeout after 0\.2 seconds \(MODEL_LOAD"):
                     await repository.load(name)
             slots.timeout_seconds = patient
