@@ -21,6 +21,7 @@ from tests.cli.test_watch import free_port
 from tests.features.failover import peers
 from tests.features.failover.authority import Authority
 from tests.features.failover.peers import Peer
+from tests.responder import RESPONDER
 
 GOLDEN = {
     "request": {"inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [1, 2]}]},
@@ -46,7 +47,7 @@ class Site:
         """Let the region's servers run."""
         server = subprocess.Popen(
             [
-                *(sys.executable, "-m", "mlplatform.failover.responder", "--port", str(port)),
+                *(sys.executable, RESPONDER, "--port", str(port)),
                 *("--region", region, "--model", "m=v1=blake3:aa"),
                 *("--store", str(self.folder / region)),
             ],

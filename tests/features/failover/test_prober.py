@@ -23,7 +23,6 @@ from mlplatform.core.topology import Topology
 from mlplatform.failover.evidence.outside import OutsideView
 from mlplatform.failover.evidence.reader import EvidenceReader
 from mlplatform.failover.evidence.record import Path, VantageRecord
-from mlplatform.failover.responder import Responder, open_server
 from mlplatform.failover.vantage.asking import Asker
 from mlplatform.failover.vantage.golden import GoldenLibrary, NotPublished
 from mlplatform.failover.vantage.keeper import Keeper
@@ -37,6 +36,7 @@ from tests.features.control.weather import FaultyStore, VirtualClock
 from tests.features.failover import peers
 from tests.features.failover.peers import Peer
 from tests.features.replication.world import entry_of
+from tests.responder import Responder, open_server
 
 OK = Answer(0.08, status=200, body=b"{}")
 DARK = Answer(5.0, error="timeout", detail="5 s passed in connect")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlplatform.failover.responder import Responder, open_server
+from tests.responder import RESPONDER, Responder, open_server
 
 REQUEST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}
 OUTPUT = {"name": "y", "datatype": "FP32", "shape": [1], "data": [0.5]}
@@ -123,7 +123,7 @@ def test_it_does_not_guess(client: Client, told: object) -> None:
 
 
 def test_as_a_program_it_needs_nothing_and_says_where_it_listens() -> None:
-    line = [*(sys.executable, "-I", "-X", "importtime", "-m", "mlplatform.failover.responder")]
+    line = [*(sys.executable, "-I", "-X", "importtime", RESPONDER)]
     with subprocess.Popen(
         [*line, "--port", "0", "--model", "m=v1=blake3:aa"],
         stdout=subprocess.PIPE,

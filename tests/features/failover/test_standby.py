@@ -30,6 +30,7 @@ from mlplatform.failover.standby.offers import (
 )
 from mlplatform.failover.standby.stock import Kept, Stock
 from mlplatform.ports.fleet import Served
+from tests.responder import RESPONDER
 
 from .warehouse import TOPOLOGY, Warehouse
 
@@ -367,7 +368,7 @@ def test_each_region_is_asked_once_and_what_fails_is_its_own() -> None:
 @contextmanager
 def responder(*arguments: str) -> Iterator[str]:
     """A model server, as a process: its URL."""
-    command = (sys.executable, "-m", "mlplatform.failover.responder", "--port", "0", *arguments)
+    command = (sys.executable, RESPONDER, "--port", "0", *arguments)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[1]

@@ -25,6 +25,7 @@ from mlplatform.core.errors import (
 )
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.fleet import Served
+from tests.responder import RESPONDER
 
 RESNET = Served({"v1.2.0": "blake3:aa"}, 1)
 BOTH = frozenset({"resnet50", "bert"})
@@ -91,7 +92,7 @@ def responder() -> Iterator[str]:
     """The demo's model server, as a process."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "mlplatform.failover.responder", "--port", "0"),
+            *(sys.executable, RESPONDER, "--port", "0"),
             *("--model", "resnet50=v1.2.0=blake3:aa", "--model", "bert=v3=blake3:bb"),
         ],
         stdout=subprocess.PIPE,

@@ -26,6 +26,7 @@ from tests.cli.conftest import CLEAN
 from tests.cli.estate import PUBLISH, Estate, Ran
 from tests.conformance.traffic import caddy_site
 from tests.real.servers.regions import Regions
+from tests.responder import RESPONDER
 
 NAMES = ("us", "eu", "ap")
 VANTAGES = ("fra", "nyc", "sin")
@@ -74,7 +75,7 @@ class Server:
         folder, digest = _published()
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "mlplatform.failover.responder", "--port", str(self.port)),
+                *(sys.executable, RESPONDER, "--port", str(self.port)),
                 *("--region", self.region, "--model", f"m=v1={digest}"),
                 *("--store", str(folder / self.region)),
             ],
@@ -95,7 +96,7 @@ class Server:
             self.process = None
 
     def ail(self, **told: Any) -> None:
-        """Tell it what ails it; see `mlplatform.failover.responder`."""
+        """Tell it what ails it; see `tests.responder`."""
         request = urllib.request.Request(
             f"{self.url}/admin", data=json.dumps(told).encode(), method="POST"
         )

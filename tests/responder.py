@@ -1,7 +1,7 @@
-r"""A small server of the Open Inference Protocol, for the demo and the tests. It needs the standard
-library alone, and starts in a moment.
+r"""A small server of the Open Inference Protocol, which can be told what ails it. It needs the
+standard library alone, and starts in a moment.
 
-    python -m mlplatform.failover.responder --port 8101 --region us-east-1 \
+    python tests/responder.py --port 8101 --region us-east-1 \
         --model resnet50=v1.2.0=blake3:… --store /srv/mlplatform/us-east-1
 
 It answers `/health`, `/v2/health/live`, `/v2/health/ready`, `/v2/models/{m}` (with `digest`),
@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 JSON = dict[str, Any]
+RESPONDER = __file__
+"""As a program, for any interpreter."""
 
 
 @dataclass(slots=True)
@@ -255,7 +257,7 @@ def _model(text: str) -> tuple[str, tuple[str, str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m mlplatform.failover.responder")
+    parser = argparse.ArgumentParser(prog="python tests/responder.py")
     parser.add_argument("--port", type=int, required=True, help="on loopback; 0 is any free one")
     parser.add_argument(
         "--model",
