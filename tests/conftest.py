@@ -112,7 +112,8 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which real servers ran, with how many tests, and which were not there."""
+    """Say which real servers ran, with how many tests, and which were not there; and that torch's
+    tests, which have an environment of their own, did not."""
     ran = Counter(
         value
         for reports in terminalreporter.stats.values()
@@ -130,3 +131,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         else:
             line = f"MISSING  {server.name} {server.version}: its tests did not run; make servers"
         terminalreporter.line(line)
+    not_run = [
+        each for each in terminalreporter.stats.get("skipped", ()) if "torch" in each.keywords
+    ]
+    if not_run:
+        terminalreporter.line(f"NOT RUN  {len(not_run)} tests that need PyTorch; make test-torch")

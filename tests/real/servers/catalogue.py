@@ -13,7 +13,6 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -544,7 +543,7 @@ SERVERS = (
         "versitygw",
         _versitygw,
     ),
-    Server("moto", installed_version("moto"), OurEnvironment(), "moto_server", _moto),
+    Server("moto", _locked("main", "moto"), OurEnvironment(), "moto_server", _moto),
     Server(
         "fake-gcs-server",
         "v1.56.1",

@@ -111,7 +111,7 @@ REFUSED = [
         OLD,
         (
             "CUDA driver version is insufficient: m.plan needs CUDA 13.0, and driver 535.54 runs "
-            "CUDA 12.2 at most: install a newer driver on the node, or build the engine with CUDA 12"
+            "CUDA 12.2 at most: install a newer driver on the node, or build the engine with CUDA"
         ),
     ),
     (

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,11 +30,10 @@ def engine(tensorrt_rtx: Path, tmp_path_factory: pytest.TempPathFactory) -> byte
 
 
 @pytest.fixture
-def installed(tensorrt_rtx: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tensorrt_rtx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT for RTX, beside what is installed here."""
     (packages,) = tensorrt_rtx.parents[1].glob("lib/python*/site-packages")
     monkeypatch.syspath_prepend(packages)
-    return
 
 
 def load(tmp_path: Path, body: bytes, **told: str) -> None:

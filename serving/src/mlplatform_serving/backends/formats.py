@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from types import ModuleType
 
 from mlplatform_serving.backends.port import (
     CONFIGURATION,
@@ -39,7 +40,8 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
     """The backend's name, and the version loaded by it. Every file of the version is verified.
     `LoadFailed` says why not."""
     configuration = read_configuration(files)
-    name, opener = _opener(files, configuration)
+    name, module = _module(files, configuration)
+    opener: Opener = module.open_model
     backend = opener(files, configuration)
     try:
         files.verify()  # what the backend has not read; what it has, was verified as it was read
@@ -52,16 +54,18 @@ def open_backend(files: ModelFiles) -> tuple[str, Backend]:
 
 
 def import_backend(files: ModelFiles) -> None:
-    """Have the backend's code in memory, so that it does not pass for the first model's."""
-    _opener(files, read_configuration(files))
+    """Have the backend's code in memory, so that it does not pass for the first model's, and with
+    it the library that it is made of, where it has an `import_library`."""
+    _, module = _module(files, read_configuration(files))
+    if hasattr(module, "import_library"):
+        module.import_library()
 
 
-def _opener(files: ModelFiles, configuration: ModelConfiguration) -> tuple[str, Opener]:
+def _module(files: ModelFiles, configuration: ModelConfiguration) -> tuple[str, ModuleType]:
     name = configuration.backend or _of_format(files)
     if name not in BACKENDS:
         raise LoadFailed(f"no backend is called so; there are {', '.join(BACKENDS)}")
-    opener: Opener = import_module(BACKENDS[name]).open_model
-    return name, opener
+    return name, import_module(BACKENDS[name])
 
 
 def _of_format(files: ModelFiles) -> str:

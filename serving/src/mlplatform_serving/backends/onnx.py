@@ -45,10 +45,7 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
 
 def open_model(files: ModelFiles, configuration: ModelConfiguration) -> OnnxModel:
     """`LoadFailed` if the runtime is not installed, or will not have the model."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise LoadFailed("ONNX Runtime is not installed: mlplatform-serving[onnx] has it") from None
+    onnxruntime = import_library()
     parameters = read_parameters(configuration, Parameters)
     path = parameters.file or only_file(files, ".onnx")
     options = onnxruntime.SessionOptions()
@@ -67,6 +64,15 @@ def open_model(files: ModelFiles, configuration: ModelConfiguration) -> OnnxMode
             'was compiled with, or say provider "cpu"'
         )
     return OnnxModel(read_signature(path, session), session)
+
+
+def import_library() -> Any:
+    """ONNX Runtime; `LoadFailed` if it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise LoadFailed("ONNX Runtime is not installed: mlplatform-serving[onnx] has it") from None
+    return onnxruntime
 
 
 def read_signature(path: str, session: Any) -> Signature:

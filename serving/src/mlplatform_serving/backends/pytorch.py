@@ -18,6 +18,7 @@ import platform
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,8 @@ from mlplatform_serving.protocol.tensors import Array
 VERSION_MIN = (2, 10)
 """Before it, reading weights can corrupt memory: CVE-2026-24747."""
 
+_ONE_AT_A_TIME = threading.Lock()
+"""PyTorch's deserialiser is one global, and its late imports meet each other."""
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _RUNTIME = re.compile(r"(?:torch|pytorch) (\d+)\.(\d+)(?:[.+].*)?")
@@ -64,22 +67,35 @@ def open_model(files: ModelFiles, configuration: ModelConfiguration) -> TorchMod
     held = read_archive(path, files.read(path))
     if parameters.cuda_graph_batch_sizes and parameters.device == "cpu":
         raise LoadFailed(f"{CONFIGURATION}: CUDA graphs need a GPU: say on which device")
-    torch = _torch()
+    torch = import_library()
     if parameters.device != "cpu":
         _check_gpu(torch, path, parameters.device)
-    if isinstance(held, Program):
-        signature = _agreed(configuration, held)
-        module = _load_program(torch, path, held, parameters.device)
-    else:
-        signature = configuration.signature()
-        _check_library(torch, path, held, files.manifest.requirements.runtime, parameters.device)
-        module = _load_library(path, held, parameters.device)
-    return TorchModel(torch, signature, module, parameters)
+    with _ONE_AT_A_TIME:
+        if isinstance(held, Program):
+            signature = _agreed(configuration, held)
+            module = _load_program(torch, path, held, parameters.device)
+        else:
+            signature = configuration.signature()
+            runtime = files.manifest.requirements.runtime
+            _check_library(torch, path, held, runtime, parameters.device)
+            module = _load_library(path, held, parameters.device)
+        return TorchModel(torch, signature, module, parameters)
 
 
-def _torch() -> Any:
+def import_library() -> Any:
+    """PyTorch, with the parts that it imports late; `LoadFailed` if it is not installed, or of a
+    version that is not safe."""
+    with _ONE_AT_A_TIME:
+        return _import_library()
+
+
+def _import_library() -> Any:
     try:
         import torch
+        import torch._dynamo
+        import torch._inductor
+        import torch.export.passes
+        import torch.export.pt2_archive
     except (ImportError, OSError):
         raise LoadFailed("PyTorch is not installed: mlplatform-serving[torch] has it") from None
     told = _VERSION.match(torch.__version__)
@@ -140,9 +156,7 @@ def _load_program(torch: Any, path: str, program: Program, device: str) -> Modul
     try:
         exported = torch.export.load(io.BytesIO(program.archive))
         if device.partition(":")[0] != program.device or ":" in device:
-            from torch.export.passes import move_to_device_pass
-
-            exported = move_to_device_pass(exported, device)
+            exported = torch.export.passes.move_to_device_pass(exported, device)
         module = exported.module(check_guards=False)  # the server has checked every shape
     except Exception as error:  # its errors share no base
         raise LoadFailed(f"{path}: PyTorch refuses it: {_first_line(error)}") from error
