@@ -7,8 +7,12 @@ import asyncio
 import gc
 import logging
 import sys
+import tempfile
 import textwrap
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
@@ -42,9 +46,37 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("mlplatform-serving"))
-    parser.parse_args()
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="what to serve, several times for several: NAME or NAME@VERSION, as MODELS names "
+        "them, or a file of this machine",
+    )
+    asked = parser.parse_args().model
+    files = [Path(each) for each in asked if Path(each).is_file()]
+    if not files:
+        return _started({"models": tuple(asked)} if asked else {})
+    if len(files) < len(asked):
+        sys.stderr.write("error: --model: files, or published models, but not both at once\n")
+        return 2
+    with tempfile.TemporaryDirectory(prefix="mlplatform-serve-") as folder:
+        from mlplatform_serving.tools.errors import ToolError
+        from mlplatform_serving.tools.local import lay_out
+
+        try:
+            names = [lay_out(each, Path(folder)) for each in files]
+        except ToolError as error:
+            sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
+            return error.exit_code
+        return _started({"models": tuple(names), "model_cache_dir": folder})
+
+
+def _started(given: Mapping[str, Any]) -> int:
+    """`given` comes before the environment."""
     try:
-        settings = Settings()
+        settings = Settings(**given)
     except ValidationError as error:
         for each in error.errors():
             named = str(each["loc"][0]) if each["loc"] else "settings"

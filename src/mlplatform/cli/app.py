@@ -87,6 +87,10 @@ COMMANDS = {
         "mlplatform.cli.commands.notify:app",
         "Try whether those who are to be told are told.",
     ),
+    "serve": (
+        "mlplatform.cli.commands.serve:serve",
+        "Start the model server here: the same as `python -m mlplatform_serving`.",
+    ),
     "demo": (
         "mlplatform.cli.commands.demo:demo",
         "Tell the product as a story, on real models and three regions in a temporary folder.",

@@ -59,9 +59,11 @@ def _load_test(arguments: Sequence[str] | None) -> int:
     if (asked.rate or 0) * asked.duration > _REQUESTS_MAX:
         raise Usage(f"more than {_REQUESTS_MAX} requests")
     server = Server(asked.url or default_url(), read_token(asked.token_file))
-    served = server.served(asked.model)
-    requests = _requests(server, served, asked)
-    server.close()
+    try:
+        served = server.served(asked.model)
+        requests = _requests(server, served, asked)
+    finally:
+        server.close()
     report = _run(server, requests, asked, bursts, tuple(map(str, served)))
     told = json.dumps(report.as_json())
     if asked.json is not None:

@@ -35,12 +35,14 @@ class Plan:
     """Of the GPU that it was built on and for, `8.9`."""
     accelerator: str | None = None
     """That GPU's name."""
+    runtime: str = "tensorrt"
+    """Or `tensorrt-rtx`."""
 
     def requirements(self) -> Requirements:
         """As the manifest states them; the backend checks them before it loads the plan."""
         return Requirements(
             format="tensorrt",
-            runtime=f"tensorrt {self.tensorrt}",
+            runtime=f"{self.runtime} {self.tensorrt}",
             accelerator=self.accelerator,
             compute_capability=self.compute_capability,
             cuda=self.cuda,
