@@ -8,11 +8,30 @@ import sys
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto
+from onnx.helper import (
+    make_graph,
+    make_model,
+    make_node,
+    make_opsetid,
+    make_tensor_value_info,
+)
 
-from mlplatform_serving.backends.engines import read_head
+from mlplatform_serving.backends.driver import Driver
+from mlplatform_serving.backends.engines import (
+    Runtime,
+    check_driver,
+    check_manifest,
+    check_runtime,
+    read_head,
+)
 from mlplatform_serving.backends.formats import open_backend
+from mlplatform_serving.backends.plan_builder import Builder
 from mlplatform_serving.errors import LoadFailed
 from mlplatform_serving.models.manifest import ModelFiles
+from mlplatform_serving.protocol.specs import TensorSpec
+from mlplatform_serving.tools.errors import ToolError
+from mlplatform_serving.tools.plans import open_builder
 from tests.serving.rig import environment, publish, running
 
 SCRIPT = Path(__file__).with_name("engine_script.py")
@@ -128,3 +147,64 @@ def test_a_server_says_why_and_serves_the_rest(
         told = {each["name"]: each for each in answer}
         assert told["layers"]["state"] == "READY"
         assert "GPU not available" in told["m"]["reason"]
+
+
+# --- building, for convert -----------------------------------------------------------------------
+
+
+def onnx_model(*shape: int | str) -> bytes:
+    x, y = (make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    graph = make_graph([make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=9)
+    body: bytes = model.SerializeToString()
+    return body
+
+
+@pytest.fixture
+def builder(installed: None) -> Builder:
+    import tensorrt_rtx
+
+    return Builder(tensorrt_rtx, (8, 6))
+
+
+def test_what_is_built_says_of_itself_what_it_is(builder: Builder) -> None:
+    plan = builder.build(onnx_model("n", 4), [TensorSpec("x", "FP32", (-1, 4))], 16)
+    told = plan.requirements()
+    assert (told.runtime, told.cuda, told.compute_capability) == ("tensorrt-rtx 1.7.1", "13", "8.6")
+    head = read_head("m.engine", plan.body)
+    check_manifest("m.engine", head, told)
+    check_runtime("m.engine", head, told, Runtime("1.7.1.116", 13))
+    check_driver("m.engine", told, Driver("580.65", (13, 0), ((8, 6),)))
+    with pytest.raises(LoadFailed, match=r"compute capability 8\.6, and here is 9\.0"):
+        check_driver("m.engine", told, Driver("580.65", (13, 0), ((9, 0),)))
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "said"),
+    [
+        (b"junk", (-1, 4), "TensorRT-RTX does not take the model"),
+        (onnx_model("n", "m"), (-1, -1), "an engine needs all but the first"),
+    ],
+)
+def test_what_cannot_be_built(
+    builder: Builder, body: bytes, shape: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(ToolError, match=said):
+        builder.build(body, [TensorSpec("x", "FP32", shape)], 16)
+
+
+def test_a_gpu_for_which_none_can_be_built(builder: Builder) -> None:
+    import tensorrt_rtx
+
+    with pytest.raises(ToolError, match=r"no GPU of compute capability 9\.0") as refused:
+        Builder(tensorrt_rtx, (9, 0)).build(
+            onnx_model("n", 4), [TensorSpec("x", "FP32", (-1, 4))], 16
+        )
+    assert "SM86" in str(refused.value.hint)
+
+
+def test_convert_without_a_gpu(installed: None) -> None:
+    if gpu_here():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ToolError, match="no engine can be built: GPU not available"):
+        open_builder()

@@ -64,12 +64,11 @@ class CudaGraphs:
         return graph, inputs, outputs
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Outputs for inputs that lie on the host or the GPU, of as many items each. They are valid
-        until the next call."""
+        """Outputs for inputs on the GPU, of as many items each. They are valid until the next call."""
         items = int(inputs[0].shape[0])
         size = bucket_of(items, list(self._captured))
         if size is None:
-            return self._module([each.cuda() for each in inputs])
+            return self._module(inputs)
         graph, fixed, outputs = self._captured[size]
         for given, held in zip(inputs, fixed, strict=True):
             held[:items].copy_(given)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -272,14 +273,14 @@ class TorchModel:
         self._device = parameters.device
         self._module = module
         if parameters.cuda_graph_batch_sizes:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._on_device():
                 self._module = CudaGraphs(
                     torch, module, self._blank, parameters.cuda_graph_batch_sizes
                 )
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See the port."""
-        with self._torch.inference_mode():
+        with self._torch.inference_mode(), self._on_device():
             tensors = [self._tensor(inputs[spec.name]) for spec in self.signature.inputs]
             answers = self._module(tensors)
             return {
@@ -292,6 +293,13 @@ class TorchModel:
         self._module = _closed
         if self._device != "cpu":
             self._torch.cuda.empty_cache()
+
+    def _on_device(self) -> AbstractContextManager[None]:
+        """Streams and graphs are the current GPU's, which each thread has for itself."""
+        if self._device == "cpu":
+            return nullcontext()
+        device: AbstractContextManager[None] = self._torch.cuda.device(self._device)
+        return device
 
     def _tensor(self, array: Array) -> Any:
         # What came over the wire is read-only, for which PyTorch has no tensors: a graph may write

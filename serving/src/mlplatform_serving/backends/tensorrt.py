@@ -71,10 +71,17 @@ def open_model(files: ModelFiles, configuration: ModelConfiguration) -> Engine:
     head = engines.read_head(path, body)
     engines.check_manifest(path, head, requirements)
     module = _module(path, head.runtime)
-    here = engines.Runtime(str(module.__version__), _cuda_major(head.runtime))
+    here = engines.Runtime(str(module.__version__), cuda_major(head.runtime))
     engines.check_runtime(path, head, requirements, here)
     engines.check_driver(path, requirements, probe_driver())
     return Engine(path, body, module, configuration, parameters.device)
+
+
+def open_builder() -> Any:
+    """What builds engines for `convert`: a `PlanBuilder` of `tools/plans.py`."""
+    from mlplatform_serving.backends.plan_builder import installed_builder
+
+    return installed_builder()
 
 
 def _module(path: str, name: str) -> Any:
@@ -87,7 +94,7 @@ def _module(path: str, name: str) -> Any:
         ) from error
 
 
-def _cuda_major(runtime: str) -> int | None:
+def cuda_major(runtime: str) -> int | None:
     """The CUDA that its libraries were compiled with: their distribution is named after it."""
     for each in distributions():
         told = _LIBRARIES.fullmatch(each.name or "")
@@ -96,7 +103,7 @@ def _cuda_major(runtime: str) -> int | None:
     return None
 
 
-def _logger(module: Any) -> Any:
+def open_logger(module: Any) -> Any:
     """TensorRT says in its log, and nowhere else, why it gives nothing back."""
 
     class Logger(module.ILogger):  # type: ignore[misc]
@@ -122,7 +129,7 @@ class Engine:
     ) -> None:
         """Only where a driver was found."""
         self._device = Device(device)
-        self._logger = _logger(module)
+        self._logger = open_logger(module)
         self._path = path
         try:
             if module.__name__ == engines.TENSORRT:
