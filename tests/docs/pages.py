@@ -11,7 +11,7 @@ Lines after a command are what it must print (stdout and stderr together). A lin
 stands for any lines, `…` within a line for any text. Numbers differ from run to run, so each stands
 for any number. A page runs from its top in one folder, which holds three regions on `file://`, a
 topology and two small models (`stage`). Pages in SERVED have servers, a router and vantages as well
-(`tests.docs.served`).
+(`tests.docs.served`), those in WITH_ONNX_FILE a real model (`tests.docs.onnx_file`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVED = {"failover.md"}
+WITH_ONNX_FILE = {"serving.md"}
 REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-1")
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -104,6 +105,12 @@ def stage(folder: Path) -> dict[str, str]:
 def staged(page: Path, folder: Path) -> Iterator[dict[str, str]]:
     """The stage of a page, as long as it is needed; the environment of its commands."""
     environment = stage(folder)
+    if page.name in WITH_ONNX_FILE:
+        from tests.docs.onnx_file import with_onnx_file
+
+        with with_onnx_file(folder, environment) as inside:
+            yield inside
+        return
     if page.name not in SERVED:
         yield environment
         return
