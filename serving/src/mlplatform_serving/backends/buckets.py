@@ -64,7 +64,7 @@ class CudaGraphs:
         return graph, inputs, outputs
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Outputs for inputs on the GPU, of as many items each. They are valid until the next call."""
+        """Outputs for inputs on the GPU, of as many items each; valid until the next call."""
         items = int(inputs[0].shape[0])
         size = bucket_of(items, list(self._captured))
         if size is None:
