@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -310,6 +311,28 @@ def test_a_plan_is_built_of_the_converted_model_and_its_manifest_says_the_rest(
     made = here / "out" / "resnet50" / "v1-fp16"
     assert (made / "resnet50-fp16-trt86-cuda121-sm80.trt").exists()
     assert (made / "golden.ndjson").exists()
+
+
+def test_the_other_runbook_s_line(here: Path) -> None:
+    """With no more flags: the newest published version, and beside it what comes of it."""
+    publish(here / "models", "resnet50", "v1.2.0", {"model.onnx": dense()})
+    line = "convert_model.py --model resnet50 --precision int8"
+    done = subprocess.run(
+        ["bash", "-c", f"python scripts/{line}"],
+        cwd=SCRIPT.parents[1],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+            "MODEL_CACHE_DIR": str(here / "models"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = here / "models" / "resnet50" / "v1.2.0-int8"
+    assert (made / "resnet50-int8.onnx").is_file()
+    with running(here / "models") as server:  # the original is still the newest
+        assert server.ask("GET", "/v2/models/resnet50").json["versions"] == ["v1.2.0"]
 
 
 # ---------------------------------------------------------------------------------- manifests, sums

@@ -23,6 +23,7 @@ from mlplatform_serving.tools.load.plot import svg
 from mlplatform_serving.tools.load.report import TIMEOUT, Report, Sample, percentile
 from mlplatform_serving.tools.load_test import main
 from tests.serving.rig import ServerProcess, environment, identity, layers, publish, running
+from tests.serving.safety.test_tls import write_pair
 
 SCRIPT = Path(__file__).parents[3] / "serving" / "benchmarks" / "load_test.py"
 
@@ -128,6 +129,27 @@ def test_a_token_that_is_missing(busy: ServerProcess, capsys: pytest.CaptureFixt
     told = capsys.readouterr().err
     assert "answers 401" in told
     assert "hint: --token-file FILE" in told
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_tls_is_verified(tmp_path: Path, *, trusted: bool) -> None:
+    publish(tmp_path / "models", "quick", "v1", layers())
+    cert_file, key_file = write_pair(tmp_path, "server")
+    with running(tmp_path / "models", TLS_CERT_FILE=cert_file, TLS_KEY_FILE=key_file) as server:
+        url = server.url.replace("http:", "https:")
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), "--url", url, "--rate", "20", "--duration", "1"],
+            env=environment(**({"SSL_CERT_FILE": cert_file} if trusted else {})),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if trusted:
+        assert done.returncode == 0, done.stderr
+        assert "ended     200: " in done.stdout
+    else:
+        assert done.returncode == 5
+        assert "self-signed certificate" in done.stderr
 
 
 def test_who_is_never_answered_is_charged_for_as_long_as_they_waited() -> None:

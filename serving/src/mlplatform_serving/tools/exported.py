@@ -83,6 +83,11 @@ def export_onnx(module: str, weights: Path, inputs: Sequence[TensorSpec]) -> byt
             )
         body = io.BytesIO()
         exported.save(body)
+    except ImportError as error:
+        raise Usage(
+            f"PyTorch's exporter needs {error.name}, which is not installed",
+            hint=f"pip install {error.name}, beside PyTorch",
+        ) from None
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
         raise ToolError(f"{module} cannot be exported: {said}") from error
