@@ -47,7 +47,7 @@ def detect(
     The answer is a JSON line for each row, in the file's order: series, timestamp, expected, score,
     alarm, reason. A row is judged by the rows before it and itself. Rows are days or hours; gaps
     and empty values are unknown. The score ranks rows of all series: 0 is nothing, 0.3 even odds,
-    2 a hundred to one. An alarm needs a score of 1, the share and the money.
+    2 a hundred to one. An alarm needs a score of 0.5, the share and the money.
 
     $ mlplatform cost detect costs.csv
     $ mlplatform cost detect costs.csv --rule day-over-day
@@ -76,5 +76,84 @@ def detect(
             session.console.data(session.console.redact("".join(some)))
 
 
+@command
+def locate(
+    session: Session,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A CSV file with dimensions, actual and expected."),
+    ],
+    *,
+    ratio: Annotated[
+        str | None,
+        typer.Option(
+            "--ratio",
+            metavar="NUM/DEN",
+            help="The measure is a ratio, its values in NUM_actual, NUM_expected and so on.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        int,
+        typer.Option("--candidates", metavar="N", min=1, help="At most so many leaf sets."),
+    ] = 5,
+) -> None:
+    """Find where a change is: the combinations of values that carry it, ranked, with their share.
+
+    The file has a line for each leaf of a cube. All columns but actual and expected are dimensions;
+    an empty value is one as any other, and lines with the same values are added up. Rank 1 is the
+    answer: the smallest set that carries the change. Sets below are what else was weighed, and
+    overlap it. The share is what of the whole's change would be gone had the set been as expected.
+
+    $ mlplatform cost locate cube.csv
+    $ mlplatform cost locate cube.csv --ratio cost/requests --output ndjson
+    """
+    from mlplatform.cli.render import Column
+    from mlplatform.cost.locate.ranking import rank
+    from mlplatform.cost.locate.read_leaves import Ratio, read_leaves
+
+    leaves = read_leaves(file, None if ratio is None else Ratio.parse(ratio))
+    ranking = rank(leaves, candidates)
+    whole = ranking.whole
+    extra: dict[str, object] = {}
+    if session.output is Output.JSON:
+        extra = {
+            "measure": ratio or "actual",
+            "dimensions": list(leaves.dimensions),
+            "leaves": whole.leaves,
+            "actual": whole.actual,
+            "expected": whole.expected,
+            "change": whole.change,
+        }
+    session.show(
+        "sets",
+        [each.as_row() for each in ranking.sets],
+        columns=[
+            Column("rank", right=True),
+            Column("text", "SET"),
+            Column("share", show=_percent, right=True),
+            Column("actual", show=_amount, right=True),
+            Column("expected", show=_amount, right=True),
+            Column("change", show=_amount, right=True),
+            Column("leaves", right=True),
+        ],
+        **extra,
+    )
+    if not ranking.sets:
+        session.say(f"{file}: nothing changed beyond noise")
+    elif ranking.sets[0].doubtful:
+        session.console.warn(
+            f"{file}: nothing stands out of the noise; the first set is only the likeliest"
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _amount(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 100 else f"{value:,.2f}"
+
+
 app = frame.new_group(help="Know what it costs, what is unusual about it, and why.")
 frame.add(app, detect, "detect")
+frame.add(app, locate, "locate")

@@ -73,8 +73,8 @@ WORDS = {
 class Rules:
     """What an alarm needs."""
 
-    score: float = 1.0
-    """Odds of ten to one that somebody should look."""
+    score: float = 0.5
+    """Odds of two to one that somebody should look."""
     relative: float = 0.10
     """Beside what was expected (the reference, section 4)."""
     money_a_day: float = 1.0
@@ -96,6 +96,8 @@ class Alarms:
     reason: Codes
     young: Flags
     """History is shorter than the rules want it."""
+    by_own_test: Flags
+    """Alarms that do not stand on their score: of a young series, a new level, a drift."""
 
 
 def alarms_of(
@@ -124,7 +126,7 @@ def alarms_of(
         (Why.HABIT, Reason.HABIT),
     ):
         reason[scores.why == why] = plain
-    reason[significant & ~alarm & (above > 0)] = Reason.SMALL
+    reason[significant & ~alarm & ~young & (above > 0)] = Reason.SMALL
 
     with np.errstate(invalid="ignore"):
         nothing = np.abs(scores.expected) < 0.01 * np.abs(values)
@@ -132,8 +134,8 @@ def alarms_of(
         within = values <= scores.usual * np.exp(2 * scores.noise)
     moved = scores.why == Why.NEW_LEVEL
     told = np.full(values.shape, Reason.SPIKE, np.int8)
-    told[scores.why == Why.RAMP] = Reason.RAMP
     told[dip & within] = Reason.DID_NOT_FALL
+    told[scores.why == Why.RAMP] = Reason.RAMP
     told[nothing] = Reason.FROM_ZERO
     reason = np.where(alarm, told, reason)
 
@@ -143,15 +145,20 @@ def alarms_of(
     reason[moved & (above > 0)] = Reason.NEW_LEVEL
     reason[moved & (above <= 0)] = Reason.LOWER_LEVEL
     alarm |= settled & ~lately
-    drift = _drift(scores, calendar, rules, alarm | moved, known)
+    # A step that was seen is no drift; small ones are how the level follows it.
+    with np.errstate(invalid="ignore"):
+        step = moved & (np.abs(above) >= rules.relative * np.abs(scores.expected))
+    seen = alarm | step | (scores.why == Why.RETURN)
+    drift = _drift(scores, calendar, rules, seen, known)
     reason[drift] = Reason.DRIFT
     alarm |= drift
+    by_own_test = alarm & (young | moved | drift)
     if planned is not None:
         reason[alarm & planned] = Reason.PLANNED
         alarm &= ~planned
     reason[known & (scores.history == 0)] = Reason.FIRST
     reason[~known] = Reason.UNKNOWN
-    return Alarms(alarm & known, reason.astype(np.int8), young)
+    return Alarms(alarm & known, reason.astype(np.int8), young, by_own_test & known)
 
 
 def _any_of_last(flags: Flags, steps: int) -> Flags:

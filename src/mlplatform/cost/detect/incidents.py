@@ -125,9 +125,7 @@ def incidents_of(
 ) -> list[Incident]:
     """Gather alarms into incidents, the largest excess first."""
     budget = within_budget(alarms.alarm, scores, false_share)
-    # A new level, a drift and a young series have been judged by tests of their own.
-    own_test = scores.score < 1.0
-    told_steps = budget | (alarms.alarm & own_test)
+    told_steps = budget | alarms.by_own_test
     said = list(words)
     episodes = [
         _Episode(node, since, until)

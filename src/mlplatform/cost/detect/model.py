@@ -26,55 +26,55 @@ class Bump:
 class Model:
     """Prior beliefs. Chances and rates are those of one step."""
 
-    weekday_deviation: float = 0.25
+    weekday_deviation: float = 0.3
     """How far weekdays (and hours) lie apart before any was seen. It is what shrinks them."""
-    month_deviation: float = 0.2
+    month_deviation: float = 0.22
     """The same for the first of the month; half of it for the second and the third."""
     cell_deviation: float = 0.1
     """How far an hour of a weekday lies from what that weekday and that hour come to."""
-    level_walk: float = 0.01
+    level_walk: float = 0.005
     """How far the level moves in a step."""
-    level_walk_of_noise: float = 0.02
+    level_walk_of_noise: float = 0.01
     """And how far in shares of the noise."""
-    effect_walk: float = 0.004
+    effect_walk: float = 0.002
     """How far an effect moves from one of its steps to the next: it forgets within about a year."""
     noise: float = 0.1
     noise_steps: float = 8.0
     """As many steps seen would weigh as much as the belief in `noise`."""
-    noise_memory: float = 160.0
+    noise_memory: float = 260.0
     noise_least: float = 0.012
-    clip: float = 2.25
+    clip: float = 3.5
     """A residual counts towards the noise up to so many deviations."""
-    distrust: float = 0.1
+    distrust: float = 0.3
     """How much a residual that is no ordinary one counts towards the noise all the same."""
-    freedom: float = 30.0
+    freedom: float = 60.0
     """Degrees of freedom of ordinary noise, once enough of it was seen."""
 
-    spike_chance: float = 0.02
-    fall_chance: float = 0.003
-    stay: float = 0.35
+    spike_chance: float = 0.022
+    fall_chance: float = 0.002
+    stay: float = 0.36
     """The chance that a spike or a fall goes on for another step."""
-    shift_chance: float = 0.007
-    shift_deviation: float = 0.4
-    ramp_chance: float = 0.0035
-    ramp_stay: float = 0.92
-    ramp_slope: float = 0.06
-    ramp_slope_deviation: float = 0.03
-    return_chance: float = 0.03
+    shift_chance: float = 0.0053
+    shift_deviation: float = 0.5
+    ramp_chance: float = 0.0028
+    ramp_stay: float = 0.922
+    ramp_slope: float = 0.04
+    ramp_slope_deviation: float = 0.036
+    return_chance: float = 0.005
     return_steps: int = 60
     recur_chance: float = 0.05
     """The chance that what stood out a week or a month ago is a habit."""
-    fall_weight: float = 0.07
+    fall_weight: float = 0.2
     """How much a fall counts in the score, beside a rise: it costs nobody money."""
     unrest_memory: float = 45.0
-    unrest_allowed: float = 0.08
+    unrest_allowed: float = 0.05
     """A series that stands out more often than this is taken to be like that."""
 
     run_steps: int = 12
     """The longest run that is told from others by its length."""
     agreeing_steps: int = 3
     """So many residuals that agree are a new level."""
-    shift_belief: float = 0.56
+    shift_belief: float = 0.69
     """How sure of it one must be."""
 
     rises: tuple[Bump, ...] = (
@@ -84,7 +84,12 @@ class Model:
         Bump(2.0, 2.0, 0.05),
     )
     """How large rises are; few are below 10 %, for those are nobody's alarm."""
-    falls: tuple[Bump, ...] = (Bump(-0.3, 0.15, 0.5), Bump(-1.0, 0.8, 0.5))
+    falls: tuple[Bump, ...] = (Bump(-0.3, 0.15, 0.5), Bump(-1.0, 0.8, 0.45), Bump(-3.0, 2.5, 0.05))
+
+    @property
+    def shifts(self) -> tuple[Bump, ...]:
+        """How far new levels are from the old; some far away."""
+        return (Bump(0.0, self.shift_deviation, 0.95), Bump(0.0, 3.0, 0.05))
 
 
 DAILY = Model()

@@ -83,7 +83,8 @@ class Scores:
     @property
     def score(self) -> Numbers:
         """The decimal logarithm of 1 + the odds: 0 for nothing, 0.3 for even odds, 2 for 100:1."""
-        return np.logaddexp(0.0, self.evidence) / math.log(10)
+        with np.errstate(invalid="ignore"):
+            return np.logaddexp(0.0, self.evidence) / math.log(10)
 
 
 def score(
@@ -219,14 +220,18 @@ class _Block:
         as_usual = (1 - odd) * _student(residual, variance, freedom) + 1e-290
         if odd.any():
             as_usual += odd * _normal(residual, variance + self._square)
-        rise = _mixture(residual, variance, model.rises) + 1e-280
-        fall = _mixture(residual, variance, model.falls) + 1e-285
+        # What is below is no rise, however wide the widest of them is spread.
+        below = np.exp(-0.5 * residual * residual / variance)
+        rise = _mixture(residual, variance, model.rises) * np.where(residual > 0, 1.0, below)
+        fall = _mixture(residual, variance, model.falls) * np.where(residual < 0, 1.0, below)
+        rise += 1e-280
+        fall += 1e-285
 
         # A new level: the next residual is like those of the run so far.
-        precision = model.shift_deviation**-2 + lengths / variance
+        precision = self._shift_precision(self._run_sum[:-1] / lengths) + lengths / variance
         mean = self._run_sum[:-1] / variance / precision
         held = _normal(residual - mean, variance + 1 / precision)
-        begins = _normal(residual, variance + model.shift_deviation**2)
+        begins = _mixture(residual, variance, model.shifts)
 
         # A ramp: the next residual is larger than the last, by the slope of the run so far.
         slope_precision = model.ramp_slope_deviation**-2 + self._squares / variance
@@ -318,6 +323,10 @@ class _Block:
         self._remember(residual, known, slot, day, why, habits_week, habits_month, chance)
         return hit, rest, why
 
+    def _shift_precision(self, mean: Numbers) -> Numbers:
+        """How little is known of a new level beforehand: less, the further away it is."""
+        return np.asarray(1 / (self._model.shift_deviation**2 + mean * mean))
+
     def _recurs(
         self, stood_out: Numbers, residual: Numbers, variance: Numbers, was_usual: Flags
     ) -> tuple[Numbers, Numbers]:
@@ -377,6 +386,7 @@ class _Block:
         self._forget_runs(normal)
         self._baseline.open_level(known & (said == Told.PLANNED), 0.5)
         odd = known & (said == Told.YES)
+        self._forget_runs(odd)
         self._usual = np.where(odd, 0.0, self._usual)
         self._trust = np.where(normal, 1.0, np.where(odd, 0.0, self._trust))
         self._spike = np.where(odd, 1.0, self._spike)
@@ -393,8 +403,8 @@ class _Block:
         moved: Flags = known & (agreeing.sum(0) > model.shift_belief)
         if moved.any():
             longest = np.argmax(agreeing, 0) + model.agreeing_steps - 1
-            precision = model.shift_deviation**-2 + (longest + 1) / variance
             run_sum = np.take_along_axis(self._run_sum, longest[None], 0)[0]
+            precision = self._shift_precision(run_sum / (longest + 1)) + (longest + 1) / variance
             offset = run_sum / variance / precision
             baseline.move_level(offset, 1 / precision, moved)
             self._stood_out_week[:, moved] = np.nan
