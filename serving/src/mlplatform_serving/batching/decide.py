@@ -245,7 +245,7 @@ def decide(
         first = min(lane.requests[0].deadline for lane in lanes)
         if now < until and first - until >= latency.seconds(rule.cap, leading.key):
             return Wait(until)
-        because = Because.WINDOW
+        because = because or Because.WINDOW
     refused, limit = _cut(leading, now, latency, rule)
     if refused:
         return Shed(tuple(leading.requests[:refused]), Refusal.YIELDED)
