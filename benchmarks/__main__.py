@@ -27,6 +27,7 @@ from benchmarks import (
     resume,
     serving_memory,
     serving_protocol,
+    serving_throughput,
     single,
     small,
 )
@@ -49,6 +50,9 @@ def main() -> int:
         "serving_memory": serving_memory.measure,
         "serving_protocol": lambda: serving_protocol.measure(
             asked.pairs or serving_protocol.ROUNDS
+        ),
+        "serving_throughput": lambda: serving_throughput.measure(
+            asked.pairs or serving_throughput.ROUNDS
         ),
         "single": lambda: single.measure(asked.pairs or single.PAIRS),
         "small": lambda: small.measure(asked.pairs or small.PAIRS),
