@@ -1,4 +1,4 @@
-"""The stage of pages that move traffic: real servers in three regions behind a real Caddy, three
+"""The stage of pages that move traffic: servers in three regions behind a real Caddy, three
 vantages that look twice a second, and a prop in the path:
 
     region lose NAME      kill -9 its servers
@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,8 +20,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mlplatform.cli.demo.stage import argv_of, wait_for
-from mlplatform.cli.demo.world import Ports, caddy_config, server_line
+from mlplatform.cli.demo.world import Ports, caddy_config
+from mlplatform.core.manifest import Manifest
 from mlplatform.core.placement import ModelVersion
+from tests.responder import RESPONDER
 
 WEIGHTS = {"us-east-1": 50, "eu-west-1": 50, "ap-southeast-1": 0}
 VANTAGES = ("frankfurt", "ashburn", "singapore")
@@ -54,7 +57,7 @@ def served(folder: Path, environment: Mapping[str, str]) -> Iterator[dict[str, s
     for line in ("publish resnet50 --model resnet50 --version v1.2.0", "replicate resnet50"):
         _run(f"mlplatform {line}", folder, inside, check=True)
     for region, port in ports.regions.items():
-        line = shlex.join(argv_of(server_line(RESNET50, region, port, folder / region)))
+        line = _responder(region, port, folder / region)
         (folder / f"{region}.server").write_text(f"echo $$ > {region}.pid\nexec {line}\n")
     (folder / "bin").mkdir()
     (folder / "bin" / "region").write_text(_REGION.format(folder=shlex.quote(str(folder))))
@@ -102,6 +105,15 @@ def _is_ready(folder: Path, environment: Mapping[str, str]) -> bool:
     ran = _run("mlplatform failover ready --output json 2> /dev/null", folder, environment)
     time.sleep(0.2)
     return ran.returncode == 0 and all(each["ready"] for each in json.loads(ran.stdout)["ready"])
+
+
+def _responder(region: str, port: int, store: Path) -> str:
+    """A server in the region: its model is made up, which no runtime would load."""
+    body = (store / RESNET50.manifest_key).read_bytes()
+    digest = Manifest.parse(body, where=region, subject=RESNET50).digest
+    model = f"{RESNET50.model}={RESNET50.version}={digest}"
+    what = ["--region", region, "--store", str(store), "--model", model]
+    return shlex.join([sys.executable, RESPONDER, "--port", str(port), *what])
 
 
 def _write_topology(folder: Path, ports: Ports) -> None:
