@@ -341,7 +341,7 @@ def test_the_worlds_are_worth_it() -> None:
     """Every mode does something in enough of them."""
     did: dict[Mode, int] = dict.fromkeys(Mode, 0)
 
-    @settings(max_examples=400, database=None, derandomize=True)
+    @settings(max_examples=1000, database=None, derandomize=True)
     @given(asked())
     def look(asked: Asked) -> None:
         did[asked.request.mode] += bool(shifts(asked.plan))
