@@ -144,7 +144,7 @@ class JSONService:
             body = response.read(ANSWER_BYTES_MAX + 1)
             if len(body) > ANSWER_BYTES_MAX:
                 raise ValueError(f"an answer of more than {ANSWER_BYTES_MAX // 2**20} MiB")
-            # A read with a limit does not mind; and a refusal is one, whatever is left of its words.
+            # A read with a limit does not mind. A refusal is one, whatever is left of its words.
             if response.length and response.status < 400:
                 raise http.client.IncompleteRead(body, response.length)
             headers = {name.lower(): value for name, value in response.headers.items()}
