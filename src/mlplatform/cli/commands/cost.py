@@ -71,9 +71,9 @@ def detect(
     if session.output is Output.JSON:
         session.show("steps", rows_of(series, judged), columns=[])
     else:
-        lines = lines_of(series, judged)
+        lines = lines_of(series, judged, session.console.redact)
         while some := list(islice(lines, _LINES_AT_ONCE)):
-            session.console.data(session.console.redact("".join(some)))
+            session.console.data("".join(some))
 
 
 @command

@@ -32,6 +32,9 @@ _UNITS_OF_LEVEL = 100.0
 _UNITS_LEAST, _UNITS_MOST = 20.0, 500.0
 _NOTHING = 0.2
 """A level of fewer units is none: its size says nothing."""
+_LEAST = 1e-9
+"""Less than this is no money in any currency."""
+_UNITS_EVER = 1e100
 _LEVEL_DEVIATION = 0.1
 """Of the level, beside the noise, once the first cost was seen."""
 
@@ -74,10 +77,11 @@ class Baseline:
 
     def scaled(self, cost: Numbers, known: Flags) -> Numbers:
         """The logarithm of a cost, in the series' own unit."""
-        fresh = known & (self.unit == 0) & (cost != 0)
+        fresh = known & (self.unit == 0) & (np.abs(cost) > _LEAST)
         if fresh.any():
             self.unit = np.where(fresh, np.abs(cost) / _UNITS_OF_LEVEL, self.unit)
-        return np.where(known & (self.unit > 0), np.arcsinh(cost / (2 * self._divisor)), 0.0)
+        units = np.clip(cost / (2 * self._divisor), -_UNITS_EVER, _UNITS_EVER)
+        return np.where(known & (self.unit > 0), np.arcsinh(units), 0.0)
 
     def cost_of(self, scaled: Numbers) -> Numbers:
         """The cost that a logarithm is of."""
@@ -189,7 +193,7 @@ class Baseline:
         level = self.cost_of(self.mean[LEVEL])
         size = np.abs(level) / self._divisor
         low = (size < _UNITS_LEAST) & (size > _NOTHING)
-        change = allowed & (self.unit > 0) & (low | (size > _UNITS_MOST))
+        change = allowed & (np.abs(level) > _LEAST) & (low | (size > _UNITS_MOST))
         if not change.any():
             return targets
         target = self.cost_of(self.mean[LEVEL] + targets)

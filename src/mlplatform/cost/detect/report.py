@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -36,9 +36,11 @@ def judge_file(file: SeriesFile, rules: Rules, rule: Rule = Rule.MODEL) -> list[
     return judged
 
 
-def lines_of(file: SeriesFile, judged: list[Judged]) -> Iterator[str]:
-    """The rows as JSON, a line each."""
-    names = {name: json.dumps(name, ensure_ascii=False) for name in set(file.series)}
+def lines_of(
+    file: SeriesFile, judged: list[Judged], clean: Callable[[str], str] = str
+) -> Iterator[str]:
+    """The rows as JSON, a line each. `clean` is what names of series pass through."""
+    names = {name: json.dumps(clean(name), ensure_ascii=False) for name in set(file.series)}
     stamps = {stamp: json.dumps(stamp) for stamp in set(file.timestamps)}
     for name, stamp, (expected, found, alarm, reason) in zip(
         file.series, file.timestamps, judged, strict=True

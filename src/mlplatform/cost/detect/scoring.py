@@ -282,8 +282,10 @@ class _Block:
         total = sum(weights.values(), week_habit + month_habit) + shift.sum(0) + ramp.sum(0)
         scale = np.where(known, 1 / total, 0.0)
 
+        everywhere = bool(known.all())
+
         def kept(new: Numbers, old: Numbers) -> Numbers:
-            return np.where(known, new * scale, old)
+            return new * scale if everywhere else np.where(known, new * scale, old)
 
         chance = {name: weight * scale for name, weight in weights.items()}
         habits_week, habits_month = week_habit * scale, month_habit * scale
@@ -295,12 +297,10 @@ class _Block:
             known, chance[Why.USUAL] + chance[Why.RETURN] + habits_week + habits_month, usual
         )
         self._trust = chance[Why.USUAL]
-        self._run_sum[1:] = np.where(known, self._run_sum[:-1] + residual, self._run_sum[1:])
-        self._run_sum[0] = np.where(known, residual, self._run_sum[0])
-        self._ramp_sum[1:] = np.where(
-            known, self._ramp_sum[:-1] + longer * residual, self._ramp_sum[1:]
-        )
-        self._ramp_sum[0] = np.where(known, residual, self._ramp_sum[0])
+        run_sum = np.concatenate([residual[None], self._run_sum[:-1] + residual])
+        ramp_sum = np.concatenate([residual[None], self._ramp_sum[:-1] + longer * residual])
+        self._run_sum = run_sum if everywhere else np.where(known, run_sum, self._run_sum)
+        self._ramp_sum = ramp_sum if everywhere else np.where(known, ramp_sum, self._ramp_sum)
 
         up = residual > 0
         weight = np.where(up, 1.0, model.fall_weight)
@@ -424,8 +424,13 @@ class _Block:
 
 
 def _normal(residual: Numbers, variance: Numbers) -> Numbers:
-    density: Numbers = np.exp(-0.5 * residual * residual / variance)
-    density /= np.sqrt(2 * math.pi * variance)
+    precision = 1 / variance
+    density: Numbers = residual * residual
+    density *= precision
+    density *= -0.5
+    np.exp(density, out=density)
+    precision *= 0.5 / math.pi
+    density *= np.sqrt(precision, out=precision)
     return density
 
 

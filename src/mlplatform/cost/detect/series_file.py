@@ -11,7 +11,7 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ _CELLS_MOST = 2_000_000
 """Of one table: what is worked on at a time."""
 _HOLE_YEARS = 10
 _HOUR_SECONDS = 3600
+_DAY_SECONDS = 86_400
+_NAIVE = 10**9
 _EVER = -(2**62)
 
 
@@ -54,7 +56,10 @@ class SeriesFile:
 class _Rows:
     """The rows of one series."""
 
-    walls: list[datetime]
+    walls: list[int]
+    """Seconds since 1970 on the clock on the wall."""
+    ahead: list[int]
+    """Seconds by which that clock is ahead of UTC, or `_NAIVE`."""
     values: list[float]
     lines: list[int]
 
@@ -77,15 +82,16 @@ def read_series(path: Path) -> SeriesFile:
     stamps: list[str] = []
     by_name: dict[str, _Rows] = {}
     numbers: list[int] = []
-    times: dict[str, datetime] = {}
+    times: dict[str, tuple[int, int]] = {}
     for number, (name, stamp, value) in _rows(path):
-        wall = times.get(stamp)
-        if wall is None:
-            wall = times[stamp] = _time(stamp, path, number)
+        time = times.get(stamp)
+        if time is None:
+            time = times[stamp] = _time(stamp, path, number)
         rows = by_name.get(name)
         if rows is None:
-            rows = by_name[name] = _Rows([], [], [])
-        rows.walls.append(wall)
+            rows = by_name[name] = _Rows([], [], [], [])
+        rows.walls.append(time[0])
+        rows.ahead.append(time[1])
         rows.values.append(_number(value, path, number))
         rows.lines.append(len(names))
         names.append(name)
@@ -162,9 +168,10 @@ def _number(text: str, path: Path, number: int) -> float:
     return value
 
 
-def _time(text: str, path: Path, number: int) -> datetime:
+def _time(text: str, path: Path, number: int) -> tuple[int, int]:
+    """Seconds since 1970 on the clock on the wall, and by how many it is ahead of UTC."""
     try:
-        return datetime.fromisoformat(text)
+        told = datetime.fromisoformat(text)
     except ValueError:
         raise _wrong(
             path,
@@ -173,6 +180,10 @@ def _time(text: str, path: Path, number: int) -> datetime:
             f"{text[:40]!r} is no date of ISO 8601",
             hint="write 2026-11-21, 2026-11-21T14:00 or 2026-11-21T14:00+01:00",
         ) from None
+    ahead = told.utcoffset()
+    wall = told.replace(tzinfo=None, microsecond=0) - datetime(1970, 1, 1)  # noqa: DTZ001 - a wall's
+    seconds = _NAIVE if ahead is None else ahead.days * _DAY_SECONDS + ahead.seconds
+    return wall.days * _DAY_SECONDS + wall.seconds, seconds
 
 
 def _place(name: str, rows: _Rows, path: Path, numbers: Sequence[int]) -> _Placed:
@@ -181,37 +192,29 @@ def _place(name: str, rows: _Rows, path: Path, numbers: Sequence[int]) -> _Place
     def wrong(place: int, what: str, hint: str | None = None) -> UsageError:
         return _wrong(path, numbers[rows.lines[place]], "timestamp", f"{name}: {what}", hint=hint)
 
-    first = rows.walls[0]
-    times_of_day = {(wall.hour, wall.minute, wall.second) for wall in rows.walls}
-    is_hourly = len(times_of_day) > 1
-    for place, wall in enumerate(rows.walls):
-        if (wall.tzinfo is None) != (first.tzinfo is None):
-            raise wrong(place, "an offset from UTC is stated in some rows and not in others")
-        uneven = (wall.minute, wall.second, wall.microsecond) != (
-            first.minute,
-            first.second,
-            first.microsecond,
+    walls, ahead = np.array(rows.walls, np.int64), np.array(rows.ahead, np.int64)
+    naive = ahead == _NAIVE
+    if len(mixed := np.flatnonzero(naive != naive[0])):
+        raise wrong(int(mixed[0]), "an offset from UTC is stated in some rows and not in others")
+    within = walls % _HOUR_SECONDS
+    if len(uneven := np.flatnonzero(within != within[0])):
+        raise wrong(
+            int(uneven[0]), "neither daily nor hourly", "add costs up by day or by hour first"
         )
-        if uneven:
-            raise wrong(place, "neither daily nor hourly", "add costs up by day or by hour first")
-    walls = np.array([wall.replace(tzinfo=None) for wall in rows.walls], "datetime64[s]")
-    unit = "datetime64[h]" if is_hourly else "datetime64[D]"
-    steps = walls.astype(unit).astype(np.int64)
+    is_hourly = bool((walls % _DAY_SECONDS != walls[0] % _DAY_SECONDS).any())
+    steps = walls // (_HOUR_SECONDS if is_hourly else _DAY_SECONDS)
     offsets: tuple[tuple[int, int], ...] = ()
-    if is_hourly and first.tzinfo is not None:
-        ahead = [wall.utcoffset() or timedelta() for wall in rows.walls]
-        seconds = np.array([each.total_seconds() for each in ahead], np.int64)
-        hours = seconds // _HOUR_SECONDS
+    if is_hourly and not naive[0]:
+        hours = ahead // _HOUR_SECONDS
         steps = steps - hours
         offsets = _changes(steps, hours)
     order = np.argsort(steps, kind="stable")
-    sorted_steps = steps[order]
-    gaps = np.diff(sorted_steps)
+    gaps = np.diff(steps[order])
     if len(again := np.flatnonzero(gaps == 0)):
         place, before = int(order[again[0] + 1]), int(order[again[0]])
         what = f"there is a row for that {'hour' if is_hourly else 'day'} in line "
         hint = "keep one of the two, or add them up"
-        if is_hourly and first.tzinfo is None:
+        if is_hourly and naive[0]:
             hint += "; where clocks were put back, state the offset: 2026-10-25T02:00+02:00"
         raise wrong(place, what + str(numbers[rows.lines[before]]), hint)
     hole = _HOLE_YEARS * 366 * (24 if is_hourly else 1)
