@@ -46,7 +46,6 @@ from mlplatform.cli import errors, options
 from mlplatform.cli.console import Console, repair_streams
 from mlplatform.cli.errors import Fault
 from mlplatform.cli.options import LogFormat
-from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
 from mlplatform.core.errors import MlplatformError, UsageError
 
@@ -90,7 +89,7 @@ def _run_one(call: Callable[[Session], int | None], common: dict[str, Any]) -> i
         try:
             return call(session) or 0
         except (Exception, KeyboardInterrupt) as error:
-            as_json = session.output is not Output.TABLE
+            as_json = session.output.is_json
             return errors.report(error, console, as_json=as_json, debug=common["debug"])
 
 

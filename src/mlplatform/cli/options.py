@@ -74,7 +74,7 @@ COMMON = (
                 "--output",
                 "-o",
                 metavar="FORMAT",
-                help="How results are printed: table, json or ndjson.",
+                help="How results are printed: table, json, ndjson or csv.",
             ),
         ],
         default=Output.TABLE,

@@ -1,4 +1,4 @@
-"""Results on stdout: a table for people, JSON and ndjson for programs.
+"""Results on stdout: a table for people, JSON, ndjson and CSV for programs.
 
     session.show("placements", rows, columns=[Column("region"), Column("size_bytes", "SIZE", size)])
 
@@ -8,6 +8,8 @@ On a screen it is as wide as the screen, its widest cells wrapped; elsewhere not
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,12 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     NDJSON = "ndjson"
+    CSV = "csv"
+
+    @property
+    def is_json(self) -> bool:
+        """Whether programs read it as JSON; then errors are JSON too."""
+        return self in {Output.JSON, Output.NDJSON}
 
 
 def plain(value: Any) -> str:
@@ -84,6 +92,8 @@ def show(
             lines.append({"schema_version": SCHEMA_VERSION, "summary": dict(extra)})
         for line in lines:
             console.data(json.dumps(_safe(line, console), ensure_ascii=False) + "\n")
+    elif output is Output.CSV:
+        console.data(_csv_text([_safe(row, console) for row in rows]))
     elif rows:
         columns = [
             each
@@ -93,6 +103,23 @@ def show(
         cells = [_heading(columns, console), *_cells(columns, rows, console)]
         laid_out = _laid_out(columns, cells, console.width)
         console.data("".join(f"{line}\n" for row in laid_out for line in row))
+
+
+def _csv_text(rows: Sequence[Row]) -> str:
+    """The rows with a heading: all fields of any row; what is no single value is JSON."""
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    if not fields:
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(fields)
+    for row in rows:
+        cells = [row.get(name) for name in fields]
+        writer.writerow(
+            json.dumps(cell, ensure_ascii=False) if isinstance(cell, dict | list) else cell
+            for cell in cells
+        )
+    return text.getvalue()
 
 
 def show_groups(
