@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from mlplatform.core.cost import Cost
 from mlplatform.core.errors import TopologyError, UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.section import (
@@ -117,17 +118,6 @@ class Prometheus(Section):
 
     url: WebURL
     region_label: str = "region"
-
-
-class Cost(Section):
-    """Owned by cost. Relative paths start at the topology's folder."""
-
-    exports: Annotated[tuple[Store, ...], OneOrMore] = ()
-    ledger: Store | None = None
-    prices: str | None = None
-    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
-    rates: str | None = None
-    tags: Mapping[str, Annotated[tuple[str, ...], OneOrMore]] = Field(default_factory=dict)
 
 
 class Topology(Section):
