@@ -1,0 +1,159 @@
+"""`python -m mlplatform.cost.cost_analyzer`: the line that runbooks type, and how cost is put
+together from a topology."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from mlplatform import wiring
+from mlplatform.control.retry import Retry, RetryingStore
+from mlplatform.core.errors import UsageError
+from mlplatform.core.store_url import StoreURL
+from mlplatform.core.topology import Topology
+from mlplatform.cost.engine import MEMORY_MIB, connect
+from mlplatform.cost.importing import Importer, Source
+from mlplatform.cost.ledger import Ledger
+from mlplatform.cost.rates import Rates, read_rates
+from mlplatform.cost.readers.files import is_bill
+from mlplatform.cost.spending import Spender
+from mlplatform.ports.clock import SystemClock
+from mlplatform.ports.store import ObjectStore
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """Cost over a topology's exports and ledger."""
+
+    topology: Topology
+    ledger: Ledger
+    connection: DuckDBPyConnection
+    scratch: Path
+    ledger_folder: Path | None
+
+    def importer(
+        self,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Importer:
+        """Whoever brings deliveries into the ledger."""
+        return Importer(
+            self.connection,
+            self.ledger,
+            self.topology.cost.tags,
+            self.scratch,
+            resources=self.topology.cost.resources,
+            say=say,
+            stop=stop,
+        )
+
+    def spender(self) -> Spender:
+        """Whoever reads reports out of it."""
+        section = self.topology.cost
+        return Spender(
+            self.connection,
+            self.at_hand,
+            {
+                name.lower(): region.name
+                for region in self.topology.regions.values()
+                for name in (region.name, *region.bills_as)
+            },
+            list(section.tags),
+            section.currency,
+            read_rates(beside(self.topology, section.rates)) if section.rates else Rates(),
+        )
+
+    def at_hand(self, key: str) -> Path:
+        """A partition of the ledger as a file."""
+        if self.ledger_folder is not None:
+            return self.ledger_folder / key
+        target = self.scratch / "ledger" / key
+        return target if target.exists() else self.ledger.fetch(key, target)
+
+    def sources(self, named: Sequence[str]) -> list[Source]:
+        """The exports that are named, else the topology's. `UsageError` if there are none."""
+        exports = [_place(text) for text in named] or list(self.topology.cost.exports)
+        if not exports:
+            raise UsageError(
+                f"{self.topology.path or 'topology'}: cost.exports: no export is configured",
+                hint='say where bills are delivered, `cost: {exports: ["s3://billing/focus/"]}`; '
+                "or name a file or folder",
+            )
+        return [_source(url) for url in exports]
+
+
+@contextmanager
+def open_office(topology: Topology, *, memory_mib: int = MEMORY_MIB) -> Iterator[Office]:
+    """Cost over a topology. Nothing is asked of its stores yet."""
+    url = topology.cost.ledger or below(topology.control[0], "cost")
+    folder = Path(url.path) if url.scheme == "file" else None
+    with ExitStack() as stack:
+        # Beside the ledger there is room for what memory has none for; /tmp may be memory itself.
+        parent = folder / "scratch" if folder is not None else None
+        if parent is not None:
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(
+                    f"cost.ledger {url}: {error.strerror}",
+                    hint="name a folder that can be written to",
+                ) from error
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cost-", dir=parent)))
+        connection = stack.enter_context(connect(scratch, memory_mib=memory_mib))
+        yield Office(topology, Ledger(_opened(url)), connection, scratch, folder)
+
+
+def beside(topology: Topology, name: str) -> Path:
+    """A file that the topology names: relative paths start at its folder."""
+    return (topology.path.parent if topology.path else Path.cwd()) / name
+
+
+def below(url: StoreURL, folder: str) -> StoreURL:
+    """A folder in a store, as a URL of its own."""
+    parts = urlsplit(url.text)
+    return StoreURL.parse(parts._replace(path=f"{parts.path.rstrip('/')}/{folder}").geturl())
+
+
+def _opened(url: StoreURL) -> ObjectStore:
+    retry = Retry(SystemClock(), SystemRandom(), attempts=_ATTEMPTS)
+    return RetryingStore(wiring.open_store(url), retry)
+
+
+def _place(text: str) -> StoreURL:
+    if "://" in text:
+        return StoreURL.parse(text)
+    path = Path(text).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"{text}: no such file or folder", hint="name a file, a folder or a URL")
+    return StoreURL.parse(path.as_uri())
+
+
+def _source(url: StoreURL) -> Source:
+    parts = urlsplit(url.text)
+    if is_bill(url.path) and not (url.scheme == "file" and Path(url.path).is_dir()):
+        folder = parts.path.rpartition("/")[0]
+        url, key = StoreURL.parse(parts._replace(path=folder).geturl()), Path(url.path).name
+    else:
+        key = ""
+    local = Path(url.path) if url.scheme == "file" else None
+    if local is not None and not local.is_dir():
+        raise UsageError(f"{url}: no such folder", hint="`cost.exports` in the topology names it")
+    return Source(str(url), _opened(url), local, key)
+
+
+if __name__ == "__main__":
+    from mlplatform.cli.commands.cost_analyzer import main
+
+    main()

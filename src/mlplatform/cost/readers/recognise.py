@@ -1,0 +1,36 @@
+"""Which shape a file has, by its columns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from mlplatform.core.errors import UsageError
+from mlplatform.cost.focus.columns import COLUMNS
+from mlplatform.cost.readers.azure import AzureExport
+from mlplatform.cost.readers.bigquery import BigQueryExport
+from mlplatform.cost.readers.cur2 import CostAndUsageReport
+from mlplatform.cost.readers.focus import Focus
+from mlplatform.cost.readers.shape import Columns, Reader
+
+READERS: Sequence[Reader] = (Focus(), CostAndUsageReport(), BigQueryExport(), AzureExport())
+"""A new shape is a module and a line here."""
+
+
+def recognise(file: str, columns: Columns) -> Reader:
+    """The reader of a file. `UsageError` says what its columns look like."""
+    for reader in READERS:
+        if reader.fits(columns):
+            return reader
+    names = [each.name for each in COLUMNS]
+    close = [
+        f"{name} (FOCUS has {near[0]})"
+        for name in columns.types
+        if (near := difflib.get_close_matches(name, names, n=1))
+    ]
+    seen = ", ".join(close[:3] or list(columns.types)[:6])
+    raise UsageError(
+        f"{file}: no bill of a shape that is known here; it has {seen}",
+        hint=f"known are {', '.join(reader.name for reader in READERS)}; "
+        "FOCUS needs BilledCost and ChargePeriodStart",
+    )

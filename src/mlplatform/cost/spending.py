@@ -1,0 +1,260 @@
+"""What was spent: the cube of the last days by some of its dimensions, and how it adds up to the
+bill.
+
+Every figure names the cost that it is, and the total is reconciled to BilledCost, since that is
+what people hold beside it: what differs is told by kind of charge, to the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlplatform.core.errors import UsageError
+from mlplatform.cost.cube import Measure, dimension, resums
+from mlplatform.cost.engine import name_of, text_of, told
+from mlplatform.cost.ledger import Delivery, Partition, partitions, standing
+from mlplatform.cost.rates import Rates
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+ZERO = Decimal(0)
+
+
+class Kind(StrEnum):
+    """What a charge is, for reconciling: each charge is one of these."""
+
+    USAGE = "usage"
+    COMMITMENTS = "commitments"
+    PURCHASES = "purchases"
+    TAX = "tax"
+    CREDITS = "credits"
+    ADJUSTMENTS = "adjustments"
+    CORRECTIONS = "corrections"
+
+
+KIND = f"""CASE
+ WHEN class = 'Correction' THEN '{Kind.CORRECTIONS}'
+ WHEN category = 'Tax' THEN '{Kind.TAX}'
+ WHEN category = 'Credit' THEN '{Kind.CREDITS}'
+ WHEN category = 'Adjustment' THEN '{Kind.ADJUSTMENTS}'
+ WHEN category = 'Purchase' AND commitment IS NOT NULL THEN '{Kind.COMMITMENTS}'
+ WHEN category = 'Purchase' THEN '{Kind.PURCHASES}'
+ WHEN commitment_status = 'Unused' THEN '{Kind.COMMITMENTS}'
+ ELSE '{Kind.USAGE}' END"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a report is to show."""
+
+    by: tuple[str, ...] = ("region",)
+    days: int = 7
+    measure: Measure = Measure.EFFECTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the report."""
+
+    keys: tuple[str | None, ...]
+    """By what was asked; None: the charges do not say it."""
+    cost: Decimal
+    charges: int
+    unknown: int
+    """How many of the charges do not state this cost, and are left out of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """A kind of charge in BilledCost and in the cost that is shown."""
+
+    kind: Kind
+    billed: Decimal
+    shown: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """A report."""
+
+    asked: Asked
+    since: date
+    until: date
+    currency: str
+    lines: tuple[Line, ...]
+    reconciled: tuple[Reconciled, ...]
+    converted: tuple[str, ...] = ()
+    """Currencies that were converted."""
+    behind: Mapping[str, date] | None = None
+    """Bills whose data ends earlier than the report does, and when."""
+    left_out: int = 0
+    """Lines of the bills of these days' periods that could not be read or counted."""
+
+    @property
+    def total(self) -> Decimal:
+        """Of the cost that is shown."""
+        return sum((line.cost for line in self.lines), ZERO)
+
+    @property
+    def billed(self) -> Decimal:
+        """What the bill says."""
+        return sum((each.billed for each in self.reconciled), ZERO)
+
+    @property
+    def unknown(self) -> int:
+        """How many charges do not state the cost that is shown."""
+        return sum(line.unknown for line in self.lines)
+
+
+def covered_until(deliveries: Sequence[Delivery]) -> dict[str, date]:
+    """By bill: the last day on which there is usage; of one without usage, the last of all. A fee
+    may lie on a day that is still to come."""
+    found: dict[str, date] = {}
+    for delivery in deliveries:
+        used = [day for day, told in delivery.days.items() if told.usage_charges]
+        last = max(used or delivery.days, default=None)
+        name = str(delivery.bill)
+        if last is not None:
+            found[name] = max(last, found.get(name, last))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Spender:
+    """Reads reports out of a ledger's deliveries."""
+
+    connection: DuckDBPyConnection
+    at_hand: Callable[[str], Path]
+    """A partition, by its key, as a file."""
+    regions: Mapping[str, str]
+    """What bills call a region, in small letters, and its name here."""
+    tags: Sequence[str]
+    currency: str
+    rates: Rates
+
+    def report(self, deliveries: Sequence[Delivery], asked: Asked) -> Spending | None:
+        """The last days of what the deliveries hold; None if they hold nothing.
+
+        `UsageError` for a dimension that there is not, and for currencies that no rate converts.
+        """
+        columns = [dimension(name, self.tags) for name in asked.by]
+        stands = standing(deliveries)
+        ends = covered_until(stands)
+        if not ends:
+            return None
+        until = max(ends.values())
+        since = until - timedelta(days=asked.days - 1)
+        chosen = list(partitions(stands, since, until))
+        relation = self._relation(chosen)
+        keys = ", ".join(name_of(each) for each in columns)
+        lines: dict[tuple[str | None, ...], Line] = {}
+        used: set[str] = set()
+        with told("the ledger"):
+            rows = self._rows(relation, keys)
+        for *found, currency, day, amounts in rows:
+            rate = self._rate(currency, day, used)
+            names = tuple(
+                self._named(column, value) for column, value in zip(columns, found, strict=True)
+            )
+            line = lines.get(names, Line(names, ZERO, 0, 0))
+            cost = (amounts[asked.measure] or ZERO) * rate
+            lines[names] = Line(
+                names,
+                line.cost + cost,
+                line.charges + amounts["charges"],
+                line.unknown + amounts["charges"] - amounts[f"{asked.measure}_rows"],
+            )
+        return Spending(
+            asked,
+            since,
+            until,
+            self.currency,
+            tuple(sorted(lines.values(), key=lambda line: (-line.cost, str(line.keys)))),
+            self._reconciled(relation, asked.measure),
+            converted=tuple(sorted(used)),
+            behind={name: end for name, end in sorted(ends.items()) if end < until},
+            left_out=_left_out(chosen),
+        )
+
+    def _relation(self, chosen: Sequence[Partition]) -> str:
+        """SQL for the rows of the partitions, each with only the measures that it speaks for."""
+        groups: dict[tuple[Measure, ...], list[str]] = {}
+        for each in chosen:
+            path = self.at_hand(each.delivery.days[each.day].key)
+            groups.setdefault(each.measures, []).append(text_of(str(path)))
+        parts = []
+        for measures, paths in groups.items():
+            silent = [each for each in Measure if each not in measures]
+            replaced = [f"0 AS {name_of(each)}" for each in silent]
+            # They are known: the other part of the bill holds them.
+            replaced += [f"charges AS {name_of(f'{each}_rows')}" for each in silent]
+            replace = f" REPLACE ({', '.join(replaced)})" if replaced else ""
+            parts.append(
+                f"SELECT *{replace} FROM read_parquet([{', '.join(paths)}], union_by_name = true)"
+            )
+        return f"({' UNION ALL BY NAME '.join(parts)})"
+
+    def _rows(self, relation: str, keys: str) -> list[tuple[Any, ...]]:
+        currencies = self.connection.execute(f"SELECT DISTINCT currency FROM {relation}").fetchall()
+        day = "day" if any(each != self.currency for (each,) in currencies) else "NULL"
+        cursor = self.connection.execute(
+            f"SELECT {keys}{', ' if keys else ''}currency AS its_currency, {day} AS its_day, "
+            f"{', '.join(resums())} FROM {relation} GROUP BY ALL"
+        )
+        names = [each[0] for each in cursor.description or ()]
+        start = names.index("its_currency")
+        return [
+            (*row[: start + 2], dict(zip(names[start + 2 :], row[start + 2 :], strict=True)))
+            for row in cursor.fetchall()
+        ]
+
+    def _reconciled(self, relation: str, measure: Measure) -> tuple[Reconciled, ...]:
+        rows = self._rows(relation, f"{KIND} AS kind")
+        found: dict[Kind, Reconciled] = {}
+        for kind, currency, day, amounts in rows:
+            rate = self._rate(currency, day, set())
+            name = Kind(kind)
+            before = found.get(name, Reconciled(name, ZERO, ZERO))
+            found[name] = Reconciled(
+                name,
+                before.billed + (amounts[Measure.BILLED] or ZERO) * rate,
+                before.shown + (amounts[measure] or ZERO) * rate,
+            )
+        return tuple(found[kind] for kind in Kind if kind in found)
+
+    def _rate(self, currency: str, day: date | None, used: set[str]) -> Decimal:
+        if currency == self.currency:
+            return Decimal(1)
+        rate = self.rates.rate(currency, self.currency, day) if day is not None else None
+        if rate is None:
+            raise UsageError(
+                f"the bill has charges in {currency} on {day}, and no rate says what that is in "
+                f"{self.currency}",
+                hint=f"`cost.rates` in the topology names a table; add {currency},{self.currency},"
+                f"RATE,{day}; or set `cost.currency: {currency}`",
+            )
+        used.add(currency)
+        return rate
+
+    def _named(self, column: str, value: Any) -> str | None:
+        if value is None:
+            return None
+        text = str(value)
+        return self.regions.get(text.lower(), text) if column == "region" else text
+
+
+def _left_out(chosen: Sequence[Partition]) -> int:
+    deliveries = {each.delivery.id: each.delivery for each in chosen}
+    return sum(
+        finding.rows
+        for delivery in deliveries.values()
+        for finding in delivery.findings
+        if finding.left_out
+    )
