@@ -10,6 +10,7 @@ against the public implementations that the papers name, with those implementati
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import chain, combinations
 
@@ -508,7 +509,9 @@ def robustspot(case: Case, *, confidence: float = 0.8) -> set[Element]:
         threshold = 0.5
         if len(positive) > 9:
             share = np.arange(1, len(positive) + 1) / len(positive)
-            fitted = np.polynomial.Polynomial.fit(positive, share, 7)(positive)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", np.exceptions.RankWarning)
+                fitted = np.polynomial.Polynomial.fit(positive, share, 7)(positive)
             knee = _knee(positive, fitted, sensitivity=6.0)
             threshold = 0.5 if knee is None else knee
         chosen = (influence > threshold) & (ability > 0)

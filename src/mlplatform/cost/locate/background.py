@@ -100,7 +100,7 @@ def learn(leaves: Leaves, kept: Mask, codes: tuple[Codes, ...]) -> Background:
         freedom = min(freedom, 10.0)
     deviations = noise / scale
     chance = _density(deviations**2, freedom) / scale
-    often = _often_seen(noise, weight, calm, codes)
+    often = _often_seen(change, noise, weight, calm, codes)
     chance = np.maximum(chance, np.where(np.abs(noise) > scale, often, 0.0))
     far = _BEYOND[freedom]
     beyond = min(np.count_nonzero(deviations > far), np.count_nonzero(deviations < -far))
@@ -192,7 +192,9 @@ def _fitted(noise: Floats, calm: Mask, shapes: list[Floats], least: float) -> tu
     return np.clip(scale, least, _MOST_SCALE), freedom
 
 
-def _often_seen(noise: Floats, weight: Floats, calm: Mask, codes: tuple[Codes, ...]) -> Floats:
+def _often_seen(
+    change: Floats, noise: Floats, weight: Floats, calm: Mask, codes: tuple[Codes, ...]
+) -> Floats:
     """Densities of changes that small whole numbers make often (from 1 to 2, from 1 to none), among
     leaves of about the same size: on the calm side; and leaves that come or go, on their own side,
     as far as they do so everywhere."""
@@ -208,7 +210,7 @@ def _often_seen(noise: Floats, weight: Floats, calm: Mask, codes: tuple[Codes, .
     density[_BINS_A_UNIT::width] *= 2
     # In a small cube large leaves and small ones would be one group.
     often = density[cell] if leaves >= _LEAVES_A_GROUP else np.zeros(leaves)
-    for side in (noise >= 0.98, noise <= -0.98):
+    for side in (change >= 0.98, change <= -0.98):
         if np.count_nonzero(side) < _SEEN_OFTEN:
             continue
         everywhere = min(_usual_share(each, side) for each in codes)

@@ -168,6 +168,20 @@ def test_a_rate_is_no_sum(text: str, seed: int) -> None:
     assert answer(rank(leaves)) == {text}
 
 
+def test_rates_that_nearly_vanish_in_half_of_the_leaves() -> None:
+    rng = np.random.default_rng(1)
+    sizes = (7, 4, 12)
+    codes = np.indices(sizes).reshape(3, -1).astype(np.int32)
+    values = tuple(tuple(map(str, range(size))) for size in sizes)
+    below = rng.integers(50, 2000, codes.shape[1]).astype(float)
+    change = 1 + rng.normal(0, 0.05, codes.shape[1])
+    change[(codes[1] == 2) | (codes[1] == 3)] *= 0.2
+    leaves = Leaves(
+        tuple("abc"), values, tuple(codes), below * 0.1 * change, below * 0.1, below, below
+    )
+    assert answer(rank(leaves)) == {"b=2", "b=3"}
+
+
 def test_the_share_of_a_ratio_is_what_would_be_gone() -> None:
     codes = np.arange(2, dtype=np.int32)
     leaves = Leaves(
