@@ -62,6 +62,8 @@ def test_a_load_that_hangs_is_given_up_and_holds_its_slot_until_it_ends(world: W
             while world.stage.held < held:
                 with pytest.raises(LoadFailed, match=r"timeout after 0\.2 seconds \(MODEL_LOAD"):
                     await repository.load(name)
+                # It comes to its gate late, or ends.
+                await until(lambda: world.stage.held >= held or slots._hung < held)
             slots.timeout_seconds = patient
 
         await hang("stuck", 1)
