@@ -18,7 +18,6 @@ from mlplatform.core.errors import UsageError
 from mlplatform.core.store_url import StoreURL
 from mlplatform.core.topology import Topology
 from mlplatform.cost.engine import MEMORY_MIB, connect
-from mlplatform.cost.importing import Importer, Source
 from mlplatform.cost.ledger import Ledger
 from mlplatform.cost.rates import Rates, read_rates
 from mlplatform.cost.readers.files import is_bill
@@ -28,6 +27,8 @@ from mlplatform.ports.store import ObjectStore
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+    from mlplatform.cost.importing import Importer, Source
 
 _ATTEMPTS = 5
 
@@ -49,6 +50,8 @@ class Office:
         stop: Callable[[], bool] = lambda: False,
     ) -> Importer:
         """Whoever brings deliveries into the ledger."""
+        from mlplatform.cost.importing import Importer  # a report needs none of it
+
         return Importer(
             self.connection,
             self.ledger,
@@ -141,6 +144,8 @@ def _place(text: str) -> StoreURL:
 
 
 def _source(url: StoreURL) -> Source:
+    from mlplatform.cost.importing import Source
+
     parts = urlsplit(url.text)
     if is_bill(url.path) and not (url.scheme == "file" and Path(url.path).is_dir()):
         folder = parts.path.rpartition("/")[0]

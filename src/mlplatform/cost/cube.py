@@ -63,14 +63,6 @@ def sums() -> list[str]:
     return [*found, "count(*) AS charges"]
 
 
-def resums() -> list[str]:
-    """SQL for the measures of groups of the cube's own rows."""
-    found = [f"sum({name_of(each)}) AS {name_of(each)}" for each in Measure]
-    counts = (*(f"{each}_rows" for each in Measure), "invoiced_rows", "charges")
-    found += [f"CAST(sum({name_of(each)}) AS BIGINT) AS {name_of(each)}" for each in counts]
-    return [*found, "sum(quantity) AS quantity"]
-
-
 def cube_of(
     relation: str,
     *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -125,10 +125,12 @@ class Importer:
     say: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False
     _staged: int = 0
+    _hashed_by: str = ""
 
     def run(self, sources: Iterable[Source]) -> Outcome:
         """Import them. What cannot be read is in the outcome; the rest goes on."""
         outcome = Outcome()
+        ((self._hashed_by,),) = self.connection.execute("SELECT version()").fetchall()
         current = {each.stream: each for each in self.ledger.current()}
         groups = [group for source in sources for group in _groups(source)]
         for group in sorted(groups, key=_age):
@@ -202,7 +204,7 @@ class Importer:
     def _read(self, file: _File, path: Path, digest: str, target: Path) -> _Staged:
         opened = open_file(self.connection, path, called=file.called)
         try:
-            columns = Columns(opened.types)
+            columns = Columns(opened.types, is_clean=opened.is_clean)
             reader = recognise(file.called, columns)
         except UsageError as error:
             if not str(error).startswith(file.called):
@@ -210,7 +212,7 @@ class Importer:
             raise
         with told(file.called):
             forms = local_forms(self.connection, opened.relation, columns, reader, file.called)
-            columns = Columns(opened.types, forms)
+            columns = replace(columns, date_forms=forms)
             told_part = reader.part(opened.relation, columns)
             part = WHOLE
             if told_part is not None:
@@ -392,7 +394,7 @@ class Importer:
         for day, *told_facts in self.connection.execute(
             "SELECT day, sum(charges)::BIGINT, "
             "coalesce(sum(charges) FILTER (WHERE category = 'Usage'), 0)::BIGINT, "
-            "sum(invoiced_rows)::BIGINT, bit_xor(md5_number(CAST(c AS VARCHAR)))::VARCHAR "
+            "sum(invoiced_rows)::BIGINT, bit_xor(hash(c))::VARCHAR "
             "FROM cube c GROUP BY day"
         ).fetchall():
             facts[day] = (told_facts[0], told_facts[1], told_facts[2], told_facts[3])
@@ -416,7 +418,7 @@ class Importer:
                     usage_charges=usage,
                     invoiced_charges=invoiced,
                     totals=totals,
-                    fingerprint=fingerprint,
+                    fingerprint=f"{self._hashed_by}:{fingerprint}",
                 ),
             )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.core.errors import UsageError
-from mlplatform.cost.cube import Measure, dimension, resums
+from mlplatform.cost.cube import Measure, dimension
 from mlplatform.cost.engine import name_of, text_of, told
 from mlplatform.cost.ledger import Delivery, Partition, partitions, standing
 from mlplatform.cost.rates import Rates
@@ -152,24 +152,24 @@ class Spender:
         until = max(ends.values())
         since = until - timedelta(days=asked.days - 1)
         chosen = list(partitions(stands, since, until))
-        relation = self._relation(chosen)
-        keys = ", ".join(name_of(each) for each in columns)
         lines: dict[tuple[str | None, ...], Line] = {}
+        kinds: dict[Kind, Reconciled] = {}
         used: set[str] = set()
         with told("the ledger"):
-            rows = self._rows(relation, keys)
-        for *found, currency, day, amounts in rows:
+            rows = self._rows(chosen, columns, asked.measure)
+        for *found, kind, currency, day, billed, shown, known, charges in rows:
             rate = self._rate(currency, day, used)
             names = tuple(
                 self._named(column, value) for column, value in zip(columns, found, strict=True)
             )
             line = lines.get(names, Line(names, ZERO, 0, 0))
-            cost = (amounts[asked.measure] or ZERO) * rate
+            cost = (shown or ZERO) * rate
             lines[names] = Line(
-                names,
-                line.cost + cost,
-                line.charges + amounts["charges"],
-                line.unknown + amounts["charges"] - amounts[f"{asked.measure}_rows"],
+                names, line.cost + cost, line.charges + charges, line.unknown + charges - known
+            )
+            before = kinds.get(Kind(kind), Reconciled(Kind(kind), ZERO, ZERO))
+            kinds[before.kind] = Reconciled(
+                before.kind, before.billed + (billed or ZERO) * rate, before.shown + cost
             )
         return Spending(
             asked,
@@ -177,11 +177,31 @@ class Spender:
             until,
             self.currency,
             tuple(sorted(lines.values(), key=lambda line: (-line.cost, str(line.keys)))),
-            self._reconciled(relation, asked.measure),
+            tuple(kinds[kind] for kind in Kind if kind in kinds),
             converted=tuple(sorted(used)),
             behind={name: end for name, end in sorted(ends.items()) if end < until},
             left_out=_left_out(chosen),
         )
+
+    def _rows(
+        self, chosen: Sequence[Partition], columns: Sequence[str], measure: Measure
+    ) -> list[tuple[Any, ...]]:
+        """Sums by column, kind and currency; by day where a currency is to be converted."""
+        if not chosen:
+            return []
+        currencies = {
+            currency for each in chosen for currency in each.delivery.days[each.day].totals
+        }
+        keys = [f"{name_of(column)} AS key_{place}" for place, column in enumerate(columns)]
+        day = "CAST(NULL AS DATE)" if currencies == {self.currency} else "day"
+        summed = (
+            f"sum({name_of(Measure.BILLED)}), sum({name_of(measure)}), "
+            f"CAST(sum({name_of(f'{measure}_rows')}) AS BIGINT), CAST(sum(charges) AS BIGINT)"
+        )
+        return self.connection.execute(
+            f"SELECT {', '.join(keys)}, {KIND} AS kind, currency, {day} AS its_day, {summed} "
+            f"FROM {self._relation(chosen)} GROUP BY ALL"
+        ).fetchall()
 
     def _relation(self, chosen: Sequence[Partition]) -> str:
         """SQL for the rows of the partitions, each with only the measures that it speaks for."""
@@ -200,34 +220,6 @@ class Spender:
                 f"SELECT *{replace} FROM read_parquet([{', '.join(paths)}], union_by_name = true)"
             )
         return f"({' UNION ALL BY NAME '.join(parts)})"
-
-    def _rows(self, relation: str, keys: str) -> list[tuple[Any, ...]]:
-        currencies = self.connection.execute(f"SELECT DISTINCT currency FROM {relation}").fetchall()
-        day = "day" if any(each != self.currency for (each,) in currencies) else "NULL"
-        cursor = self.connection.execute(
-            f"SELECT {keys}{', ' if keys else ''}currency AS its_currency, {day} AS its_day, "
-            f"{', '.join(resums())} FROM {relation} GROUP BY ALL"
-        )
-        names = [each[0] for each in cursor.description or ()]
-        start = names.index("its_currency")
-        return [
-            (*row[: start + 2], dict(zip(names[start + 2 :], row[start + 2 :], strict=True)))
-            for row in cursor.fetchall()
-        ]
-
-    def _reconciled(self, relation: str, measure: Measure) -> tuple[Reconciled, ...]:
-        rows = self._rows(relation, f"{KIND} AS kind")
-        found: dict[Kind, Reconciled] = {}
-        for kind, currency, day, amounts in rows:
-            rate = self._rate(currency, day, set())
-            name = Kind(kind)
-            before = found.get(name, Reconciled(name, ZERO, ZERO))
-            found[name] = Reconciled(
-                name,
-                before.billed + (amounts[Measure.BILLED] or ZERO) * rate,
-                before.shown + (amounts[measure] or ZERO) * rate,
-            )
-        return tuple(found[kind] for kind in Kind if kind in found)
 
     def _rate(self, currency: str, day: date | None, used: set[str]) -> Decimal:
         if currency == self.currency:

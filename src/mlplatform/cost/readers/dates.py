@@ -26,7 +26,8 @@ def local_forms(
         if column is None or columns.types[column] != "VARCHAR":
             continue
         name = name_of(column)
-        local = f"regexp_matches({name}, {_LOCAL})"
+        # The year comes first in ISO 8601, which nearly all have; the pattern is dear.
+        local = f"substr({name}, 5, 1) <> '-' AND regexp_matches({name}, {_LOCAL})"
         (found,) = connection.execute(
             "SELECT count(*), "
             f"max(TRY_CAST(regexp_extract({name}, {_LOCAL}, 1) AS INTEGER)), "

@@ -49,6 +49,8 @@ class OpenFile:
     relation: str
     types: Mapping[str, str]
     rejects_table: str | None = None
+    is_clean: bool = False
+    """Whether `NULL` as text is read as nothing."""
 
 
 def is_bill(name: str) -> bool:
@@ -89,7 +91,7 @@ def _open_csv(path: Path, called: str) -> OpenFile:
         f"store_rejects = true, rejects_table = {text_of(rejects)}, "
         f"rejects_scan = {text_of(rejects + '_scans')}, rejects_limit = 0)"
     )
-    return OpenFile(relation, dict.fromkeys(names, "VARCHAR"), rejects)
+    return OpenFile(relation, dict.fromkeys(names, "VARCHAR"), rejects, is_clean=True)
 
 
 def rejects_of(connection: DuckDBPyConnection, file: OpenFile) -> tuple[int, list[Reject]]:

@@ -66,6 +66,8 @@ class Columns:
     types: Mapping[str, str]
     date_forms: Mapping[str, str] = field(default_factory=dict)
     """By column: how its dates are written, where not as ISO 8601 says."""
+    is_clean: bool = False
+    """Whether `NULL` as text has become nothing already, as it does where a CSV is read."""
     _by_folded: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,9 @@ class Columns:
             return f"CAST(NULL AS {MONEY})"
         if self.types[column] == MONEY:
             return name_of(column)
-        return f"TRY_CAST({self._text(column)} AS {MONEY})"
+        # Only text goes by way of text: a detour of a number costs eight times the query.
+        told = self._text(column) if self.types[column] == "VARCHAR" else name_of(column)
+        return f"TRY_CAST({told} AS {MONEY})"
 
     def time(self, *names: str) -> str:
         """The first of these columns that there is, as a time in UTC."""
@@ -147,6 +151,8 @@ class Columns:
         name = name_of(column)
         if self.types[column] != "VARCHAR":
             return f"CAST({name} AS VARCHAR)"
+        if self.is_clean:
+            return name
         return f"nullif(nullif(nullif({name}, ''), 'NULL'), 'null')"
 
 
