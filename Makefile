@@ -79,7 +79,7 @@ lock: setup ## write the locks anew (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) requirements/main.in -o requirements/main.txt --no-emit-package mlplatform --no-emit-package mlplatform-serving
 	$(COMPILE) $(UPGRADE) requirements/models.in -o requirements/models.txt --no-deps
 	$(COMPILE) $(UPGRADE) requirements/torch.in -o requirements/torch.txt --no-emit-package mlplatform --no-emit-package mlplatform-serving
-	for name in uv atheris bench-bentoml bench-litserve bench-rclone caddy gcp-storage-emulator schemathesis tensorrt-rtx tritonclient; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
+	for name in uv atheris bench-bentoml bench-litserve bench-polars bench-rclone caddy gcp-storage-emulator schemathesis tensorrt-rtx tritonclient; do $(COMPILE) $(UPGRADE) requirements/$$name.in -o requirements/$$name.txt; done
 	@! grep -nE '://|^/|^\.' requirements/*.txt
 
 clean: ## remove what the targets above made here (the servers' cache stays)

@@ -598,7 +598,7 @@ SERVERS = (
             PythonLock(REQUIREMENTS / f"bench-{name}.txt"),
             "bin/python",
         )
-        for name in ("bentoml", "litserve")
+        for name in ("bentoml", "litserve", "polars")
     ),
     Server(
         "tritonclient",
