@@ -128,7 +128,7 @@ def alarms_of(
         reason[scores.why == why] = plain
     reason[significant & ~alarm & ~young & (above > 0)] = Reason.SMALL
 
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         nothing = np.abs(scores.expected) < 0.01 * np.abs(values)
         dip = scores.expected <= (1 - rules.relative) * scores.usual
         within = values <= scores.usual * np.exp(2 * scores.noise)

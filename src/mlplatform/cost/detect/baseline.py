@@ -35,6 +35,8 @@ _NOTHING = 0.2
 _LEAST = 1e-9
 """Less than this is no money in any currency."""
 _UNITS_EVER = 1e100
+_COST_EVER = 1e301
+"""What a filter that is told nonsense may expect at most: sums of it stay finite."""
 _LEVEL_DEVIATION = 0.1
 """Of the level, beside the noise, once the first cost was seen."""
 
@@ -85,7 +87,7 @@ class Baseline:
 
     def cost_of(self, scaled: Numbers) -> Numbers:
         """The cost that a logarithm is of."""
-        cost: Numbers = 2 * self.unit * np.sinh(scaled)
+        cost: Numbers = np.clip(2 * self.unit * np.sinh(scaled), -_COST_EVER, _COST_EVER)
         return cost
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -23,8 +23,18 @@ AMOUNTS = st.one_of(
 )
 
 
+def enormous(*first: float) -> np.ndarray:
+    """Series of a cost that no filter can follow, the first one with a beginning of its own."""
+    values = np.full((3, 45), 1e300)
+    values[0, : len(first)] = first
+    values[0, 19] = 0.0
+    return values
+
+
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float64, (3, 45), elements=AMOUNTS), st.integers(1, 44))
+@example(enormous(1.0), 1)
+@example(enormous(1.0, 0.0), 1)
 def test_a_step_sees_what_came_before_and_itself(values: np.ndarray, until: int) -> None:
     days = calendar_of(MONDAY + np.arange(45))
     fewer = calendar_of(MONDAY + np.arange(until))
