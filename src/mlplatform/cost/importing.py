@@ -27,6 +27,7 @@ from mlplatform.cost.ledger import (
     Day,
     Delivery,
     Ledger,
+    PeriodStatus,
     SourceFile,
     Stream,
     changed_days,
@@ -34,8 +35,8 @@ from mlplatform.cost.ledger import (
     copy_object,
 )
 from mlplatform.cost.readers.dates import local_forms
-from mlplatform.cost.readers.files import is_bill, open_file, rejects_of
-from mlplatform.cost.readers.recognise import recognise
+from mlplatform.cost.readers.files import OpenFile, is_bill, open_file, rejects_of
+from mlplatform.cost.readers.recognise import recognise, supporting
 from mlplatform.cost.readers.shape import UNUSABLE, WHOLE, Columns, TagNames
 from mlplatform.ports.store import ObjectStore, Stat
 
@@ -86,6 +87,8 @@ class Outcome:
     """Periods that were delivered more than once, and how often."""
     errors: list[tuple[str, MlplatformError]] = field(default_factory=list)
     """Files that could not be read; the rest of their folder was left alone with them."""
+    supporting: list[tuple[str, str]] = field(default_factory=list)
+    """Files that are no charges but another of FOCUS's datasets, and which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +192,44 @@ class Importer:
             outcome.duplicates.append((file.called, first))
             return
         self.say(f"reading {file.called}")
+        opened = open_file(self.connection, path, called=file.called)
+        columns = _columns_of(opened, file.called)
+        other = supporting(columns)
+        if other is not None:
+            outcome.supporting.append((file.called, other))
+            self._keep_statuses(file, opened, columns)
+            return
         self._staged += 1
         target = self.scratch / "rows" / f"{self._staged}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield self._read(file, path, digest, target)
+        yield self._read(file, opened, columns, digest, target)
+
+    def _keep_statuses(self, file: _File, opened: OpenFile, columns: Columns) -> None:
+        """Keep what a file of billing periods says of them; of another dataset, nothing."""
+        if not columns.has("BillingPeriodStatus", "BillingPeriodStart"):
+            return
+        with told(file.called):
+            rows = self.connection.execute(
+                f"SELECT {columns.text('InvoiceIssuerName')}, "
+                f"strftime({columns.time('BillingPeriodStart')}, '%Y-%m'), "
+                f"{columns.text('BillingPeriodStatus')}, "
+                f"{columns.time('BillingPeriodLastUpdated')} "
+                f"FROM {opened.relation}"
+            ).fetchall()
+        known = self.ledger.statuses()
+        for issuer, period, status, updated in rows:
+            before = known.get((issuer or _UNKNOWN, period))
+            if period is None or status is None or (before and before.status == status):
+                continue
+            self.ledger.add_status(
+                PeriodStatus(
+                    issuer=issuer or _UNKNOWN,
+                    period=period,
+                    status=status,
+                    updated=updated and updated.replace(tzinfo=UTC),
+                    imported=self.now(),
+                )
+            )
 
     def _at_hand(self, file: _File) -> Path:
         if file.source.folder is not None:
@@ -201,15 +238,10 @@ class Importer:
         copy_object(file.source.store, file.stat.key, target)
         return target
 
-    def _read(self, file: _File, path: Path, digest: str, target: Path) -> _Staged:
-        opened = open_file(self.connection, path, called=file.called)
-        try:
-            columns = Columns(opened.types, is_clean=opened.is_clean)
-            reader = recognise(file.called, columns)
-        except UsageError as error:
-            if not str(error).startswith(file.called):
-                raise UsageError(f"{file.called}: {error}", hint=error.hint) from error
-            raise
+    def _read(
+        self, file: _File, opened: OpenFile, columns: Columns, digest: str, target: Path
+    ) -> _Staged:
+        reader = recognise(file.called, columns)
         with told(file.called):
             forms = local_forms(self.connection, opened.relation, columns, reader, file.called)
             columns = replace(columns, date_forms=forms)
@@ -232,7 +264,7 @@ class Importer:
             findings.append(
                 Finding(
                     rule="line-broken",
-                    said=f"cannot be read as {path.suffix.lstrip('.') or 'CSV'}: {lines}",
+                    said=f"cannot be read as CSV: {lines}",
                     rows=rejected,
                     first_rows=tuple(each.line for each in rejects),
                     left_out=True,
@@ -253,7 +285,7 @@ class Importer:
             digest=digest,
             shape=reader.name,
             rows=rows,
-            rejected=rejected + sum(each.rows for each in findings if each.left_out) - rejected,
+            rejected=sum(each.rows for each in findings if each.left_out),
             modified=file.stat.modified,
         )
         named = tuple(
@@ -428,6 +460,13 @@ _ACCOUNT = f"coalesce(nullif(regexp_extract(BillingAccountId, '[^/]+$'), ''), '{
 """Some exports of one bill have the account's whole path where others have its number."""
 _PERIOD = "strftime(coalesce(BillingPeriodStart, ChargePeriodStart), '%Y-%m')"
 _USABLE = " AND ".join(f"{column} IS NOT NULL" for _, column, _ in UNUSABLE)
+
+
+def _columns_of(opened: OpenFile, called: str) -> Columns:
+    try:
+        return Columns(opened.types, is_clean=opened.is_clean)
+    except UsageError as error:
+        raise UsageError(f"{called}: {error}", hint=error.hint) from error
 
 
 def _is_new(streams: frozenset[Stream] | None, stale: set[Stream]) -> bool:

@@ -2,6 +2,7 @@
 
     deliveries/<bill>/<period>/<part>/<number>.json     what was delivered, written last
     partitions/<bill>/<period>/<part>/<id>/<day>.parquet   the cube of each day
+    periods/<issuer>/<period>/<id>.json                 what an issuer said of a billing period
     files/<digest>.json                                 which deliveries a file has gone into
 
 A bill is a provider's, to one billing account. A delivery holds a billing period of it whole, and
@@ -37,6 +38,7 @@ from mlplatform.ports.store import ABSENT, ObjectStore, Stat, read_bytes
 SCHEMA_VERSION = 1
 _DELIVERIES = "deliveries/"
 _PARTITIONS = "partitions/"
+_PERIODS = "periods/"
 _CHUNK_BYTES = 4 << 20
 _DELIVERY_BYTES_MAX = 64 << 20
 _PARTS = {WHOLE: (WHOLE,), ACTUAL: (ACTUAL, AMORTISED), AMORTISED: (ACTUAL, AMORTISED)}
@@ -102,6 +104,17 @@ class Day(_Record):
         if self.fingerprint.partition(":")[0] == other.fingerprint.partition(":")[0]:
             return self.fingerprint == other.fingerprint
         return (self.charges, self.totals) == (other.charges, other.totals)
+
+
+class PeriodStatus(_Record):
+    """What the issuer of invoices says of a billing period (FOCUS 1.4, dataset Billing Period)."""
+
+    issuer: str
+    period: str
+    status: str
+    """`Open`, or `Closed`: then all invoices are issued and the charges are final."""
+    updated: datetime | None
+    imported: datetime
 
 
 class Change(_Record):
@@ -236,6 +249,23 @@ class Ledger:
                 f"{delivery.bill} {delivery.period}: another import delivered it meanwhile",
                 hint="run it again: it then sees what the other one brought",
             ) from error
+
+    def add_status(self, status: PeriodStatus) -> None:
+        """Keep what an issuer said of a period."""
+        bill = Bill(provider=status.issuer, account="")
+        key = f"{_PERIODS}{bill.slug}/{status.period}/{self.new_id(status.imported)}.json"
+        self._store.put(key, status.model_dump_json(indent=1).encode(), when=ABSENT)
+
+    def statuses(self) -> dict[tuple[str, str], PeriodStatus]:
+        """By issuer and period: what was said last."""
+        found: dict[tuple[str, str], PeriodStatus] = {}
+        for stat in self._store.list(_PERIODS):
+            body, _ = read_bytes(self._store, stat.key)
+            told = PeriodStatus.model_validate_json(body)
+            before = found.get((told.issuer, told.period))
+            if before is None or before.imported <= told.imported:
+                found[told.issuer, told.period] = told
+        return found
 
     def streams_of(self, url: str, stat: Stat) -> frozenset[Stream] | None:
         """What a file of an export went into when it was imported; None if it never was. Told by

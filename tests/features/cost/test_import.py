@@ -529,3 +529,41 @@ def test_records_of_deliveries_are_json_that_people_can_read(books: Books) -> No
     told = json.loads(path.read_text())
     assert told["schema_version"] == 1
     assert Decimal(told["days"]["2026-11-02"]["totals"]["USD"]["billed"]) == Decimal("1.25")
+
+
+def periods(status: str) -> list[dict[str, str]]:
+    """FOCUS 1.4's dataset Billing Period."""
+    return [
+        {
+            "BillingPeriodCreated": "2026-11-01T00:00:00Z",
+            "BillingPeriodEnd": "2026-12-01T00:00:00Z",
+            "BillingPeriodLastUpdated": "2026-12-05T00:00:00Z",
+            "BillingPeriodStart": "2026-11-01T00:00:00Z",
+            "BillingPeriodStatus": status,
+            "InvoiceIssuerName": "AWS",
+        }
+    ]
+
+
+def test_what_the_issuer_says_of_a_period_is_kept_beside_the_charges(books: Books) -> None:
+    write_csv(books.bills / "bill.csv", [charge(DAY)])
+    write_csv(books.bills / "periods.csv", periods("Open"))
+    books.good()
+    assert books.ledger.statuses()["AWS", "2026-11"].status == "Open"
+    write_csv(books.bills / "periods.csv", periods("Closed"))
+    assert books.good() == []
+    assert books.ledger.statuses()["AWS", "2026-11"].status == "Closed"
+    assert billed(books) == 1
+
+
+def test_other_datasets_of_focus_beside_the_charges_are_no_error(books: Books) -> None:
+    write_csv(books.bills / "bill.csv", [charge(DAY)])
+    write_csv(books.bills / "commitments.csv", [{"ContractCommitmentId": "c", "ContractId": "k"}])
+    write_csv(books.bills / "invoices.csv", [{"InvoiceDetailId": "d", "InvoiceId": "i"}])
+    outcome = books.take()
+    assert not outcome.errors
+    assert {dataset for _, dataset in outcome.supporting} == {
+        "contract commitment",
+        "invoice detail",
+    }
+    assert billed(books) == 1

@@ -123,6 +123,8 @@ def import_bills(
 def _tell(session: Session, outcome: Outcome) -> None:
     for one, other in outcome.duplicates:
         session.console.warn(f"{one}: the same bytes as {other}; taken once")
+    for file, dataset in outcome.supporting:
+        session.say(f"{file}: FOCUS's {dataset} dataset, which holds no charges")
     for period, times in outcome.several:
         session.console.warn(f"{period}: delivered {times} times; the last one stands")
     for imported in outcome.imported:

@@ -17,6 +17,21 @@ READERS: Sequence[Reader] = (Focus(), CostAndUsageReport(), BigQueryExport(), Az
 """A new shape is a module and a line here."""
 
 
+SUPPORTING = {
+    "BillingPeriodStatus": "billing period",
+    "ContractCommitmentId": "contract commitment",
+    "InvoiceDetailId": "invoice detail",
+}
+"""FOCUS's other datasets, which may lie beside the charges, by a column that tells them."""
+
+
+def supporting(columns: Columns) -> str | None:
+    """Which of FOCUS's other datasets a file is; None if it may be charges."""
+    if columns.has("BilledCost"):
+        return None
+    return next((name for column, name in SUPPORTING.items() if columns.has(column)), None)
+
+
 def recognise(file: str, columns: Columns) -> Reader:
     """The reader of a file. `UsageError` says what its columns look like."""
     for reader in READERS:
