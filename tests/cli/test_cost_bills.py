@@ -61,7 +61,7 @@ def test_import_then_report(estate: Estate) -> None:
     assert first == (
         "Billed cost in USD, 30 days to 2026-11-10, the last that the data covers (from 2026-10-12)"
     )
-    assert heading.split() == ["REGION", "BILLED", "USD", "SHARE", "CHARGES"]
+    assert heading.split() == ["REGION", "BILLED", "USD", "SHARE", "PER", "DAY", "CHARGES"]
     assert any(row.startswith("(none)") for row in rows)
     assert rows[-1] == f"Total {total(charges):,.2f} USD billed"
     assert last.startswith(f"BilledCost {total(charges):,.2f} = usage ")
@@ -221,6 +221,32 @@ def test_rates_lie_beside_the_topology(estate: Estate) -> None:
     ran: Ran = estate.good("cost", "report")
     assert "Total 12.50 USD" in ran.out
     assert "EUR converted by `cost.rates`" in ran.out
+
+
+def test_a_row_is_drawn_day_by_day_and_a_missing_day_is_a_gap(estate: Estate) -> None:
+    costs = {0: "1", 1: "8", 3: "4"}
+    deliver(estate, [charge(DAYS[place], cost) for place, cost in costs.items()])
+    estate.good("cost", "import")
+    shown = estate.good("cost", "report", "--days", "4").out
+    assert " ▂█·▅ " in shown
+    assert "PER 2 DAYS" in estate.good("cost", "report", "--days", "60").out
+
+
+def test_a_page_to_forward(estate: Estate) -> None:
+    hostile = "<script>alert(1)</script>"
+    rows = [*month(DAYS), charge(DAYS[-1], "5", Tags=json.dumps({"team": hostile}))]
+    rows += [charge(DAYS[-1], "5", Tags=json.dumps({"team": SECRET}))]
+    deliver(estate, rows)
+    estate.good("cost", "import")
+    page = estate.folder / "page.html"
+    ran = estate.good("cost", "report", "--days", "5", "--html", str(page))
+    assert f"wrote {page}" in ran.err
+    assert "BilledCost" in ran.out
+    text = page.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert SECRET not in text
+    require(estate.run("cost", "report", "--html", "/nowhere/page.html"), 2, "/nowhere/page.html")
 
 
 def test_help_needs_neither_numpy_nor_duckdb(estate: Estate) -> None:

@@ -57,6 +57,8 @@ class Asked:
     by: tuple[str, ...] = ("region",)
     days: int = 7
     measure: Measure = Measure.EFFECTIVE
+    until: date | None = None
+    """The last day; else the last on which there is usage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class Spender:
         ends = covered_until(stands)
         if not ends:
             return None
-        until = max(ends.values())
+        until = asked.until or max(ends.values())
         since = until - timedelta(days=asked.days - 1)
         chosen = list(partitions(stands, since, until))
         lines: dict[tuple[str | None, ...], Line] = {}
@@ -158,9 +160,9 @@ class Spender:
         with told("the ledger"):
             rows = self._rows(chosen, columns, asked.measure)
         for *found, kind, currency, day, billed, shown, known, charges in rows:
-            rate = self._rate(currency, day, used)
+            rate = self.rate(currency, day, used)
             names = tuple(
-                self._named(column, value) for column, value in zip(columns, found, strict=True)
+                self.named(column, value) for column, value in zip(columns, found, strict=True)
             )
             line = lines.get(names, Line(names, ZERO, 0, 0))
             cost = (shown or ZERO) * rate
@@ -200,10 +202,10 @@ class Spender:
         )
         return self.connection.execute(
             f"SELECT {', '.join(keys)}, {KIND} AS kind, currency, {day} AS its_day, {summed} "
-            f"FROM {self._relation(chosen)} GROUP BY ALL"
+            f"FROM {self.relation(chosen)} GROUP BY ALL"
         ).fetchall()
 
-    def _relation(self, chosen: Sequence[Partition]) -> str:
+    def relation(self, chosen: Sequence[Partition]) -> str:
         """SQL for the rows of the partitions, each with only the measures that it speaks for."""
         groups: dict[tuple[Measure, ...], list[str]] = {}
         for each in chosen:
@@ -221,7 +223,9 @@ class Spender:
             )
         return f"({' UNION ALL BY NAME '.join(parts)})"
 
-    def _rate(self, currency: str, day: date | None, used: set[str]) -> Decimal:
+    def rate(self, currency: str, day: date | None, used: set[str]) -> Decimal:
+        """What a currency is worth in the report's, kept in `used` if that is another. `UsageError`
+        if no rate says it."""
         if currency == self.currency:
             return Decimal(1)
         rate = self.rates.rate(currency, self.currency, day) if day is not None else None
@@ -235,7 +239,8 @@ class Spender:
         used.add(currency)
         return rate
 
-    def _named(self, column: str, value: Any) -> str | None:
+    def named(self, column: str, value: Any) -> str | None:
+        """What a value of a column is called here; None stays unknown."""
         if value is None:
             return None
         text = str(value)

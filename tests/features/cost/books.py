@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.cost.cube import Measure
+from mlplatform.cost.daily import Daily, costs_by_day
 from mlplatform.cost.engine import connect
 from mlplatform.cost.importing import Imported, Importer, Outcome, Source
 from mlplatform.cost.ledger import Ledger
 from mlplatform.cost.rates import Rates
+from mlplatform.cost.report.content import Content
+from mlplatform.cost.report.making import make_content
 from mlplatform.cost.spending import Asked, Spender, Spending
 
 TAGS = {"model": ("mlplatform-model", "model"), "team": ("team",)}
@@ -72,6 +76,20 @@ class Books:
         outcome = self.take(*sources)
         assert not outcome.errors, outcome.errors
         return outcome.imported
+
+    def daily(self, *by: str, since: date, until: date, cost: str = "billed", **how: Any) -> Daily:
+        """What was spent a day."""
+        with self._spender() as spender:
+            deliveries = self.ledger.current()
+            return costs_by_day(spender, deliveries, by, since, until, Measure(cost), **how)
+
+    def content(self, *by: str, days: int = 7, cost: str = "billed", **how: Any) -> Content:
+        """What a page says."""
+        with self._spender() as spender:
+            deliveries = self.ledger.current()
+            found = spender.report(deliveries, Asked(by or ("region",), days, Measure(cost)))
+            assert found is not None
+            return make_content(spender, deliveries, found, self.now, **how)
 
     def report(self, *by: str, days: int = 7, cost: str = "billed") -> Spending:
         """A report of what there is."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +19,8 @@ from mlplatform.cli.session import Session
 if TYPE_CHECKING:
     from mlplatform.cost.cost_analyzer import Office
     from mlplatform.cost.importing import Imported, Outcome
-    from mlplatform.cost.spending import Spending
+    from mlplatform.cost.ledger import Delivery
+    from mlplatform.cost.spending import Spender, Spending
 
 By = Annotated[
     list[str] | None,
@@ -49,6 +52,14 @@ Limit = Annotated[
 Reveal = Annotated[
     bool, typer.Option("--reveal", help="Show values of tags in full that look like secrets.")
 ]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Also write a page to forward: charts and tables in one file, nothing is fetched.",
+    ),
+]
 Memory = Annotated[
     int,
     typer.Option(
@@ -58,6 +69,7 @@ Memory = Annotated[
 
 _FINDINGS_SHOWN = 12
 _MASKED = "…"
+_DRAWN_FROM_DAYS = 2
 
 
 @contextmanager
@@ -193,16 +205,20 @@ def report(
     cost: Cost = "effective",
     limit: Limit = 40,
     reveal: Reveal = False,
+    html: Html = None,
 ) -> int:
     """Show what was spent, by region or whatever bills tell, and how it adds up to the bill.
 
     The days end at the last one that the data covers; the heading says which. Charges without a
     region, service or tag are a row of their own. The last line reconciles the total to BilledCost.
+    In a row's line of days a dot is a day without data, and days in brackets are provisional: the
+    bill may still be restated.
 
     $ mlplatform cost report --by region --days 7
     $ mlplatform cost report --by team,service --days 30 --cost billed --output csv
+    $ mlplatform cost report --days 30 --html october.html
     """
-    return show_report(session, by, days, cost, limit=limit, reveal=reveal)
+    return show_report(session, by, days, cost, limit=limit, reveal=reveal, html=html)
 
 
 def show_report(
@@ -213,6 +229,7 @@ def show_report(
     *,
     limit: int = 40,
     reveal: bool = False,
+    html: Path | None = None,
 ) -> int:
     """Print a report, as `--output` says."""
     from mlplatform.core.errors import UsageError
@@ -226,14 +243,29 @@ def show_report(
         deliveries = office.ledger.current()
         if not deliveries:
             office.sources([])  # says what to set, if nothing is
-        spending = office.spender().report(deliveries, Asked(names, days, Measure(cost)))
+        spender = office.spender()
+        spending = spender.report(deliveries, Asked(names, days, Measure(cost)))
+        lines_of_days: list[str] = []
+        provisional = frozenset[date]()
+        if spending is not None:
+            if session.output is Output.TABLE:
+                shown = len(spending.lines) if not limit else max(limit - 1, 1)
+                lines_of_days = _lines_of_days(
+                    spender, deliveries, spending, shown, provisional, names
+                )
+            if html is not None:
+                names_of = _clean_names(session, reveal=reveal)
+                _write_page(session, html, spender, deliveries, spending, provisional, names_of)
     if spending is None:
         session.show("costs", [], columns=[], cost=cost)
         session.say("the ledger holds no charges", hint="mlplatform cost import")
         session.console.say("`mlplatform cost import` brings what was delivered", level="hint")
         return 0
     rows = _rows(spending, names, reveal=reveal)
+    for row, line in zip(rows, lines_of_days, strict=False):
+        row["by_day"] = line
     extra = _extra(spending)
+    extra["provisional_days"] = sorted(day.isoformat() for day in provisional)
     heading = _heading(spending)
     if session.output is Output.TABLE:
         session.console.data(f"{heading}\n")
@@ -249,17 +281,90 @@ def show_report(
             *(Column(name, show=lambda value: value or "(none)") for name in names),
             Column("cost", f"{cost.upper()} {spending.currency}", show=money, right=True),
             Column("share", show=_percent, right=True),
+            Column("by_day", _per_slot(days), optional=True),
             Column("charges", right=True, show=lambda count: f"{count:,}"),
         ],
         **(extra if session.output is not Output.CSV else {}),
     )
     lines = _last_lines(spending)
+    if provisional:
+        lines.append(_provisional_told(provisional))
     for line in lines if session.output is Output.TABLE else ():
         session.console.data(f"{session.console.clean(line)}\n")
     if session.output is Output.CSV:
         for line in lines:
             session.say(line)
     return 0
+
+
+def _lines_of_days(
+    spender: Spender,
+    deliveries: Sequence[Delivery],
+    spending: Spending,
+    shown: int,
+    provisional: frozenset[date],
+    names: Sequence[str],
+) -> list[str]:
+    """The first rows, each day by day. Of one day, or by day, there is nothing to draw."""
+    from mlplatform.cost.daily import costs_by_day
+    from mlplatform.cost.report.sparkline import slots, sparkline
+
+    if spending.asked.days < _DRAWN_FROM_DAYS or "day" in names:
+        return []
+    keys = [line.keys for line in spending.lines[:shown]]
+    daily = costs_by_day(
+        spender,
+        deliveries,
+        names,
+        spending.since,
+        spending.until,
+        spending.asked.measure,
+        only=keys,
+    )
+    not_final = provisional | daily.incomplete
+    return [sparkline(slots(daily.days, daily.rows.get(each, {}), not_final)) for each in keys]
+
+
+def _per_slot(days: int) -> str:
+    from mlplatform.cost.report.sparkline import days_a_slot
+
+    size = days_a_slot(days)
+    return "PER DAY" if size == 1 else f"PER {size} DAYS"
+
+
+def _provisional_told(provisional: frozenset[date]) -> str:
+    from mlplatform.cost.report.content import dates_told
+
+    return f"Provisional, the bill may still be restated: {dates_told(sorted(provisional))}"
+
+
+def _clean_names(session: Session, *, reveal: bool) -> Callable[[str], str]:
+    """What names out of bills pass through before they stand on a page."""
+    return lambda name: session.console.clean(name if reveal else masked(name))
+
+
+def _write_page(
+    session: Session,
+    path: Path,
+    spender: Spender,
+    deliveries: Sequence[Delivery],
+    spending: Spending,
+    provisional: frozenset[date],
+    clean: Callable[[str], str],
+) -> None:
+    from mlplatform.cost.report.making import make_content, write_page
+    from mlplatform.cost.report.page import page
+
+    content = make_content(
+        spender,
+        deliveries,
+        spending,
+        datetime.now(UTC),
+        provisional=provisional,
+        clean=clean,
+    )
+    size = write_page(path, page(content))
+    session.say(f"wrote {path}, {-(-size // 1000)} kB")
 
 
 def exact(amount: Decimal) -> str:
