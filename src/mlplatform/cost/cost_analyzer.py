@@ -28,6 +28,7 @@ from mlplatform.ports.store import ObjectStore
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from mlplatform.cost.anomalies.watcher import Watcher
     from mlplatform.cost.importing import Importer, Source
 
 _ATTEMPTS = 5
@@ -62,17 +63,29 @@ class Office:
             stop=stop,
         )
 
+    @property
+    def regions(self) -> dict[str, str]:
+        """What bills call a region, in small letters, and its name in the topology."""
+        return {
+            name.lower(): region.name
+            for region in self.topology.regions.values()
+            for name in (region.name, *region.bills_as)
+        }
+
+    def watcher(self) -> Watcher:
+        """Whoever finds what is unusual in it."""
+        from mlplatform.cost.anomalies.watcher import Watcher  # it needs numpy, and a report not
+
+        tags = list(self.topology.cost.tags)
+        return Watcher(self.ledger, self.connection, self.at_hand, self.regions, tags)
+
     def spender(self) -> Spender:
         """Whoever reads reports out of it."""
         section = self.topology.cost
         return Spender(
             self.connection,
             self.at_hand,
-            {
-                name.lower(): region.name
-                for region in self.topology.regions.values()
-                for name in (region.name, *region.bills_as)
-            },
+            self.regions,
             list(section.tags),
             section.currency,
             read_rates(beside(self.topology, section.rates)) if section.rates else Rates(),

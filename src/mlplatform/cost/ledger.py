@@ -212,6 +212,11 @@ class Ledger:
         """For people."""
         return self._store.url
 
+    @property
+    def store(self) -> ObjectStore:
+        """Where it is, for what is kept beside the deliveries: alarms, and what was said of them."""
+        return self._store
+
     def current(self) -> list[Delivery]:
         """The newest delivery of each period and part of each bill."""
         newest: dict[str, str] = {}

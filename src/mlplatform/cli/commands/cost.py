@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlplatform.cli import frame
-from mlplatform.cli.commands import bills
+from mlplatform.cli.commands import anomalies, bills
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
@@ -158,5 +158,7 @@ def _amount(value: float | None) -> str:
 app = frame.new_group(help="Know what it costs, what is unusual about it, and why.")
 frame.add(app, bills.import_bills, "import")
 frame.add(app, bills.report, "report")
+frame.add(app, anomalies.anomalies, "anomalies")
+frame.add(app, anomalies.feedback, "feedback")
 frame.add(app, detect, "detect")
 frame.add(app, locate, "locate")

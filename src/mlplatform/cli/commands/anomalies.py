@@ -1,0 +1,406 @@
+"""`mlplatform cost anomalies`, `explain` and `feedback`: what is unusual, why, and what is said of
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlplatform.cli import options
+from mlplatform.cli.commands.bills import By, Cost, exact, masked, money, office_of
+from mlplatform.cli.frame import command
+from mlplatform.cli.render import Column, Output
+from mlplatform.cli.session import Session
+from mlplatform.core.errors import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from mlplatform.cost.anomalies.records import Alarm, Verdict
+    from mlplatform.cost.anomalies.watcher import Asked, Outlook
+    from mlplatform.cost.cost_analyzer import Office
+
+DAYS = 30
+"""How far back alarms are shown, unless said otherwise."""
+_EVERYTHING = "(everything)"
+
+Days = Annotated[
+    int,
+    typer.Option(
+        "--days", metavar="N", min=1, max=3660, help="Of so many days, to the last with data."
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="DATE", help="Of the days since, in place of --days."),
+]
+RuleName = Annotated[
+    str,
+    typer.Option("--rule", metavar="RULE", help="By which rule: model, or day-over-day."),
+]
+Incident = Annotated[
+    str,
+    typer.Argument(metavar="INCIDENT", help="Its id, or how it begins, as `cost anomalies` says."),
+]
+
+
+@command
+def anomalies(
+    session: Session,
+    *,
+    days: Days = DAYS,
+    since: Since = None,
+    by: By = None,
+    cost: Cost = "effective",
+    rule: RuleName = "model",
+) -> int:
+    """Find what is unusual in what was imported; exit 3 while one stands that nobody has answered.
+
+    Costs are added up from the leaves: total, provider, region, service, and the tags model and
+    team where the topology has them. What rises in a leaf and in all that it is part of is one
+    incident. Days are provisional until bills of their age are known to be complete, or their
+    billing period is closed: an alarm on them is open; it is confirmed once they are final, and
+    retracted, with the difference, if the bill is restated. Every import since the last time is
+    judged by itself. `cost explain` says why; `cost feedback` answers.
+
+    $ mlplatform cost anomalies
+    $ mlplatform cost anomalies --days 90 --by team,service --output json
+    $ mlplatform cost anomalies --rule day-over-day
+    """
+    return show_anomalies(session, by, days, since, cost, rule)
+
+
+def show_anomalies(
+    session: Session,
+    by: Sequence[str] | None,
+    days: int,
+    since: str | None,
+    cost: str,
+    rule: str = "model",
+) -> int:
+    """Print alarms, as `--output` says; the exit code."""
+    start = None if since is None else day_of("--since", since)
+    with office_of(session) as office:
+        outlook = look(session, office, asked_of(by, cost, rule))
+    first = start or outlook.seen.until - timedelta(days=days - 1)
+    alarms = [each for each in outlook.alarms if each.until >= first]
+    shown = [each for each in alarms if not each.held_back]
+    standing = [each for each in alarms if outlook.unacknowledged(each)]
+    rows = [alarm_row(outlook, each) for each in alarms]
+    rows.sort(key=lambda row: (not row["stands"], -Decimal(row["excess"]), row["incident"]))
+    _say_what_was_judged(session, outlook, first)
+    if session.output is Output.TABLE:
+        rows = [row for row in rows if not row["held_back"]]
+    session.show(
+        "anomalies",
+        rows,
+        columns=[
+            Column("incident"),
+            Column("state"),
+            Column("answer", optional=True),
+            Column("text", "WHERE"),
+            Column("since"),
+            Column("days", right=True),
+            Column("cost", show=_amount, right=True),
+            Column("expected", show=_amount, right=True),
+            Column("excess", show=_signed, right=True),
+            Column("currency", ""),
+            Column("reason", "WHY"),
+        ],
+        **_extra(outlook, first, len(standing)),
+    )
+    if session.output is Output.TABLE:
+        for alarm in shown:
+            for line in _retold(alarm):
+                session.console.data(f"{session.console.clean(line)}\n")
+    if not shown:
+        session.say(f"nothing unusual from {first} to {outlook.seen.until}")
+    if over := len(alarms) - len(shown):
+        session.say(f"{over} more are over the alarm budget; --output json has them")
+    return CheckFailed.exit_code if standing else 0
+
+
+def look(session: Session, office: Office, asked: Asked) -> Outlook:
+    """Judge the ledger. `UsageError` where nothing was imported."""
+    from mlplatform.cost.anomalies.watcher import REPLAYED_MOST
+
+    if not office.ledger.current():
+        office.sources([])  # says what to set, if nothing is
+        raise UsageError(
+            "nothing was imported yet: the ledger holds no bill",
+            hint="mlplatform cost import",
+        )
+    outlook = office.watcher().look(asked)
+    if outlook is None:
+        raise UsageError(
+            "the ledger holds no charges of usage, and nothing else is judged",
+            hint="mlplatform cost import, of a bill with usage in it",
+        )
+    if outlook.skipped:
+        session.say(
+            f"{outlook.skipped} earlier imports were not judged by themselves, only the last "
+            f"{REPLAYED_MOST}"
+        )
+    if not outlook.kept:
+        session.console.warn(
+            f"{office.ledger.url}: cannot be written to: what was found is shown and not kept"
+        )
+    return outlook
+
+
+def asked_of(by: Sequence[str] | None, cost: str, rule: str) -> Asked:
+    """What is to be judged. `UsageError` for a cost or a rule that there is not."""
+    from mlplatform.cost.anomalies.findings import Rule
+    from mlplatform.cost.anomalies.watcher import Asked
+    from mlplatform.cost.cube import Measure
+
+    if cost not in set(Measure):
+        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
+    if rule not in set(Rule):
+        raise UsageError(f"--rule: there is no rule {rule!r}", hint=f"one of {', '.join(Rule)}")
+    return Asked(tuple(options.split(by)), Measure(cost), Rule(rule))
+
+
+def day_of(option: str, text: str) -> date:
+    """A day that was typed."""
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: not a day", hint=f"{option} 2026-11-01") from error
+
+
+def where_text(where: dict[str, str]) -> str:
+    """A node for people: `AWS / eu-west-1 / …`."""
+    return " / ".join(masked(value) or "(none)" for value in where.values()) or _EVERYTHING
+
+
+def alarm_row(outlook: Outlook, alarm: Alarm) -> dict[str, Any]:
+    """An alarm for programs; money as text, to the last digit."""
+    now, answer = alarm.now, outlook.answer(alarm)
+    where = dict(alarm.where)
+    return {
+        "incident": alarm.id,
+        "state": alarm.state.value,
+        "stands": alarm.state.stands,
+        "acknowledged": not outlook.unacknowledged(alarm),
+        "answer": answer.answer.value if answer else "",
+        "note": answer.note if answer else "",
+        "text": where_text(where),
+        "where": {name: masked(value) for name, value in where.items()},
+        "since": alarm.since.isoformat(),
+        "until": alarm.until.isoformat(),
+        "days": alarm.days,
+        "currency": alarm.currency,
+        "measure": outlook.asked.measure.value,
+        "rule": outlook.asked.rule.value,
+        "cost": None if now.cost is None else exact(now.cost),
+        "likely": exact(now.likely),
+        "expected": exact(now.expected),
+        "excess": exact(now.excess),
+        "score": alarm.score,
+        "reason": alarm.reason,
+        "confidence": "low" if alarm.low_confidence else "normal",
+        "held_back": alarm.held_back,
+        "masked_by": [where_text(dict(each)) for each in alarm.masked_by],
+        "because": now.because,
+        "story": [_verdict_row(each) for each in alarm.story],
+    }
+
+
+def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "at": verdict.at.isoformat(),
+        "deliveries": list(verdict.deliveries),
+        "state": verdict.state.value,
+        "cost": None if verdict.cost is None else exact(verdict.cost),
+        "likely": exact(verdict.likely),
+        "expected": exact(verdict.expected),
+        "because": verdict.because,
+    }
+
+
+def _retold(alarm: Alarm) -> list[str]:
+    """How an alarm became what it is, where that was more than one step."""
+    lines = []
+    for before, after in zip(alarm.story, alarm.story[1:], strict=False):
+        text = f"{alarm.id} {after.state}: {after.because}"
+        if before.cost is not None and after.cost is not None and before.cost != after.cost:
+            change = after.cost - before.cost
+            text += (
+                f"; {money(before.cost)} → {money(after.cost)} {alarm.currency} ({change:+,.2f})"
+            )
+        if after.deliveries:
+            text += f", by {' and '.join(after.deliveries)}"
+        lines.append(text)
+    return lines
+
+
+def _say_what_was_judged(session: Session, outlook: Outlook, first: date) -> None:
+    from mlplatform.cost.anomalies.watcher import LOW_CONFIDENCE_DAYS
+
+    seen = outlook.seen
+    text = (
+        f"{outlook.asked.measure.value} cost, {first} to {seen.until}, the last day that the data "
+        f"covers, by {', '.join(outlook.levels)}"
+    )
+    provisional = [day for day in seen.provisional() if day >= first]
+    if provisional:
+        text += f"; provisional: {_days_text(provisional)}"
+    session.say(text[0].upper() + text[1:])
+    if seen.history_days < LOW_CONFIDENCE_DAYS:
+        session.console.warn(
+            f"low confidence: {seen.history_days} days are known, and weekdays cannot be told "
+            "apart in less than two weeks"
+        )
+    behind = {slug: bill.until for slug, bill in seen.bills.items() if bill.until < seen.until}
+    for slug, until in sorted(behind.items()):
+        session.say(f"{slug} reaches {until}; what it is part of is not judged after that")
+
+
+def _days_text(days: Sequence[date]) -> str:
+    whole = (days[-1] - days[0]).days + 1 == len(days)
+    if len(days) == 1:
+        return str(days[0])
+    return f"{days[0]} to {days[-1]}" + ("" if whole else f", {len(days)} days")
+
+
+def _extra(outlook: Outlook, first: date, standing: int) -> dict[str, Any]:
+    seen = outlook.seen
+    return {
+        "since": first.isoformat(),
+        "until": seen.until.isoformat(),
+        "measure": outlook.asked.measure.value,
+        "rule": outlook.asked.rule.value,
+        "by": list(outlook.levels),
+        "history_days": seen.history_days,
+        "confidence": "low" if seen.history_days < 14 else "normal",
+        "provisional": [day.isoformat() for day in seen.provisional() if day >= first],
+        "unacknowledged": standing,
+        "completeness": [
+            {
+                "provider": provider,
+                "settled_days": curve.settled_days,
+                "shares": [
+                    {"age_days": age, "low": share.low, "middle": share.middle, "high": share.high}
+                    for age, share in curve.shares
+                ],
+            }
+            for provider, curve in sorted(seen.curves.items())
+        ],
+    }
+
+
+@command
+def feedback(
+    session: Session,
+    incident: Annotated[
+        str,
+        typer.Argument(
+            metavar="INCIDENT|WHERE",
+            help="An incident's id; or a place, region=eu-west-1,service=S, to say beforehand that "
+            "something is planned there.",
+        ),
+    ],
+    answer: Annotated[
+        str, typer.Argument(metavar="yes|no|planned", help="An anomaly, none, or meant.")
+    ],
+    *,
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why, for others.")] = "",
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="DATE", help="With WHERE: the first day of it."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="DATE", help="With WHERE: the last day; else the first."),
+    ] = None,
+) -> int:
+    """Say of an incident whether it is an anomaly: yes, no, or planned; it is learnt from.
+
+    After `yes` nothing is learnt from its days; after `no` they count as any others; after
+    `planned` whatever level they show is the level. Whatever the answer is, the incident does not
+    make `cost anomalies` exit 3 any more. A planned change can be told before it happens.
+
+    $ mlplatform cost feedback 7f3a21bc yes --note "the bad rollout, undone"
+    $ mlplatform cost feedback region=eu-west-1 planned --since 2026-12-01 --until 2026-12-03
+    """
+    from mlplatform.cost.anomalies.records import Answer
+    from mlplatform.wiring import writer_name
+
+    if answer not in set(Answer):
+        raise UsageError(f"{answer}: no such answer", hint=f"one of {', '.join(Answer)}")
+    with office_of(session) as office:
+        watcher = office.watcher()
+        if "=" in incident:
+            first, last = _days_of(incident, since, until)
+            where = _place(incident, office)
+            word = watcher.say(Answer(answer), where, first, last, by=writer_name(), note=note)
+        else:
+            _, alarm = watcher.alarm(incident)
+            word = watcher.say(
+                Answer(answer),
+                alarm.where,
+                alarm.since,
+                alarm.until,
+                by=writer_name(),
+                note=note,
+                incident=alarm.id,
+                currency=alarm.currency,
+            )
+    row = {
+        "id": word.id,
+        "incident": word.incident,
+        "answer": word.answer.value,
+        "text": where_text(dict(word.where)),
+        "since": word.since.isoformat(),
+        "until": word.until.isoformat(),
+        "note": word.note,
+        "by": word.by,
+    }
+    session.show(
+        "feedback",
+        [row],
+        columns=[
+            Column("incident", optional=True),
+            Column("answer"),
+            Column("text", "WHERE"),
+            Column("since"),
+            Column("until"),
+            Column("note", optional=True),
+            Column("by"),
+        ],
+    )
+    return 0
+
+
+def _days_of(place: str, since: str | None, until: str | None) -> tuple[date, date]:
+    if since is None:
+        raise UsageError(f"{place}: nothing says when", hint="--since 2026-12-01")
+    first = day_of("--since", since)
+    last = first if until is None else day_of("--until", until)
+    if last < first:
+        raise UsageError(f"--until {last} is before --since {first}")
+    return first, last
+
+
+def _place(text: str, office: Office) -> dict[str, str]:
+    from mlplatform.cost.cube import TAG_PREFIX, dimension
+
+    where = {}
+    for part in text.split(","):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not equals:
+            raise UsageError(f"{text}: {part} names no value", hint="region=eu-west-1,service=S")
+        column = dimension(name, list(office.topology.cost.tags))
+        where[column.removeprefix(TAG_PREFIX)] = value
+    return where
+
+
+def _amount(value: str | None) -> str:
+    return "unknown" if value is None else f"{Decimal(value):,.2f}"
+
+
+def _signed(value: str) -> str:
+    return f"{Decimal(value):+,.2f}"

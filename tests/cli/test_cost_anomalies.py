@@ -1,0 +1,227 @@
+"""`mlplatform cost anomalies`, `feedback` and `explain`, as they are typed: deliveries come, alarms
+are raised, confirmed, taken back and answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.estate import Estate, Ran, require
+from tests.features.cost.bills import Charge, charge, days_from, write_csv
+
+FIRST = date(2026, 7, 1)
+SPIKE = date(2026, 9, 15)
+REGIONS = ("us-east-1", "eu-west-1")
+INSTANCES = ("g5.xlarge", "m5.large")
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Estate:
+    made = Estate(tmp_path)
+    configure(made)
+    return made
+
+
+def configure(estate: Estate, **section: Any) -> None:
+    """Write the topology with a section `cost`."""
+    told = {"exports": [f"file://{estate.folder}/bills"], "tags": {"model": "model"}, **section}
+    estate.write()
+    (estate.folder / "bills").mkdir(exist_ok=True)
+    topology = estate.folder / "topology.yaml"
+    topology.write_text(topology.read_text() + f"\ncost: {json.dumps(told)}\n")
+
+
+Times = Callable[[date, str, str], float]
+
+
+def bill(until: date, times: Times = lambda day, region, instance: 1.0) -> list[Charge]:
+    """Machines by the hour in two regions, so many times as many as usual."""
+    chance = random.Random(3)
+    rows = []
+    for day in days_from(FIRST, (until - FIRST).days + 1):
+        for region in REGIONS:
+            for instance in INSTANCES:
+                noise = chance.gauss(1, 0.02)
+                hours = round(100 * noise * times(day, region, instance), 4)
+                price = Decimal("1.006") if instance == INSTANCES[0] else Decimal("0.096")
+                rows.append(
+                    charge(
+                        day,
+                        f"{Decimal(str(hours)) * price:.10f}",
+                        RegionId=region,
+                        PricingQuantity=str(hours),
+                        SkuId=instance,
+                        ResourceId=f"i-{region}-{instance}",
+                        ChargeDescription=f"{instance} hour",
+                    )
+                )
+    return rows
+
+
+def spike(day: date, region: str, instance: str) -> float:
+    """Twice the GPU machines of one region on one day."""
+    return 2.0 if (day, region, instance) == (SPIKE, "eu-west-1", "g5.xlarge") else 1.0
+
+
+def deliver(estate: Estate, rows: list[Charge], on: date, *, restated: bool = False) -> None:
+    """Deliver every month of a bill on a day, as providers do, and import it."""
+    by_month: dict[str, list[Charge]] = {}
+    for row in rows:
+        by_month.setdefault(str(row["BillingPeriodStart"])[:7], []).append(row)
+    for month, some in by_month.items():
+        path = write_csv(estate.folder / "bills" / month / "bill.csv", some)
+        at = datetime(on.year, on.month, on.day, 6, tzinfo=UTC).timestamp()
+        os.utime(path, (at, at))
+    estate.good("cost", "import")
+
+
+def found(estate: Estate, *arguments: str, code: int) -> Any:
+    ran = estate.run("cost", "anomalies", "-o", "json", *arguments)
+    assert ran.code == code, ran.said
+    return ran.json()
+
+
+def test_a_spike_is_an_open_alarm_and_exit_3(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    told = found(estate, code=3)
+    (row,) = told["anomalies"]
+    assert row["state"] == "open"
+    assert row["where"]["region"] == "eu-west-1"
+    assert (row["since"], row["until"]) == (SPIKE.isoformat(), SPIKE.isoformat())
+    assert 90 < Decimal(row["excess"]) < 112
+    assert told["unacknowledged"] == 1
+    assert SPIKE.isoformat() in told["provisional"]
+    table = estate.run("cost", "anomalies")
+    assert row["incident"] in table.out
+    assert "spike: +" in table.out
+
+
+def test_quiet_bills_are_exit_0(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE), SPIKE + timedelta(days=1))
+    assert found(estate, code=0)["anomalies"] == []
+    assert "nothing unusual" in estate.good("cost", "anomalies").err
+
+
+def test_what_is_restated_away_is_retracted_with_the_difference(estate: Estate) -> None:
+    end = SPIKE + timedelta(days=2)
+    deliver(estate, bill(end, spike), end + timedelta(days=1))
+    (opened,) = found(estate, code=3)["anomalies"]
+    deliver(estate, bill(end), end + timedelta(days=2))
+    told = found(estate, code=0)
+    (row,) = told["anomalies"]
+    assert (row["incident"], row["state"]) == (opened["incident"], "retracted")
+    first, last = row["story"]
+    assert (first["state"], last["state"]) == ("open", "retracted")
+    assert Decimal(first["cost"]) - Decimal(last["cost"]) > 90
+    assert last["deliveries"] == ["AWS 111122223333 2026-09, delivery 2"]
+    text = estate.good("cost", "anomalies").out
+    assert f"{row['incident']} retracted: restated; " in text
+    assert "by AWS 111122223333 2026-09, delivery 2" in text
+
+
+def test_what_a_later_delivery_repeats_is_confirmed(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=3), spike), SPIKE + timedelta(days=4))
+    assert found(estate, code=3)["anomalies"][0]["state"] == "open"
+    deliver(estate, bill(SPIKE + timedelta(days=8), spike), SPIKE + timedelta(days=9))
+    (row,) = found(estate, code=3)["anomalies"]
+    assert row["state"] == "confirmed"
+    assert [each["state"] for each in row["story"]] == ["open", "confirmed"]
+
+
+def test_deliveries_that_nobody_looked_at_in_between_are_judged_by_themselves(
+    estate: Estate,
+) -> None:
+    end = SPIKE + timedelta(days=2)
+    deliver(estate, bill(end, spike), end + timedelta(days=1))
+    deliver(estate, bill(end), end + timedelta(days=2))
+    (row,) = found(estate, code=0)["anomalies"]
+    assert [each["state"] for each in row["story"]] == ["open", "retracted"]
+
+
+@pytest.mark.parametrize("answer", ["yes", "no", "planned"])
+def test_an_answer_is_kept_and_ends_exit_3(answer: str, estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    (row,) = found(estate, code=3)["anomalies"]
+    estate.good("cost", "feedback", row["incident"][:6], answer, "--note", "the bad rollout")
+    (again,) = found(estate, code=0)["anomalies"]
+    assert (again["incident"], again["answer"]) == (row["incident"], answer)
+    assert again["note"] == "the bad rollout"
+    assert again["acknowledged"]
+
+
+def test_what_is_planned_beforehand_raises_no_alarm(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE - timedelta(days=1)), SPIKE)
+    place = "region=eu-west-1"
+    estate.good("cost", "feedback", place, "planned", "--since", SPIKE.isoformat())
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    assert found(estate, code=0)["anomalies"] == []
+
+
+def test_the_old_rule_under_its_name(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    (row,) = found(estate, "--rule", "day-over-day", "--by", "region", code=3)["anomalies"]
+    assert row["where"] == {"region": "eu-west-1"}
+    assert row["reason"].startswith("day over day: +")
+    assert row["score"] is None
+
+
+def test_a_short_history_is_low_confidence(estate: Estate) -> None:
+    def late(day: date, region: str, instance: str) -> float:
+        return 5.0 if day == FIRST + timedelta(days=8) else 1.0
+
+    end = FIRST + timedelta(days=9)
+    deliver(estate, bill(end, late), end + timedelta(days=1))
+    told = found(estate, code=3)
+    assert told["confidence"] == "low"
+    assert told["anomalies"][0]["confidence"] == "low"
+    assert "low confidence: 10 days" in estate.run("cost", "anomalies").err
+
+
+def test_nothing_imported_is_exit_2_with_what_to_do(estate: Estate) -> None:
+    require(estate.run("cost", "anomalies"), 2, "mlplatform cost import")
+    configure(estate, exports=[])
+    require(estate.run("cost", "anomalies"), 2, "cost.exports")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("cost", "anomalies", "--rule", "gut"), "gut"),
+        (("cost", "anomalies", "--cost", "real"), "real"),
+        (("cost", "anomalies", "--by", "planet"), "planet"),
+        (("cost", "anomalies", "--by", "day"), "day"),
+        (("cost", "anomalies", "--since", "yesterday"), "yesterday"),
+        (("cost", "feedback", "7f3a", "yes"), "no such incident"),
+        (("cost", "feedback", "7f3a", "perhaps"), "perhaps"),
+        (("cost", "feedback", "region=eu-west-1", "planned"), "--since"),
+    ],
+)
+def test_what_cannot_be_asked(arguments: tuple[str, ...], said: str, estate: Estate) -> None:
+    deliver(estate, bill(FIRST + timedelta(days=2)), FIRST + timedelta(days=3))
+    require(estate.run(*arguments), 2, said)
+
+
+def analyzer(estate: Estate, *arguments: str) -> Ran:
+    return estate.process(
+        *arguments, program=(sys.executable, "-m", "mlplatform.cost.cost_analyzer")
+    )
+
+
+def test_the_line_of_old_runbooks(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    ran = analyzer(estate, "--anomalies")
+    assert ran.code == 3
+    assert ran.out == estate.run("cost", "anomalies").out
+    assert analyzer(estate, "--anomalies", "--since", "2026-09-16").code == 0
+    report = analyzer(estate, "--since", "2026-09-10", "--by-region")
+    assert report.code == 0
+    assert report.out == estate.good("cost", "report", "--by", "region", "--days", "7").out
