@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlplatform.core.topology import Topology
     from mlplatform.ports.clock import Clock
     from mlplatform.ports.fleet import Fleet
+    from mlplatform.ports.happenings import Happenings
     from mlplatform.ports.measurements import Measurements
     from mlplatform.ports.notify import Receiver
     from mlplatform.ports.probe import Probe
@@ -221,6 +222,21 @@ def open_fleet(topology: Topology, region: str) -> Fleet:
 def region_fleets(topology: Topology) -> Callable[[str], Fleet]:
     """`open_fleet`, each region's opened once and then shared by all threads."""
     return _once(partial(open_fleet, topology))
+
+
+def open_happenings(topology: Topology) -> dict[str, Happenings]:
+    """What happened in each region that the topology names a cluster of. Nothing is asked of them
+    yet."""
+    found: dict[str, Happenings] = {}
+    for name, region in topology.regions.items():
+        if region.clustered:
+            cluster = region.cluster
+            text = f"kubernetes://{cluster.context}/{cluster.namespace}"
+            url = StoreURL(text, "kubernetes", cluster.context, "", {}, "cluster")
+            adapter = Adapter("mlplatform.adapters.kubernetes_happenings", extra="kubernetes")
+            module = _module(url, adapter)
+            found[name] = module.open_happenings(cluster.context, cluster.namespace)
+    return found
 
 
 def open_receivers(topology: Topology, environ: Mapping[str, str]) -> list[Receiver]:

@@ -15,6 +15,11 @@ from typing import Any
 
 import pytest
 
+from mlplatform import wiring
+from mlplatform.control.journal import Journal, Kind
+from mlplatform.core.plan import Action, Outcome, Plan, Result
+from mlplatform.core.topology import Topology
+from mlplatform.ports.clock import SystemClock
 from tests.cli.estate import Estate, Ran, require
 from tests.features.cost.bills import Charge, charge, days_from, write_csv
 
@@ -222,6 +227,91 @@ def test_the_line_of_old_runbooks(estate: Estate) -> None:
     assert ran.code == 3
     assert ran.out == estate.run("cost", "anomalies").out
     assert analyzer(estate, "--anomalies", "--since", "2026-09-16").code == 0
+    (row,) = found(estate, code=3)["anomalies"]
+    explained = analyzer(estate, "--explain", row["incident"])
+    assert explained.out == estate.good("cost", "explain", row["incident"]).out
     report = analyzer(estate, "--since", "2026-09-10", "--by-region")
     assert report.code == 0
     assert report.out == estate.good("cost", "report", "--by", "region", "--days", "7").out
+
+
+def test_an_incident_is_explained(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    (row,) = found(estate, code=3)["anomalies"]
+    told = estate.good("cost", "explain", row["incident"], "-o", "json").json()
+    assert told["headline"].startswith(f"eu-west-1 g5.xlarge hours doubled on {SPIKE}; $10")
+    assert told["compared_with"] == "the same weekdays of the 4 weeks before"
+    change = Decimal(told["change"])
+    assert Decimal(told["after"]) - Decimal(told["before"]) == change
+    assert sum(Decimal(each["amount"]) for each in told["causes"]) == change
+    assert sum(map(Decimal, told["effects"].values())) == change
+    for parts in told["by"].values():
+        assert sum(Decimal(part["share"]) for part in parts) == 100
+        assert sum(Decimal(part["change"]) for part in parts) == change
+    assert told["causes"][0]["cause"] == "more of the same"
+    assert told["sets"][0]["set"] == [{"sku": "g5.xlarge"}]
+    text = estate.good("cost", "explain", row["incident"]).out
+    assert text.startswith(told["headline"])
+    assert "of which quantity +" in text
+    assert "by sku: g5.xlarge +" in text
+
+
+class Then(SystemClock):
+    """A clock that stands still."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = at
+
+    def now(self) -> datetime:
+        return self._at
+
+
+def happen(estate: Estate, at: datetime, region: str, subject: str) -> str:
+    """A rollout that the journal tells of; its number."""
+    topology = Topology.load(estate.folder / "topology.yaml")
+    clock = Then(at)
+    chance = random.Random(f"{at} {region} {subject}")
+    journal = Journal(wiring.open_control(topology, clock, chance), clock, chance, "test")
+    action = Action(key="r", kind="apply", subject=subject, region=region, reason="asked for")
+    name = journal.new_operation("rollout")
+    stream = journal.start(name, Plan(feature="rollout", actions=(action,)))
+    outcome = Outcome(action="r", result=Result.DONE, finished_at=at)
+    stream.append(Kind.OUTCOME, outcome.model_dump(mode="json"), fence=0)
+    stream.append(Kind.CLOSED, {"text": "done"}, fence=0)
+    return name
+
+
+def test_what_happened_meanwhile_is_told_with_the_cause(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    at = datetime(SPIKE.year, SPIKE.month, SPIKE.day, 14, tzinfo=UTC)
+    name = happen(estate, at, "eu-west-1", "resnet50@v3")
+    happen(estate, at, "us-east-1", "resnet50@v3")  # elsewhere
+    happen(estate, at, "eu-west-1", "bert@v1")  # another model
+    happen(estate, at - timedelta(days=9), "eu-west-1", "resnet50@v2")  # long before
+    (row,) = found(estate, code=3)["anomalies"]
+    told = estate.good("cost", "explain", row["incident"], "-o", "json").json()
+    number = name.rpartition("-")[2]
+    assert f"with rollout {number} of resnet50@v3 at 14:00 UTC; $10" in told["headline"]
+    (event,) = told["causes"][0]["events"]
+    assert (event["operation"], event["kind"]) == (name, "rollout")
+    assert told["unknown"] == []
+    assert f"rollout {number}" in estate.good("cost", "explain", row["incident"]).out
+
+
+def test_a_journal_that_cannot_be_read_is_unknown_and_the_rest_is_told(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+    (row,) = found(estate, code=3)["anomalies"]
+    at = datetime(SPIKE.year, SPIKE.month, SPIKE.day, 14, tzinfo=UTC)
+    name = happen(estate, at, "eu-west-1", "resnet50@v3")
+    for entry in (estate.folder / "control" / "journal" / name).iterdir():
+        entry.write_text("{}")
+    ran = estate.good("cost", "explain", row["incident"], "-o", "json")
+    told = ran.json()
+    assert name in told["unknown"][0]
+    assert told["headline"].startswith("eu-west-1 g5.xlarge hours doubled")
+    assert "not known" in ran.err
+
+
+def test_an_incident_that_there_is_not(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE), SPIKE + timedelta(days=1))
+    require(estate.run("cost", "explain", "7f3a"), 2, "no such incident")

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mlplatform import wiring
+from mlplatform.control.journal import Journal
 from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.core.errors import UsageError
 from mlplatform.core.store_url import StoreURL
@@ -28,8 +30,10 @@ from mlplatform.ports.store import ObjectStore
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from mlplatform.cost.anomalies.happened import Known
     from mlplatform.cost.anomalies.watcher import Watcher
     from mlplatform.cost.importing import Importer, Source
+    from mlplatform.ports.happenings import Happenings
 
 _ATTEMPTS = 5
 
@@ -78,6 +82,23 @@ class Office:
 
         tags = list(self.topology.cost.tags)
         return Watcher(self.ledger, self.connection, self.at_hand, self.regions, tags)
+
+    def happened(self, since: datetime, until: datetime) -> Known:
+        """What is known to have happened between two times: by the journal and by the regions'
+        clusters. Who cannot be asked is named."""
+        from mlplatform.cost.anomalies.happened import Known, ask
+
+        random, clock, unknown = SystemRandom(), SystemClock(), list[str]()
+        control = wiring.open_control(self.topology, clock, random)
+        clusters: dict[str, Happenings] = {}
+        try:
+            clusters = wiring.open_happenings(self.topology)
+        except UsageError as error:
+            unknown.append(f"the regions' clusters: {error}")
+        routes = {name: route.models for name, route in self.topology.traffic.routes.items()}
+        journal = Journal(control, clock, random, "")
+        known = ask(journal, clusters, since, until, routes)
+        return Known(known.happened, (*unknown, *known.unknown))
 
     def spender(self) -> Spender:
         """Whoever reads reports out of it."""

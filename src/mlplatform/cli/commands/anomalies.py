@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +18,17 @@ from mlplatform.cli.session import Session
 from mlplatform.core.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
+    from mlplatform.cost.anomalies.explanation import Explanation
     from mlplatform.cost.anomalies.records import Alarm, Verdict
     from mlplatform.cost.anomalies.watcher import Asked, Outlook
     from mlplatform.cost.cost_analyzer import Office
+    from mlplatform.cost.locate.causes import Cause
 
 DAYS = 30
 """How far back alarms are shown, unless said otherwise."""
 _EVERYTHING = "(everything)"
+_PARTS_SHOWN = 3
+_EVENTS_SHOWN = 2
 
 Days = Annotated[
     int,
@@ -290,6 +294,175 @@ def _extra(outlook: Outlook, first: date, standing: int) -> dict[str, Any]:
             for provider, curve in sorted(seen.curves.items())
         ],
     }
+
+
+@command
+def explain(session: Session, incident: Incident) -> int:
+    """Explain an incident: where its cost is, what of it is price and what quantity, and why.
+
+    Its days are compared with the same weekdays of the weeks before in which nothing was unusual.
+    The change is taken apart by every dimension, to the last digit; the combinations that carry it
+    are searched for; causes have names, and amounts that add up to the change. Beside them is what
+    happened in its regions meanwhile, by the journal and, where the topology names clusters, by
+    what these remember. What is not known is said to be.
+
+    $ mlplatform cost explain 7f3a21bc
+    $ mlplatform cost explain 7f3a21bc --output json
+    """
+    return show_explanation(session, incident)
+
+
+def show_explanation(session: Session, incident: str) -> int:
+    """Print why an incident cost what it did, as `--output` says."""
+    from mlplatform.cost.anomalies.explanation import explain as explained
+
+    with office_of(session) as office:
+        watcher = office.watcher()
+        asked, alarm = watcher.alarm(incident)
+        outlook = look(session, office, asked)
+        alarm = next(each for each in outlook.alarms if each.id == alarm.id)
+        comparison = watcher.compare(outlook, alarm)
+        since, until = day_edges(alarm.since, alarm.until)
+        known = office.happened(since, until)
+        why = explained(alarm, comparison, known, office.regions)
+    rows = [cause_row(each) for each in why.causes]
+    extra = _why_extra(outlook, alarm, why)
+    if session.output is Output.TABLE:
+        _tell_why(session, alarm, why)
+    session.show(
+        "causes",
+        rows,
+        columns=[
+            Column("cause"),
+            Column("amount", show=_signed, right=True),
+            Column("text", "WHAT"),
+            Column("events", "WITH", show=_listed_events, optional=True),
+        ],
+        **(extra if session.output is not Output.CSV else {}),
+    )
+    for line in known.unknown:
+        session.console.warn(f"not known: {line}")
+    return 0
+
+
+def day_edges(since: date, until: date) -> tuple[datetime, datetime]:
+    """The first and the last moment of some days, in UTC."""
+    start = datetime.combine(since, datetime.min.time(), UTC)
+    return start, datetime.combine(until + timedelta(days=1), datetime.min.time(), UTC)
+
+
+def cause_row(cause: Cause) -> dict[str, Any]:
+    """A cause for programs."""
+    return {
+        "cause": cause.name.value,
+        "amount": exact(cause.amount),
+        "region": cause.region,
+        "service": cause.service,
+        "text": str(cause),
+        "events": [
+            {
+                "at": each.at.isoformat(),
+                "kind": each.kind,
+                "subject": each.subject,
+                "region": each.region,
+                "operation": each.operation,
+                "text": each.text,
+            }
+            for each in cause.events
+        ],
+    }
+
+
+def _why_extra(outlook: Outlook, alarm: Alarm, why: Explanation) -> dict[str, Any]:
+    each = why.effects
+    return {
+        "incident": alarm_row(outlook, alarm),
+        "headline": why.headline,
+        "compared_with": why.compared_with,
+        "before": exact(why.before),
+        "after": exact(why.after),
+        "change": exact(why.change),
+        "effects": {
+            "price": exact(each.price),
+            "quantity": exact(each.quantity),
+            "mix": exact(each.mix),
+            "new": exact(each.new),
+            "gone": exact(each.gone),
+            "unmeasured": exact(each.unmeasured),
+        },
+        "by": {
+            name: [
+                {
+                    "value": masked(part.value),
+                    "before": exact(part.before),
+                    "after": exact(part.after),
+                    "change": exact(part.change),
+                    "share": None if part.share is None else str(part.share),
+                }
+                for part in parts
+            ]
+            for name, parts in why.by.items()
+        },
+        "sets": [each.as_row() for each in why.ranking.sets] if why.ranking else [],
+        "unknown": list(why.known.unknown),
+    }
+
+
+def _tell_why(session: Session, alarm: Alarm, why: Explanation) -> None:
+    """What is above the table of causes."""
+    now = alarm.now
+    cost = "unknown" if now.cost is None else money(now.cost)
+    lines = [
+        why.headline,
+        "",
+        f"Incident {alarm.id}, {alarm.state}: {where_text(dict(alarm.where))}, {alarm.since}"
+        + (f" to {alarm.until}" if alarm.days > 1 else ""),
+        f"{cost} {alarm.currency}, {money(now.expected)} expected: {now.excess:+,.2f}. "
+        + alarm.reason,
+    ]
+    if now.state.stands:
+        lines.append(f"It is {now.state}: {now.because}")
+    lines += _retold(alarm)
+    against = why.compared_with or "nothing: nothing is known of any day before"
+    lines += ["", f"Against {against}: {money(why.before)} → {money(why.after)}"]
+    lines[-1] += f" ({why.change:+,.2f})"
+    each = why.effects
+    told = {
+        "quantity": each.quantity,
+        "price": each.price,
+        "mix": each.mix,
+        "new": each.new,
+        "gone": each.gone,
+        "quantity not stated": each.unmeasured,
+    }
+    parts = ", ".join(f"{name} {amount:+,.2f}" for name, amount in told.items() if amount)
+    if parts:
+        lines.append(f"of which {parts}")
+    for name, several in why.by.items():
+        if len(several) > 1 and why.change:
+            shown = ", ".join(
+                f"{masked(part.value) or '(none)'} {part.change:+,.2f} ({part.share} %)"
+                for part in several[:_PARTS_SHOWN]
+            )
+            more = len(several) - _PARTS_SHOWN
+            lines.append(f"by {name}: {shown}" + (f", and {more} more" if more > 0 else ""))
+    if why.ranking is not None and why.ranking.sets:
+        best = why.ranking.sets[0]
+        share = "" if best.amount.share is None else f", {100 * best.amount.share:.0f} % of it"
+        doubt = "; nothing stands out of the noise, so this is only the likeliest"
+        lines.append(f"it lies in {best}{share}{doubt if best.doubtful else ''}")
+    lines.append("")
+    for line in lines:
+        session.console.data(f"{session.console.clean(line)}\n")
+
+
+def _listed_events(events: Sequence[dict[str, Any]]) -> str:
+    def told(event: dict[str, Any]) -> str:
+        number = f" {event['operation'].rpartition('-')[2]}" if event["operation"] else ""
+        at = datetime.fromisoformat(event["at"])
+        return f"{event['kind']}{number} of {event['subject']}, {at:%m-%d %H:%M}"
+
+    return "; ".join(map(told, events[:_EVENTS_SHOWN])) or "-"
 
 
 @command

@@ -159,6 +159,7 @@ app = frame.new_group(help="Know what it costs, what is unusual about it, and wh
 frame.add(app, bills.import_bills, "import")
 frame.add(app, bills.report, "report")
 frame.add(app, anomalies.anomalies, "anomalies")
+frame.add(app, anomalies.explain, "explain")
 frame.add(app, anomalies.feedback, "feedback")
 frame.add(app, detect, "detect")
 frame.add(app, locate, "locate")

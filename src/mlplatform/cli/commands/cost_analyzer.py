@@ -49,9 +49,15 @@ def cost_analyzer(
         bool,
         typer.Option("--anomalies", help="What is unusual; exit 3 while one stands unanswered."),
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="INCIDENT", help="Why an incident cost what it did."),
+    ] = None,
 ) -> int:
     """Show what was spent, as old runbooks ask for it; see `mlplatform cost --help`."""
     names = [*(["region"] if by_region else []), *(by or [])]
+    if explain is not None:
+        return unusual.show_explanation(session, explain)
     if anomalies:
         return unusual.show_anomalies(session, names, days or unusual.DAYS, since, cost)
     if since is not None:

@@ -107,6 +107,20 @@ class Seen:
                     costs[leaf] = costs[leaf] + values if leaf in costs else values
         return Costs(self.first, likely, cautious)
 
+    def bills_of(self, currency: str, where: Where) -> set[str]:
+        """The bills that a node is in; all, where it is in none."""
+        return {
+            slug
+            for (coin, values), several in self._in_bills.items()
+            if coin == currency and values[: len(where)] == where
+            for slug in several
+        } or set(self.bills)
+
+    def covers(self, slug: str, day: date) -> bool:
+        """Whether a bill says what a day cost."""
+        bill = self.bills[slug]
+        return bill.first <= day <= bill.until and bool(bill.of(day))
+
     def amounts(
         self,
         cells: Cells,
@@ -118,12 +132,7 @@ class Seen:
     ) -> Amounts:
         """What a node's days are in this state."""
         span = days_between(since, until)
-        slugs = {
-            slug
-            for (coin, values), several in self._in_bills.items()
-            if coin == currency and values[: len(where)] == where
-            for slug in several
-        } or set(self.bills)
+        slugs = self.bills_of(currency, where)
         told = [each for slug in slugs for day in span for each in self.bills[slug].of(day)]
         unsure = [each.because for each in told if not each.final]
         brought = [each for each in self.state.brought if each.bill.slug in slugs]

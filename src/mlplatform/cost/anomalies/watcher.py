@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlplatform.core.errors import Denied, UsageError
 from mlplatform.cost.anomalies.cells import Cells, Where
+from mlplatform.cost.anomalies.comparing import Comparer, Comparison, reference_of
 from mlplatform.cost.anomalies.findings import Judged, Rule, Said
 from mlplatform.cost.anomalies.records import (
     Alarm,
@@ -24,8 +25,8 @@ from mlplatform.cost.anomalies.records import (
     new_word_id,
     newest_of_all,
 )
-from mlplatform.cost.anomalies.seen import Seen, see
-from mlplatform.cost.anomalies.verdicts import Scope, after
+from mlplatform.cost.anomalies.seen import Seen, days_between, see
+from mlplatform.cost.anomalies.verdicts import Scope, after, path_of
 from mlplatform.cost.cube import TAG_PREFIX, Measure, dimension
 from mlplatform.cost.detect.scoring import Told
 from mlplatform.cost.ledger import Bill, Delivery, Ledger
@@ -181,6 +182,38 @@ class Watcher:
             hint=f"there are: {listed}" if listed else "`mlplatform cost anomalies` looks for some",
         )
 
+    def compare(self, outlook: Outlook, alarm: Alarm) -> Comparison:
+        """An incident's days beside those that they are compared with."""
+        seen = outlook.seen
+        path = path_of(alarm.where, outlook.levels)
+        others = [
+            each
+            for each in outlook.alarms
+            if each.state.stands
+            and each.currency == alarm.currency
+            and _related(path_of(each.where, outlook.levels), path)
+        ]
+        bills = seen.bills_of(alarm.currency, path)
+
+        def known(day: date) -> bool:
+            return day >= seen.first and all(seen.covers(slug, day) for slug in bills)
+
+        def unusual(day: date) -> bool:
+            return any(each.since <= day <= each.until for each in others)
+
+        kept = {name for each in seen.chosen for name in each.delivery.tags}
+        tags = [name for name in self.tags if name in kept]
+        comparer = Comparer(self.connection, self.at_hand, outlook.asked.measure, self.regions)
+        return comparer.compare(
+            seen.chosen,
+            alarm.currency,
+            alarm.where,
+            days_between(alarm.since, alarm.until),
+            reference_of(alarm.since, alarm.until, known, unusual),
+            tags=tags,
+            resources="" not in kept,
+        )
+
     def say(
         self,
         answer: Answer,
@@ -270,6 +303,11 @@ def _paths(word: Word, levels: tuple[str, ...], cells: Cells) -> set[tuple[str, 
         if word.currency in {"", currency}
         and all(values[levels.index(name)] == value for name, value in word.where.items())
     }
+
+
+def _related(one: Where, other: Where) -> bool:
+    short = min(len(one), len(other))
+    return one[:short] == other[:short]
 
 
 def _all(histories: Mapping[tuple[Bill, str, str], Sequence[Delivery]]) -> list[Delivery]:

@@ -106,7 +106,8 @@ def told_of(tree: Tree, words: Iterable[Word]) -> Codes:
 def within_budget(alarm: Flags, scores: Scores, false_share: float = FALSE_SHARE) -> Flags:
     """Which alarms are told, step by step: the surest first, as long as the mean chance of being
     nothing stays within the share."""
-    nothing = np.where(alarm, np.exp(-np.logaddexp(0.0, scores.evidence)), np.inf)
+    with np.errstate(invalid="ignore"):  # of what is unknown there is no evidence
+        nothing = np.where(alarm, np.exp(-np.logaddexp(0.0, scores.evidence)), np.inf)
     order = np.argsort(nothing, axis=0, kind="stable")
     ranked = np.take_along_axis(nothing, order, axis=0)
     mean = np.cumsum(ranked, axis=0) / np.arange(1, len(ranked) + 1)[:, None]
