@@ -4,14 +4,51 @@ read. Relative paths start at the topology's folder."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from mlplatform.core.section import OneOrMore, Section, Store
 
 TagName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 """What reports call a tag: `--by team`."""
+
+BudgetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+"""It becomes part of keys."""
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+"""By ISO 4217."""
+
+
+class Budget(Section):
+    """What may be spent in a month or a day: on all, or on what all of its scope is true of."""
+
+    amount: Decimal = Field(gt=0, allow_inf_nan=False)
+    per: Literal["month", "day"] = "month"
+    """Of the calendar, in UTC."""
+    currency: Currency | None = None
+    """That of reports, unless given. Charges in others are converted by `rates`, or refused."""
+    cost: Literal["effective", "billed", "contracted", "list"] = "effective"
+    provider: str | None = None
+    region: str | None = None
+    service: str | None = None
+    model: str | None = None
+    team: str | None = None
+    confidence: float = Field(default=80.0, ge=50, lt=100)
+    """Percent. So likely it must be that the period ends above the amount before this is told."""
+
+    @property
+    def scope(self) -> dict[str, str]:
+        """By dimension: the value that charges must have."""
+        told = {
+            "provider": self.provider,
+            "region": self.region,
+            "service": self.service,
+            "model": self.model,
+            "team": self.team,
+        }
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class Cost(Section):
@@ -29,6 +66,20 @@ class Cost(Section):
     """A table of exchange rates: from,to,rate,valid_from. Without it no currency is converted."""
     tags: Mapping[TagName, Annotated[tuple[str, ...], OneOrMore]] = Field(default_factory=dict)
     """By what reports call it: the tags that say it, the first one that a charge has."""
+    budgets: Mapping[BudgetName, Budget] = Field(default_factory=dict)
     resources: bool = True
     """Whether the ledger keeps resources apart; without them it is a fraction of its size, and
     waste cannot be found."""
+
+    @model_validator(mode="after")
+    def _scopes_are_known(self) -> Self:
+        for name, budget in self.budgets.items():
+            for tag in {"model", "team"} & budget.scope.keys():
+                if tag not in self.tags:
+                    raise PydanticCustomError(
+                        "budget_scope",
+                        "budgets: {name}: {tag}: no tag is said to be it; name it under "
+                        "`cost.tags`",
+                        {"name": name, "tag": tag},
+                    )
+        return self

@@ -79,13 +79,13 @@ class Books:
 
     def daily(self, *by: str, since: date, until: date, cost: str = "billed", **how: Any) -> Daily:
         """What was spent a day."""
-        with self._spender() as spender:
+        with self.spender() as spender:
             deliveries = self.ledger.current()
             return costs_by_day(spender, deliveries, by, since, until, Measure(cost), **how)
 
     def content(self, *by: str, days: int = 7, cost: str = "billed", **how: Any) -> Content:
         """What a page says."""
-        with self._spender() as spender:
+        with self.spender() as spender:
             deliveries = self.ledger.current()
             found = spender.report(deliveries, Asked(by or ("region",), days, Measure(cost)))
             assert found is not None
@@ -93,7 +93,7 @@ class Books:
 
     def report(self, *by: str, days: int = 7, cost: str = "billed") -> Spending:
         """A report of what there is."""
-        with self._spender() as spender:
+        with self.spender() as spender:
             asked = Asked(by or ("region",), days, Measure(cost))
             found = spender.report(self.ledger.current(), asked)
         assert found is not None
@@ -101,7 +101,7 @@ class Books:
 
     def empty(self) -> bool:
         """Whether there is nothing to report on."""
-        with self._spender() as spender:
+        with self.spender() as spender:
             return spender.report(self.ledger.current(), Asked()) is None
 
     def costs(self, *by: str, days: int = 7, cost: str = "billed") -> dict[str | None, Decimal]:
@@ -110,7 +110,8 @@ class Books:
         return {line.keys[0]: line.cost for line in lines}
 
     @contextmanager
-    def _spender(self) -> Iterator[Spender]:
+    def spender(self) -> Iterator[Spender]:
+        """Whoever reads the ledger."""
         with connect(self.folder / "scratch") as connection:
             yield Spender(
                 connection,
