@@ -58,6 +58,7 @@ def test_import_then_report(estate: Estate) -> None:
     )
     shown = estate.good("cost", "report", "--by", "region", "--days", "30", "--cost", "billed").out
     first, heading, *rows, last = shown.splitlines()
+    assert rows.pop(-2) == ("Provisional, the bill may still be restated: 2026-11-01 to 2026-11-10")
     assert first == (
         "Billed cost in USD, 30 days to 2026-11-10, the last that the data covers (from 2026-10-12)"
     )
@@ -230,6 +231,19 @@ def test_a_row_is_drawn_day_by_day_and_a_missing_day_is_a_gap(estate: Estate) ->
     shown = estate.good("cost", "report", "--days", "4").out
     assert " ▂█·▅ " in shown
     assert "PER 2 DAYS" in estate.good("cost", "report", "--days", "60").out
+
+
+def test_days_that_may_be_restated_stand_in_brackets(estate: Estate) -> None:
+    rows = [charge(day, "4") for day in DAYS]
+    deliver(estate, rows)
+    estate.good("cost", "import")
+    deliver(estate, [*rows[:8], *(row | {"BilledCost": "5"} for row in rows[8:])])
+    estate.good("cost", "import")
+    shown = estate.good("cost", "report", "--days", "10").out
+    assert " ████████(██) " in shown
+    assert "restated: 2026-11-09 to 2026-11-10" in shown
+    told = estate.good("cost", "report", "--days", "10", "-o", "json").json()
+    assert told["provisional_days"] == ["2026-11-09", "2026-11-10"]
 
 
 def test_a_page_to_forward(estate: Estate) -> None:

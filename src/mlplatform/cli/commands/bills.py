@@ -234,6 +234,7 @@ def show_report(
     """Print a report, as `--output` says."""
     from mlplatform.core.errors import UsageError
     from mlplatform.cost.cube import Measure
+    from mlplatform.cost.open_days import open_days
     from mlplatform.cost.spending import Asked
 
     if cost not in set(Measure):
@@ -248,6 +249,8 @@ def show_report(
         lines_of_days: list[str] = []
         provisional = frozenset[date]()
         if spending is not None:
+            opened = open_days(office.ledger, deliveries, spending.since, spending.until)
+            provisional = opened.provisional
             if session.output is Output.TABLE:
                 shown = len(spending.lines) if not limit else max(limit - 1, 1)
                 lines_of_days = _lines_of_days(
@@ -286,9 +289,7 @@ def show_report(
         ],
         **(extra if session.output is not Output.CSV else {}),
     )
-    lines = _last_lines(spending)
-    if provisional:
-        lines.append(_provisional_told(provisional))
+    lines = [*([_provisional_told(provisional)] if provisional else []), *_last_lines(spending)]
     for line in lines if session.output is Output.TABLE else ():
         session.console.data(f"{session.console.clean(line)}\n")
     if session.output is Output.CSV:
@@ -322,6 +323,8 @@ def _lines_of_days(
         only=keys,
     )
     not_final = provisional | daily.incomplete
+    if not_final >= daily.covered:
+        not_final = frozenset()  # brackets around all tell nothing apart; the line below says it
     return [sparkline(slots(daily.days, daily.rows.get(each, {}), not_final)) for each in keys]
 
 
@@ -445,22 +448,7 @@ def _heading(spending: Spending) -> str:
 
 def _last_lines(spending: Spending) -> list[str]:
     measure = spending.asked.measure.value
-    parts = " ".join(
-        f"{'-' if each.billed < 0 else '+'} {each.kind.value} {money(abs(each.billed))}"
-        for each in spending.reconciled
-    ).removeprefix("+ ")
-    lines = [f"Total {money(spending.total)} {spending.currency} {measure}"]
-    differences = [
-        f"{each.kind.value} {each.shown - each.billed:+,.2f}"
-        for each in spending.reconciled
-        if each.shown != each.billed
-    ]
-    line = f"BilledCost {money(spending.billed)} = {parts or '0.00'}"
-    if measure != "billed":
-        line += f"; {measure} differs by {spending.total - spending.billed:+,.2f}" + (
-            f": {', '.join(differences)}" if differences else ""
-        )
-    lines.append(line)
+    lines = []
     if spending.unknown:
         lines.append(
             f"{spending.unknown:,} charges do not state their {measure} cost, and are left out"
@@ -472,7 +460,22 @@ def _last_lines(spending: Spending) -> list[str]:
     if spending.behind:
         told = ", ".join(f"{name} to {end}" for name, end in spending.behind.items())
         lines.append(f"Not all bills reach {spending.until}: {told}")
-    return lines
+    lines.append(f"Total {money(spending.total)} {spending.currency} {measure}")
+    parts = " ".join(
+        f"{'-' if each.billed < 0 else '+'} {each.kind.value} {money(abs(each.billed))}"
+        for each in spending.reconciled
+    ).removeprefix("+ ")
+    differences = [
+        f"{each.kind.value} {each.shown - each.billed:+,.2f}"
+        for each in spending.reconciled
+        if each.shown != each.billed
+    ]
+    line = f"BilledCost {money(spending.billed)} = {parts or '0.00'}"
+    if measure != "billed":
+        line += f"; {measure} differs by {spending.total - spending.billed:+,.2f}" + (
+            f": {', '.join(differences)}" if differences else ""
+        )
+    return [*lines, line]
 
 
 def masked(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,15 @@ from mlplatform.cli.session import Session
 if TYPE_CHECKING:
     from mlplatform.cost.budgets.acknowledging import Acknowledgement
     from mlplatform.cost.budgets.judging import Judgement
+    from mlplatform.cost.cost_analyzer import Office
     from mlplatform.cost.daily import Costs, Daily, Keys
+    from mlplatform.cost.ledger import Delivery
     from mlplatform.cost.outlook import Interval, Outlook
 
 _FOUND = 3
 _AHEAD_MOST_DAYS = 366
+_OPEN_DAYS = 45
+"""Of an older day nobody expects more charges."""
 _RECENT_DAYS = 28
 """What a row cost in them says whether it has one of its own."""
 _BUDGETS_HINT = (
@@ -75,7 +80,7 @@ def budget(
         deliveries = office.ledger.current()
         if not deliveries:
             office.sources([])  # says what to set, if nothing is
-        judged = judge_all(budgets, office.spender(), deliveries)
+        judged = judge_all(budgets, office.spender(), deliveries, _partial(office, deliveries))
         known = Acknowledgements(office.ledger.store)
         if acknowledge is not None:
             _acknowledge(session, known, judged, acknowledge, note)
@@ -245,7 +250,8 @@ def forecast(
             last,
             Measure(cost),
         )
-    begins = complete_until(daily)
+        partial = _partial(office, deliveries)
+    begins = complete_until(daily, partial)
     wanted = until.date() if until is not None else month_of(begins + timedelta(days=1))[1]
     if days is not None:
         wanted = begins + timedelta(days=days)
@@ -256,8 +262,23 @@ def forecast(
         )
     total: Keys = ("(total)", *[""] * (len(names) - 1))
     rows = {**(_top(daily, limit) if names else {}), total: daily.total()}
-    _show_forecast(session, names, cost, daily, look_ahead(daily, rows, wanted), reveal=reveal)
+    found = look_ahead(daily, rows, wanted, partial)
+    _show_forecast(session, names, cost, daily, found, reveal=reveal)
     return 0
+
+
+def _partial(office: Office, deliveries: Sequence[Delivery]) -> frozenset[date]:
+    """The last days of which charges are still to come."""
+    from mlplatform.cost.ledger import standing
+    from mlplatform.cost.open_days import open_days
+    from mlplatform.cost.spending import covered_until
+
+    ends = covered_until(standing(deliveries))
+    if not ends:
+        return frozenset()
+    last = max(ends.values())
+    since = last - timedelta(days=_OPEN_DAYS)
+    return open_days(office.ledger, deliveries, since, last).partial
 
 
 def _top(daily: Daily, limit: int) -> dict[Keys, Costs]:
