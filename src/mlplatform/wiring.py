@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,10 +25,12 @@ from mlplatform.core.store_url import StoreURL
 
 if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
+    from mlplatform.core.money import Prices
     from mlplatform.core.topology import Topology
     from mlplatform.ports.clock import Clock
     from mlplatform.ports.fleet import Fleet
     from mlplatform.ports.happenings import Happenings
+    from mlplatform.ports.inventory import Inventory
     from mlplatform.ports.measurements import Measurements
     from mlplatform.ports.notify import Receiver
     from mlplatform.ports.probe import Probe
@@ -62,6 +65,8 @@ TRAFFIC_ADAPTERS = {
     "httproute": Adapter("mlplatform.adapters.gateway_api", extra="kubernetes"),
     "route53": Adapter("mlplatform.adapters.route53", extra="aws"),
 }
+
+INVENTORIES = {"aws": Adapter("mlplatform.adapters.aws_inventory", extra="aws")}
 
 RECEIVERS = {
     kind: Adapter(f"mlplatform.adapters.{kind}") for kind in ("webhook", "slack", "pagerduty")
@@ -281,6 +286,52 @@ def open_measurements(topology: Topology) -> Measurements | None:
     module = import_module("mlplatform.adapters.prometheus")
     measurements: Measurements = module.open_measurements(topology.prometheus.url)
     return measurements
+
+
+def open_inventories(topology: Topology) -> list[Inventory]:
+    """The accounts that waste is looked for in, each in a region. Nothing is asked of them yet."""
+    found: list[Inventory] = []
+    for place in topology.cost.inventory:
+        url = StoreURL.parse(place.text, noun="inventory")
+        found.append(_module(url, require_scheme(url, INVENTORIES)).open_inventory(url))
+    return found
+
+
+REMOVALS = {
+    "file": "rm -r {path}/{{prefix}}",
+    "s3": "aws s3 rm --recursive{endpoint} s3://{bucket}/{below}{{prefix}}",
+    "gs": "gcloud storage rm --recursive gs://{bucket}/{below}{{prefix}}",
+    "az": "az storage blob delete-batch --account-name {bucket} --source {container} "
+    "--pattern '{below}{{prefix}}*'",
+}
+"""By scheme: what a person types to remove what lies below a key. Nobody runs it here."""
+
+
+def removal_of(url: StoreURL) -> str:
+    """The command for one store, with `{prefix}` in it; empty where there is none."""
+    form = REMOVALS.get(url.scheme)
+    if form is None:
+        return ""
+    container, _, below = url.path.strip("/").partition("/")
+    whole = url.path.strip("/") if url.scheme != "az" else below
+    endpoint = url.options.get("endpoint")
+    return form.format(
+        path=url.path.rstrip("/"),
+        bucket=url.authority,
+        container=container,
+        below=f"{whole}/" if whole else "",
+        endpoint=f" --endpoint-url {endpoint}" if endpoint else "",
+    )
+
+
+def open_prices(topology: Topology) -> Prices:
+    """List prices: those that come with the product, and before them the operator's own.
+    `UsageError` if `cost.prices` names a table that cannot be read."""
+    own = topology.cost.prices
+    folder = topology.path.parent if topology.path else Path.cwd()
+    module = import_module("mlplatform.adapters.price_tables")
+    prices: Prices = module.open_prices(folder / own if own is not None else None)
+    return prices
 
 
 def open_control(

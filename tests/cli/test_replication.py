@@ -388,14 +388,14 @@ ENTRY = {"at", "operation", "number", "kind", "text", "writer", "fence", "payloa
 UPLOAD = {"region", "key", "version", "started", "age_seconds", "parts", "size_bytes"}
 UPLOAD |= {"result", "detail"}
 ACTION = {"key", "kind", "subject", "region", "reason", "severity", "batch", "parameters"}
-ACTION |= {"carries_on", "figures", "consumes", "from", "transfer_bytes"}
+ACTION |= {"carries_on", "figures", "consumes", "from", "transfer_bytes", "cost"}
 
 SHAPES: dict[str, tuple[tuple[str, ...], str, set[str], set[str]]] = {
     "plan": (
         ("replicate", "m", "--plan"),
         "actions",
         ACTION,
-        {"holds", "noop", "digest"},
+        {"holds", "noop", "digest", "cost"},
     ),
     "replicate": (("replicate", "m"), "outcomes", OUTCOME, {"operations", "holds"}),
     "verify": (("verify", "m"), "verifications", VERIFICATION, set()),

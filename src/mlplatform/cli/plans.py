@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlplatform.cli import render
+from mlplatform.cli.costs import pricing_of, tell_cost
 from mlplatform.cli.errors import UNREADABLE_HINT, outranking
 from mlplatform.cli.render import Column, Output, Row, duration, size
 from mlplatform.cli.session import Session
@@ -50,14 +51,18 @@ def show_plans(session: Session, *plans: Plan) -> int:
     """What would be done, with bytes and reasons. The exit code is that of what is held."""
     actions = [action for plan in plans for action in plan.actions]
     holds = [hold for plan in plans for hold in plan.holds]
+    pricing = pricing_of(session, session.topology())
+    costs = [pricing.plan([action]) if pricing else None for action in actions]
     rows = [
         {
             **action.model_dump(mode="json"),
             "from": action.parameters.get("source") or action.parameters.get("folder"),
             "transfer_bytes": transfer_bytes(action),
+            "cost": cost.as_json() if cost else None,
         }
-        for action in actions
+        for action, cost in zip(actions, costs, strict=True)
     ]
+    total_cost = pricing.plan(actions) if pricing else None
     session.show(
         "actions",
         rows,
@@ -67,19 +72,26 @@ def show_plans(session: Session, *plans: Plan) -> int:
             Column("from"),
             Column("region", "TO"),
             Column("transfer_bytes", "BYTES", size, right=True),
+            Column("cost", show=_said, optional=True),
             Column("reason"),
         ],
         holds=[hold.model_dump(mode="json") for hold in holds],
         noop=not actions,
         digest=plans[0].digest if len(plans) == 1 else None,
+        cost=total_cost.as_json() if total_cost else None,
     )
     _tell_holds(session, holds)
     if actions:
         total = sum(transfer_bytes(action) or 0 for action in actions)
         session.say(f"plan: {len(actions)} to do, {size(total)} to send, nothing was changed")
+        tell_cost(session, total_cost)
     elif not holds:
         session.say("nothing to do")
     return exit_code((), holds)
+
+
+def _said(cost: Mapping[str, Any] | None) -> str:
+    return "-" if cost is None else str(cost["said"])
 
 
 def transfer_bytes(action: Action) -> int | None:

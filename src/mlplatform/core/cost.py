@@ -59,7 +59,11 @@ class Cost(Section):
     ledger: Store | None = None
     """Where deliveries are kept; `cost` in the first control store, unless given."""
     prices: str | None = None
-    """A table of prices: provider,region,sku,unit,price,currency,valid_from,source."""
+    """A table of prices: provider,region,sku,unit,price,currency,valid_from,source. It goes before
+    the one that comes with the product."""
+    inventory: Annotated[tuple[Store, ...], OneOrMore] = ()
+    """Accounts that waste is looked for in, each in a region: `aws://us-east-1?profile=reader`.
+    They are only read."""
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
     """The currency of reports, by ISO 4217."""
     rates: str | None = None

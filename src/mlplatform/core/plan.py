@@ -33,7 +33,9 @@ class Consumption(Record):
     """What an action uses up. Priced by `core.money` through `Prices`; unknown stays unknown."""
 
     resource: str
-    """`transfer` (bytes between regions), `storage` (bytes kept), `gpu` (seconds of a product)."""
+    """`transfer` (bytes between regions), `storage` (bytes kept), `requests` (to a store; the
+    product is `read` or `write`), `gpu` (seconds of a product), `server` (servers of a model, which
+    is the product, kept running)."""
     amount: float
     unit: str
     source_region: str | None = None

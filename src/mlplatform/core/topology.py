@@ -97,6 +97,8 @@ class Model(Section):
     """None: no version is wanted anywhere yet."""
     home: RegionName
     replicate_to: tuple[RegionName, ...] = ()
+    gpus: Mapping[str, Annotated[StrictInt, Field(ge=1)]] = Field(default_factory=dict)
+    """How many of which product one server of it takes; by these a server is priced."""
 
     @property
     def regions(self) -> tuple[str, ...]:

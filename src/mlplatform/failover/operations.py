@@ -32,7 +32,7 @@ from mlplatform.failover.decision.decide import FEATURE, check_request, decide
 from mlplatform.failover.decision.seen import Drained, Mode, Request, RouteSeen, Rule, Seen
 from mlplatform.failover.effects import Estate, Mover, Undrainer, of_route
 from mlplatform.failover.history.recoveries import LOOK_BACK, drained_by, operation_of
-from mlplatform.failover.standby.serving import climbed
+from mlplatform.failover.standby.serving import Standbys, climbed
 from mlplatform.failover.verdict.judge import Verdict, judge_all
 from mlplatform.ports.traffic import RouteState
 
@@ -639,6 +639,8 @@ class Serving:
     states: Mapping[str, RouteState | Unknown]
     """By route."""
     verdicts: Mapping[str, Verdict]
+    standbys: Standbys
+    """What each region's servers offer for each model."""
 
 
 def serving(estate: Estate, grid: Grid) -> Serving:
@@ -649,7 +651,12 @@ def serving(estate: Estate, grid: Grid) -> Serving:
     evidence = estate.look()
     standbys = estate.stand(evidence, names)
     states = reading.result()
-    return Serving(climbed(grid, topology, states, standbys), states, judge_all(evidence, topology))
+    return Serving(
+        climbed(grid, topology, states, standbys),
+        states,
+        judge_all(evidence, topology),
+        standbys,
+    )
 
 
 def changed_by_hand(there: RouteSeen) -> bool:

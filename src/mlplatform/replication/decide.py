@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlplatform.core.digest import block_count
 from mlplatform.core.errors import UsageError, VersionConflict
 from mlplatform.core.manifest import Manifest
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Action, Consumption, Hold, Plan
 from mlplatform.core.replica import Regions, RegionSeen
 from mlplatform.core.seen import Unknown
+from mlplatform.replication.parts import part_bytes_for
 
 FEATURE = "replicate"
 PUBLISH = "publish"
@@ -259,8 +261,28 @@ def _action(request: Request, source: str | None, manifest: Manifest, state: Reg
             Consumption(
                 resource="storage", amount=manifest.size_bytes, unit="bytes", region=state.region
             ),
+            *_requests(manifest, source, state.region),
         ),
     )
+
+
+def _requests(manifest: Manifest, source: str | None, region: str) -> Iterator[Consumption]:
+    """Requests to both stores, at most: stores may take larger parts, and some are there already.
+    An upload is begun, completed and has its parts; manifest and receipt are put at the end."""
+    parts = [
+        max(
+            1, block_count(entry.size_bytes, part_bytes_for(entry.size_bytes, manifest.block_bytes))
+        )
+        for entry in manifest.files
+    ]
+    writes = sum(count + 2 if count > 1 else 1 for count in parts) + 2
+    yield Consumption(
+        resource="requests", amount=writes, unit="requests", region=region, product="write"
+    )
+    if source is not None:
+        yield Consumption(
+            resource="requests", amount=sum(parts), unit="requests", region=source, product="read"
+        )
 
 
 def _holds_others(state: RegionSeen, manifest: Manifest, recorded_digest: str | None) -> bool:

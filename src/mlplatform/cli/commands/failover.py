@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlplatform.cli import frame, options
+from mlplatform.cli.costs import pricing_of, tell_cost
 from mlplatform.cli.errors import UNREADABLE_HINT, outranking
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Column, Output, duration
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
+    from mlplatform.core.money import Cost
     from mlplatform.core.plan import Plan
     from mlplatform.failover.decision.seen import Mode, Seen
     from mlplatform.failover.effects import Estate
@@ -953,7 +955,9 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
         columns=_PLAN_COLUMNS,
         holds=[hold.model_dump(mode="json") for hold in holds],
         noop=proposal.noop,
+        cost=cost.as_json() if (cost := _cost_of(session, proposal)) else None,
     )
+    tell_cost(session, cost)
     if session.output is Output.TABLE:
         if gates := _gates_of(proposal):
             session.console.data("\n")
@@ -977,6 +981,15 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
                         level="hint",
                     )
     return exit_code((), holds)
+
+
+def _cost_of(session: Session, proposal: Proposal) -> Cost | None:
+    """What the servers that are asked for cost; None where none are, or no table can be read."""
+    actions = [action for plan in proposal.plans.values() for action in plan.actions]
+    if not any(action.consumes for action in actions):
+        return None
+    pricing = pricing_of(session, session.topology())
+    return pricing.plan(actions) if pricing else None
 
 
 def _tell_what_to_vouch_for(session: Session, proposal: Proposal) -> None:
@@ -1006,6 +1019,7 @@ def tell_proposal(session: Session, proposal: Proposal) -> None:
         session.say(
             f"{row['route']}: {row['target']} is {row['health']}, gates: {row['gates']}{room}"
         )
+    tell_cost(session, _cost_of(session, proposal))
     _tell_figures(session, proposal)
     _tell_holds(session, proposal)
 

@@ -305,19 +305,27 @@ def status(
     interval: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", min=0.5, help="Between drawings.")
     ] = 5.0,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="What each placement costs a month, by list prices.")
+    ] = False,
     region_timeout: options.RegionTimeout = 10.0,
 ) -> int:
     """Show the grid: which version is where, how its bytes were proven, and who serves it.
 
-    Loaded, warm and serving are shown where the topology has routes.
+    Loaded, warm and serving are shown where the topology has routes. With `--cost`, what storing
+    and serving each placement costs a month, by the same tables that price plans; what they do not
+    know stays unknown, and is told.
 
     $ mlplatform status
     $ mlplatform status resnet50 --watch
+    $ mlplatform status --cost
     """
+    from mlplatform.cli.costs import open_pricing
     from mlplatform.cli.grid import looking_at_traffic, show_grid
     from mlplatform.replication import operations
 
     with replicas_of(session, region_timeout=region_timeout) as replicas:
+        pricing = open_pricing(replicas.topology) if cost else None
         serving = looking_at_traffic(replicas.topology, replicas.stop, region_timeout)
         while True:
             subjects = [operations.resolve(replicas, reference)] if reference else None
@@ -328,6 +336,7 @@ def status(
                 replicas.topology,
                 replicas.clock.now(),
                 serving=serving(grid),
+                pricing=pricing,
                 clear=watch,
             )
             if not watch or replicas.stop() or session.console.reader_gone:

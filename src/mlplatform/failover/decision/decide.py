@@ -17,7 +17,7 @@ from datetime import date, datetime
 
 from mlplatform.core.digest import blake3_hex
 from mlplatform.core.errors import UsageError
-from mlplatform.core.plan import JSON, Action, Hold, Plan, Severity
+from mlplatform.core.plan import JSON, Action, Consumption, Hold, Plan, Severity
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decision.back import drill, go_back, turned_bad
@@ -334,6 +334,15 @@ def _asks(case: Case, draft: Draft) -> Iterator[Action]:
                 "model": ask.model,
                 "servers": ask.servers,
             },
+            consumes=(
+                Consumption(
+                    resource="server",
+                    amount=max(ask.servers - ask.has, 0),
+                    unit="servers",
+                    region=ask.region,
+                    product=ask.model,
+                ),
+            ),
         )
 
 
