@@ -27,6 +27,7 @@ from benchmarks import (
     fanout,
     memory,
     resume,
+    rollout_verdict,
     serving_memory,
     serving_protocol,
     serving_throughput,
@@ -51,6 +52,7 @@ def main() -> int:
         "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),
         "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
+        "rollout_verdict": lambda: rollout_verdict.measure(asked.pairs or rollout_verdict.RUNS),
         "serving_memory": serving_memory.measure,
         "serving_protocol": lambda: serving_protocol.measure(
             asked.pairs or serving_protocol.ROUNDS

@@ -165,9 +165,9 @@ class Book:
                 )
         return points
 
-    def left_out(self, region: int, metric: int) -> dict[LeftOut, int]:
+    def left_out(self, region: str, metric: Metric) -> dict[LeftOut, int]:
         """How many windows said nothing, and why."""
-        counts = self.sums.left_out[region, metric]
+        counts = self.sums.left_out[self._places[region], self.policy.metrics.index(metric)]
         return {_REASONS[at]: int(counts[at]) for at in np.flatnonzero(counts)}
 
     def _add(self, now: Mapping[int, Window]) -> None:

@@ -60,7 +60,7 @@ _RATIO_PRIOR: Numbers = np.log(_RATIO_WEIGHTS / _RATIO_WEIGHTS.sum())
 CUTS: Numbers = np.concatenate([np.geomspace(0.002, 0.5, 14), 1.0 - np.geomspace(0.4, 0.002, 10)])
 """Bets for the canary: by which share each of its errors cuts what is held."""
 _CUT_PRIOR: Numbers = np.full(len(CUTS), -np.log(len(CUTS)))
-_NEWTON_STEPS = 4
+_NEWTON_STEPS = 3
 
 
 def bets_against(
@@ -138,11 +138,12 @@ def seconds_to_ratio(
     share = (np.log(bar) - _LOG_RATIO[above - 1]) / (_LOG_RATIO[above] - _LOG_RATIO[above - 1])
 
     def beside_bar(values: Numbers) -> Numbers:
+        """Of ratios below the bar: those above speak for no promotion."""
         at_bar = (1 - share) * values[..., above - 1] + share * values[..., above]
-        return np.asarray((values - at_bar[..., None]) / phi[..., None])
+        return np.asarray((values[..., :above] - at_bar[..., None]) / phi[..., None])
 
     wanted = np.full(phi.shape, -np.log(alpha))
-    found = _reaches(beside_bar(likelihood) + _RATIO_PRIOR, beside_bar(a_second), wanted)
+    found = _reaches(beside_bar(likelihood) + _RATIO_PRIOR[:above], beside_bar(a_second), wanted)
     return np.maximum(found, 0.0)
 
 

@@ -4,7 +4,8 @@
   asks, with errors in enough windows and from enough sources, while stable pods in its place raise
   no alarm.
 - **Promote** where it is surely below one of both bars in every metric and region; or, where policy
-  allows it, when the bake has ended and nothing leans against it. The bound is told either way.
+  allows it, when the bake has ended. Never while what there is leans against it, if not loudly: the
+  bar for promotion is beyond what is called worse. The bound is told either way.
 - **Hold** otherwise: inconclusive is an answer, with the time that is still needed.
 
 A crash, or no ready endpoint, is no matter of statistics: its weight goes to 0 at once.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from mlplatform.core.seen import Unknown
 from mlplatform.rollout.verdict.book import CEILING, KNOWN, PLACEBO, Book
@@ -63,7 +65,7 @@ class Ground(StrEnum):
     FEW_SOURCES = "few-sources"
     SOAK = "soak"
     LEANS = "leans"
-    """The bake has ended, and what there is speaks against the canary, if not loudly."""
+    """It would be promoted, but what there is speaks against it, if not loudly."""
     INCONCLUSIVE = "inconclusive"
 
 
@@ -77,6 +79,15 @@ _DECISIONS = {
     Ground.ON_TIME: Decision.PROMOTE,
 }
 _GROUNDS = list(Ground)
+_LEANS = 1e-9
+"""Above it an e-value's logarithm is not 0 by rounding."""
+
+
+def decision_of(ground: Ground) -> Decision:
+    """What follows of it; to hold, unless something else does."""
+    return _DECISIONS.get(ground, Decision.HOLD)
+
+
 _NOUNS = {Metric.ERRORS: ("failed", "errors"), Metric.LATENCY: ("were slow", "slow requests")}
 
 
@@ -123,7 +134,7 @@ class Evidence:
     @property
     def decision(self) -> Decision:
         """What this metric in this region, by itself, allows."""
-        return _DECISIONS.get(self.ground, Decision.HOLD)
+        return decision_of(self.ground)
 
     def words(self, policy: Policy) -> str:
         """All of it, in a sentence or two."""
@@ -199,7 +210,7 @@ def grounds(
     windows: Numbers,
     seconds: Numbers,
     bounds: tuple[Numbers, Numbers],
-) -> Numbers:
+) -> npt.NDArray[np.int64]:
     """The rule, for cells of any number: an index into the members of `Ground`. `log_e` has the
     accounts of a book first; `bounds` are those of ratio and excess."""
     need = -math.log(policy.alpha_each)
@@ -213,7 +224,7 @@ def grounds(
     bounded &= known & (windows >= policy.windows_least)
     soaked = seconds >= policy.soak_seconds
     baked = (seconds >= policy.bake_seconds) & soaked & policy.promote_on_time
-    found: Numbers = np.select(
+    found: npt.NDArray[np.int64] = np.select(
         [
             windows == 0,
             far & enough,
@@ -222,10 +233,10 @@ def grounds(
             (against | far) & few_sources,
             against & placebo,
             against,
+            (bounded | baked) & soaked & (log_e[KNOWN] > _LEANS),
             bounded & soaked,
-            baked & (log_e[KNOWN] < 0),
-            bounded,
             baked,
+            bounded,
         ],
         [
             _GROUNDS.index(each)
@@ -237,10 +248,10 @@ def grounds(
                 Ground.FEW_SOURCES,
                 Ground.PLACEBO,
                 Ground.WORSE,
+                Ground.LEANS,
                 Ground.BOUND,
                 Ground.ON_TIME,
                 Ground.SOAK,
-                Ground.LEANS,
             )
         ],
         _GROUNDS.index(Ground.INCONCLUSIVE),
@@ -264,57 +275,54 @@ def _evidence(book: Book) -> list[list[Evidence]]:
         seconds=sums.seconds,
         bounds=(ratio, excess),
     )
-    promote_seconds, roll_back_seconds = _forecasts(book)
     with np.errstate(divide="ignore", invalid="ignore"):
         pooled = sums.pooled[0] / sums.pooled[1]
     log10_e = sums.log_e / math.log(10)
     needed = -math.log10(policy.alpha_each)
-    columns = [
-        array.tolist()
-        for array in (
-            found,
-            log10_e[KNOWN],
-            log10_e[CEILING],
-            log10_e[PLACEBO],
-            *sums.canary,
-            *sums.fleet,
-            pooled,
-            ratio,
-            excess,
-            sums.failing_windows,
-            sums.sources,
-            book.phi,
-            sums.allowance,
-            sums.windows,
-            sums.seconds,
-            promote_seconds,
-            roll_back_seconds,
-        )
-    ]
-    cells: list[list[Evidence]] = []
-    left_out: Flags = np.asarray(sums.left_out.any(axis=-1))
-    for place, region in enumerate(policy.regions):
-        row = []
-        for at, metric in enumerate(policy.metrics):
-            (
-                ground, e, e_ceiling, e_placebo, requests, failures, fleet_requests, fleet_failures,
-                estimate, ratio_bound, excess_bound, failing, sources, phi, allowed, windows,
-                seconds, promote, roll_back,
-            ) = (column[place][at] for column in columns)  # fmt: skip
-            held = book.scatter.get((region, metric), _NOT_TOLD)
-            row.append(
-                Evidence(
-                    region, metric, _GROUNDS[int(ground)], e, needed, e_ceiling,
-                    e_placebo if sums.placebo[place, at] else None,
-                    requests, failures, fleet_requests, fleet_failures, estimate,
-                    ratio_bound, excess_bound, int(failing), sources, phi, allowed, int(windows),
-                    seconds, promote, roll_back,
-                    book.left_out(place, at) if left_out[place, at] else {},
-                    held.reason if isinstance(held, Unknown) else "",
-                )
-            )  # fmt: skip
-        cells.append(row)
-    return cells
+    columns = (
+        log10_e[KNOWN],
+        log10_e[CEILING],
+        log10_e[PLACEBO],
+        *sums.canary,
+        *sums.fleet,
+        pooled,
+        ratio,
+        excess,
+        sums.failing_windows,
+        sums.sources,
+        book.phi,
+        sums.allowance,
+        sums.windows,
+        sums.seconds,
+        *_forecasts(book),
+    )
+    rows = zip(
+        ((region, metric) for region in policy.regions for metric in policy.metrics),
+        found.ravel().tolist(),
+        sums.left_out.any(axis=-1).ravel().tolist(),
+        sums.placebo.ravel().tolist(),
+        *(column.ravel().tolist() for column in columns),
+        strict=True,
+    )
+    cells = []
+    for (
+        (region, metric), ground, leaves_out, has_placebo, e, e_ceiling, e_placebo, requests,
+        failures, fleet_requests, fleet_failures, estimate, ratio_bound, excess_bound, failing,
+        sources, phi, allowed, windows, seconds, promote, roll_back,
+    ) in rows:  # fmt: skip
+        held = book.scatter.get((region, metric), _NOT_TOLD)
+        cells.append(
+            Evidence(
+                region, metric, _GROUNDS[ground], e, needed, e_ceiling,
+                e_placebo if has_placebo else None, requests, failures, fleet_requests,
+                fleet_failures, estimate, ratio_bound, excess_bound, int(failing), sources, phi,
+                allowed, int(windows), seconds, promote, roll_back,
+                book.left_out(region, metric) if leaves_out else {},
+                held.reason if isinstance(held, Unknown) else "",
+            )
+        )  # fmt: skip
+    each = len(policy.metrics)
+    return [cells[start : start + each] for start in range(0, len(cells), each)]
 
 
 _FORETOLD_SECONDS = 86_400.0
@@ -348,7 +356,7 @@ def _forecasts(book: Book) -> tuple[Numbers, Numbers]:
     promote = np.maximum(promote, policy.soak_seconds - sums.seconds)
     if policy.promote_on_time:
         left = np.maximum(policy.bake_seconds - sums.seconds, 0.0)
-        promote = np.where(sums.log_e[KNOWN] < 0, np.minimum(promote, left), promote)
+        promote = np.where(sums.log_e[KNOWN] <= _LEANS, np.minimum(promote, left), promote)
     promote = np.where(canary > 0, np.maximum(promote, 0.0), np.inf)
     bar = (1 + policy.delta) * sums.allowance
     climb = bets_against(own * canary, others, odds, bar)
@@ -467,9 +475,7 @@ def _why(each: Evidence, policy: Policy) -> str:
                 f"{policy.sources_least} needed"
             )
         case Ground.LEANS:
-            return (
-                f"the bake has ended, but what there is leans against it: {worse}; {_bound(each)}"
-            )
+            return f"not promoted, for what there is leans against it: {worse}; {_bound(each)}"
     return f"inconclusive: {worse}; {_bound(each)}{_still(each)}"
 
 
