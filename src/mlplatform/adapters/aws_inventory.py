@@ -114,7 +114,7 @@ class AwsInventory:
             try:
                 found[kind] = list(read())
             except _FOREIGN as error:
-                found[kind] = Unknown(f"{self.url}: {kind.value}s: {_told(error)}")
+                found[kind] = Unknown(f"{self.url}: {kind.value}: {_told(error)}")
         return found
 
     def _volumes(self) -> Iterator[Held]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def account(moto: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def account(moto: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """An empty account, and a maker of clients that may write to it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -180,7 +180,7 @@ def test_an_account_that_is_not_reached_is_unknown(monkeypatch: pytest.MonkeyPat
     assert set(held) == set(Kind)
     for kind, found in held.items():
         assert isinstance(found, Unknown), kind
-        assert found.reason.startswith(f"aws://eu-west-1: {kind.value}s: ")
+        assert found.reason.startswith(f"aws://eu-west-1: {kind.value}: ")
 
 
 @pytest.mark.parametrize(

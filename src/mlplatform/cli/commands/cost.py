@@ -9,6 +9,7 @@ import typer
 
 from mlplatform.cli import frame
 from mlplatform.cli.commands import anomalies, bills, budgets
+from mlplatform.cli.commands import waste as wasting
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Output
 from mlplatform.cli.session import Session
@@ -159,8 +160,10 @@ app = frame.new_group(help="Know what it costs, what is unusual about it, and wh
 frame.add(app, bills.import_bills, "import")
 frame.add(app, bills.report, "report")
 frame.add(app, anomalies.anomalies, "anomalies")
+frame.add(app, anomalies.explain, "explain")
 frame.add(app, anomalies.feedback, "feedback")
 frame.add(app, detect, "detect")
 frame.add(app, locate, "locate")
 frame.add(app, budgets.budget, "budget")
 frame.add(app, budgets.forecast, "forecast")
+frame.add(app, wasting.waste, "waste")

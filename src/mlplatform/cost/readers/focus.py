@@ -54,7 +54,7 @@ class Focus:
             "ServiceCategory": text("ServiceCategory"),
             "ServiceName": text("ServiceName"),
             "SkuId": text("SkuId", "SkuPriceId"),
-            "SkuMeter": text("SkuMeter"),
+            "SkuMeter": text("SkuMeter", "x_UsageType"),
             "ResourceId": text("ResourceId"),
             "ChargeCategory": text("ChargeCategory"),
             "ChargeClass": text("ChargeClass"),
