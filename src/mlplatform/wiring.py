@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlplatform.ports.fleet import Fleet
     from mlplatform.ports.happenings import Happenings
     from mlplatform.ports.inventory import Inventory
-    from mlplatform.ports.measurements import Measurements
+    from mlplatform.ports.measurements import History, Measurements
     from mlplatform.ports.notify import Receiver
     from mlplatform.ports.probe import Probe
     from mlplatform.ports.resolver import Resolver
@@ -332,6 +332,15 @@ def open_prices(topology: Topology) -> Prices:
     module = import_module("mlplatform.adapters.price_tables")
     prices: Prices = module.open_prices(folder / own if own is not None else None)
     return prices
+
+
+def open_history(topology: Topology) -> History | None:
+    """The same, for what it remembers."""
+    if topology.prometheus is None:
+        return None
+    module = import_module("mlplatform.adapters.prometheus")
+    history: History = module.open_history(topology.prometheus.url)
+    return history
 
 
 def open_control(

@@ -109,3 +109,39 @@ def test_rows_beyond_the_limit_are_one(estate: Estate) -> None:
 )
 def test_what_cannot_be_forecast(arguments: tuple[str, ...], said: str, estate: Estate) -> None:
     require(estate.run("cost", "forecast", *arguments), 2, said)
+
+
+def test_unit_costs_from_files(estate: Estate) -> None:
+    told = {
+        "exports": [f"file://{estate.folder}/bills"],
+        "tags": {"model": ["model"]},
+    }
+    estate.write()
+    topology = estate.folder / "topology.yaml"
+    topology.write_text(topology.read_text() + f"\ncost: {json.dumps(told)}\n")
+    estate.good("cost", "import")
+    counts, nodes = estate.folder / "counts.csv", estate.folder / "nodes.csv"
+    counts.write_text("day,model,region,requests\n2026-11-20,resnet50,us-east-1,42000\n")
+    nodes.write_text("name,cost,gpus,allocated\ng5,10,4,3\n")
+    names = ("--counts", str(counts), "--gpus", str(nodes))
+    shown = estate.good("cost", "unit", *names).out
+    assert "0.5000" in shown
+    assert "unknown" in shown
+    found = estate.good("cost", "unit", *names, "-o", "json").json()
+    row = next(each for each in found["units"] if each["region"] == "us-east-1")
+    assert (row["model"], row["cost_per_1000_requests"]) == ("resnet50", "0.5")
+    assert row["cost_per_million_tokens"] is None
+    assert found["gpus"][0]["unallocated"] == "2.5"
+    assert found["gpus"][0]["busy"] is None
+
+
+def test_without_counters_unit_costs_are_unknown_and_not_zero(estate: Estate) -> None:
+    require(estate.run("cost", "unit"), 2, "cost.tags")
+    told = {"exports": [f"file://{estate.folder}/bills"], "tags": {"model": ["model"]}}
+    estate.write()
+    topology = estate.folder / "topology.yaml"
+    topology.write_text(topology.read_text() + f"\ncost: {json.dumps(told)}\n")
+    estate.good("cost", "import")
+    ran = estate.run("cost", "unit", "-o", "json")
+    require(ran, 0, "no prometheus is configured")
+    assert {row["cost_per_1000_requests"] for row in ran.json()["units"]} == {None}

@@ -1,6 +1,7 @@
 """Prometheus and what speaks its query API (Thanos, Mimir, VictoriaMetrics, the clouds' own).
 
-Instant queries are put as forms (POST /api/v1/query), under one deadline for the whole request:
+Queries are put as forms (POST /api/v1/query, /api/v1/query_range), under one deadline for the whole
+request:
 https://prometheus.io/docs/prometheus/latest/querying/api/. A bearer token is taken from
 `MLPLATFORM_PROMETHEUS_TOKEN`.
 """
@@ -10,24 +11,33 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from mlplatform.adapters.http_probe import HttpProbe
 from mlplatform.core.errors import Denied, MlplatformError, Throttled, Unavailable, UsageError
-from mlplatform.ports.measurements import Measured, Measurements
+from mlplatform.ports.measurements import History, Line, Measured, Measurements
 from mlplatform.ports.probe import Answer, Probe, Question
 
 log = logging.getLogger(__name__)
 
+Read = TypeVar("Read")
+
 VARIABLE = "MLPLATFORM_PROMETHEUS_TOKEN"
 _TIMEOUT_SECONDS = 5.0
+_HISTORY_TIMEOUT_SECONDS = 30.0
 
 
 def open_measurements(url: str, environ: Mapping[str, str] | None = None) -> Measurements:
     """The Prometheus at `url`. Nothing is asked of it yet."""
     return Prometheus(url, token=(os.environ if environ is None else environ).get(VARIABLE))
+
+
+def open_history(url: str, environ: Mapping[str, str] | None = None) -> History:
+    """The same, asked for what it remembers, which takes longer."""
+    token = (os.environ if environ is None else environ).get(VARIABLE)
+    return Prometheus(url, token=token, timeout_seconds=_HISTORY_TIMEOUT_SECONDS)
 
 
 class Prometheus:
@@ -52,12 +62,27 @@ class Prometheus:
 
     def instant(self, query: str) -> tuple[Measured, ...]:
         """See the port."""
+        return _told(self._url, _samples, self._asked("query", query, {}))
+
+    def range(
+        self, query: str, *, since: float, until: float, step_seconds: float
+    ) -> tuple[Line, ...]:
+        """See the port."""
+        form = {"start": f"{since:.3f}", "end": f"{until:.3f}", "step": f"{step_seconds:g}"}
+        return _told(self._url, _lines, self._asked("query_range", query, form))
+
+    def _asked(self, what: str, query: str, form: Mapping[str, str]) -> dict[str, Any]:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        body = urlencode({"query": query, "timeout": f"{self._timeout_seconds:g}s"}).encode()
+        timeout = {"timeout": f"{self._timeout_seconds:g}s"}
         answer = self._probe.ask(
-            Question(f"{self._url}/api/v1/query", "POST", body, headers),
+            Question(
+                f"{self._url}/api/v1/{what}",
+                "POST",
+                urlencode({"query": query, **form, **timeout}).encode(),
+                headers,
+            ),
             timeout_seconds=self._timeout_seconds,
         )
         if answer.error:
@@ -71,12 +96,7 @@ class Prometheus:
             raise self._refusal(answer, told, query)
         for warning in told.get("warnings") or ():
             log.warning("%s: %s", self._url, warning)
-        try:
-            return _samples(told["data"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Unavailable(
-                f"answers a query in a form that is not Prometheus's: {error}", store=self._url
-            ) from error
+        return told
 
     def _refusal(self, answer: Answer, told: dict[str, Any], query: str) -> MlplatformError:
         said = str(told.get("error") or f"HTTP {answer.status}")
@@ -99,6 +119,29 @@ def _object(answer: Answer) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _told(url: str, read: Callable[[dict[str, Any]], Read], told: dict[str, Any]) -> Read:
+    try:
+        return read(told["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unavailable(
+            f"answers a query in a form that is not Prometheus's: {error}", store=url
+        ) from error
+
+
+def _lines(data: dict[str, Any]) -> tuple[Line, ...]:
+    if data["resultType"] != "matrix":
+        raise ValueError(f"a {data['resultType']} is no range")
+    return tuple(
+        Line(
+            {str(k): str(v) for k, v in each["metric"].items()},
+            tuple((float(pair[0]), _number(pair)) for pair in each["values"]),
+        )
+        for each in data["result"]
+        # A native histogram has no values.
+        if "values" in each
+    )
 
 
 def _samples(data: dict[str, Any]) -> tuple[Measured, ...]:

@@ -19,6 +19,8 @@ BudgetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,6
 """It becomes part of keys."""
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 """By ISO 4217."""
+METRIC = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
+Metric = Annotated[str, StringConstraints(pattern=METRIC)]
 
 
 class Budget(Section):
@@ -51,6 +53,16 @@ class Budget(Section):
         return {name: value for name, value in told.items() if value is not None}
 
 
+class Counters(Section):
+    """What the servers count, by the names that Prometheus has for it: counters, each with a label
+    for the model; `prometheus.region_label` tells the region."""
+
+    requests: str = Field(default="model_serving_requests_total", pattern=METRIC)
+    tokens: Annotated[tuple[Metric, ...], OneOrMore] = ()
+    """Several are added up. The model server counts none; those of language models do."""
+    model_label: str = Field(default="model", pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")
+
+
 class Cost(Section):
     """Owned by cost."""
 
@@ -71,6 +83,7 @@ class Cost(Section):
     tags: Mapping[TagName, Annotated[tuple[str, ...], OneOrMore]] = Field(default_factory=dict)
     """By what reports call it: the tags that say it, the first one that a charge has."""
     budgets: Mapping[BudgetName, Budget] = Field(default_factory=dict)
+    counters: Counters = Counters()
     resources: bool = True
     """Whether the ledger keeps resources apart; without them it is a fraction of its size, and
     waste cannot be found."""

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlplatform.cost.anomalies.happened import Known
     from mlplatform.cost.anomalies.watcher import Watcher
     from mlplatform.cost.importing import Importer, Source
+    from mlplatform.cost.unit.counters import Counts
     from mlplatform.ports.happenings import Happenings
 
 _ATTEMPTS = 5
@@ -111,6 +112,16 @@ class Office:
             section.currency,
             read_rates(beside(self.topology, section.rates)) if section.rates else Rates(),
         )
+
+    def counts(self, days: Sequence[date]) -> Counts | None:
+        """What the servers counted on some days; None if the topology names no Prometheus."""
+        from mlplatform.cost.unit.asking import ask
+
+        history = wiring.open_history(self.topology)
+        if history is None or self.topology.prometheus is None:
+            return None
+        label = self.topology.prometheus.region_label
+        return ask(history, self.topology.cost.counters, label, self.regions, days)
 
     def at_hand(self, key: str) -> Path:
         """A partition of the ledger as a file."""

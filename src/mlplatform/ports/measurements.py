@@ -31,3 +31,27 @@ class Measurements(Protocol):
     def instant(self, query: str) -> tuple[Measured, ...]:
         """What the query gives now, a sample a series. Takes a bounded time."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A series: its labels, and its samples, each a time in seconds since 1970 and a value."""
+
+    labels: Mapping[str, str]
+    samples: tuple[tuple[float, float], ...]
+
+
+class History(Protocol):
+    """A monitoring system that remembers. The same errors as `Measurements`."""
+
+    @property
+    def url(self) -> str:
+        """Without secrets."""
+        ...
+
+    def range(
+        self, query: str, *, since: float, until: float, step_seconds: float
+    ) -> tuple[Line, ...]:
+        """What the query gave at each step, both ends included, a line a series. A step at which a
+        series was not there is left out. Takes a bounded time."""
+        ...

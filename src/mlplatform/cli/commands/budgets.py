@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlplatform.cli import options
-from mlplatform.cli.commands.bills import By, Cost, Limit, Reveal, exact, masked, money, office_of
+from mlplatform.cli.commands.bills import (
+    By,
+    Cost,
+    Days,
+    Limit,
+    Reveal,
+    exact,
+    masked,
+    money,
+    office_of,
+)
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Column, Output
 from mlplatform.cli.session import Session
@@ -22,6 +33,9 @@ if TYPE_CHECKING:
     from mlplatform.cost.daily import Costs, Daily, Keys
     from mlplatform.cost.ledger import Delivery
     from mlplatform.cost.outlook import Interval, Outlook
+    from mlplatform.cost.unit.idle import Split
+    from mlplatform.cost.unit.spot import Spot
+    from mlplatform.cost.unit.unit_cost import UnitCost
 
 _FOUND = 3
 _AHEAD_MOST_DAYS = 366
@@ -426,3 +440,244 @@ def _percent(share: float | None) -> str:
 
 def _state_style(state: str) -> str | None:
     return {"exceeded": "red", "forecast": "yellow", "within": "green"}.get(state)
+
+
+@command
+def unit(
+    session: Session,
+    *,
+    days: Days = 7,
+    cost: Cost = "effective",
+    counts: Annotated[
+        Path | None,
+        typer.Option(
+            "--counts",
+            metavar="FILE",
+            help="Counts from CSV or JSON (day,model,region,requests,tokens), not from Prometheus.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        Path | None,
+        typer.Option(
+            "--gpus",
+            metavar="FILE",
+            help="GPU nodes as CSV or JSON: name,cost,gpus,allocated,warm,utilisation; in hours.",
+        ),
+    ] = None,
+    reveal: Reveal = False,
+) -> int:
+    """Show what 1,000 requests and a million tokens cost, by model and region.
+
+    The cost is all that bills charge for the model there, busy or not (`cost.tags` says which tag
+    is the model); requests and tokens are what the servers counted, by `prometheus` and
+    `cost.counters`. Days of which one of the two is unknown are left out of both, and told. Below:
+    how much of the machines is spot, and what it costs where spot fell back to on-demand; and of
+    `--gpus`, what is busy, idle, on standby for a failover, and asked for by nobody.
+
+    $ mlplatform cost unit --days 30
+    $ mlplatform cost unit --counts counts.csv --gpus nodes.csv
+    """
+    from mlplatform.core.errors import UsageError
+    from mlplatform.cost.cube import Measure
+    from mlplatform.cost.daily import costs_by_day, days_between
+    from mlplatform.cost.ledger import standing
+    from mlplatform.cost.spending import covered_until
+    from mlplatform.cost.unit.buying import bought
+    from mlplatform.cost.unit.files import read_counts, read_nodes
+    from mlplatform.cost.unit.idle import split
+    from mlplatform.cost.unit.spot import spot_shares
+    from mlplatform.cost.unit.unit_cost import unit_costs
+
+    if cost not in set(Measure):
+        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
+    measure = Measure(cost)
+    splits = [split(each) for each in read_nodes(gpus)] if gpus is not None else []
+    with office_of(session) as office:
+        deliveries = office.ledger.current()
+        if not deliveries:
+            office.sources([])  # says what to set, if nothing is
+        ends = covered_until(standing(deliveries))
+        if not ends:
+            session.show("units", [], columns=[])
+            _say_empty(session)
+            return 0
+        until = max(ends.values())
+        since = until - timedelta(days=days - 1)
+        eve = since - timedelta(days=1)
+        window = days_between(since, until)
+        spender = office.spender()
+        daily = costs_by_day(spender, deliveries, ("model", "region"), since, until, measure)
+        before = bought(spender, deliveries, since - timedelta(days=days), eve, measure)
+        spots = spot_shares(bought(spender, deliveries, since, until, measure), before)
+        given = None if counts is None else read_counts(counts, spender.regions)
+        counted = office.counts(window) if given is None else given
+    costs = {
+        (model, region): spent
+        for (model, region), spent in daily.rows.items()
+        if model is not None and region is not None
+    }
+    nobody = sum(
+        (
+            sum(spent.values(), Decimal(0))
+            for (model, region), spent in daily.rows.items()
+            if model is None or region is None
+        ),
+        Decimal(0),
+    )
+    found = unit_costs(costs, counted or {}, window)
+    _show_units(session, found, spots, splits, daily, nobody, reveal=reveal)
+    if counted is None:
+        session.console.warn("requests and tokens are unknown: no prometheus is configured")
+        session.console.say(
+            "`prometheus: {url: …}` in the topology names one; or --counts FILE", level="hint"
+        )
+    return 0
+
+
+def _show_units(
+    session: Session,
+    found: list[UnitCost],
+    spots: list[Spot],
+    splits: list[Split],
+    daily: Daily,
+    nobody: Decimal,
+    *,
+    reveal: bool,
+) -> None:
+    days = len(daily.days)
+    table = session.output is Output.TABLE
+    currency = daily.currency
+    rows = [
+        {
+            "model": each.place[0] if reveal else masked(each.place[0]),
+            "region": each.place[1],
+            "cost": each.cost if table else _exactly(each.cost),
+            "currency": currency,
+            "requests": _shown(each.requests.count, table=table),
+            "requests_days": each.requests.days,
+            "cost_per_1000_requests": _price(each.requests.price, table=table),
+            "tokens": _shown(each.tokens.count, table=table),
+            "tokens_days": each.tokens.days,
+            "cost_per_million_tokens": _price(each.tokens.price, table=table),
+        }
+        for each in found
+    ]
+    spot_rows = [_spot_row(each, table=table) for each in spots]
+    split_rows = [_split_row(each, table=table) for each in splits]
+    if table:
+        session.console.data(
+            f"{daily.measure.value.capitalize()} cost in {currency}, {days} days to {daily.until}\n"
+        )
+    extra: dict[str, Any] = {}
+    if session.output.is_json:
+        extra = {
+            "since": daily.since.isoformat(),
+            "until": daily.until.isoformat(),
+            "measure": daily.measure.value,
+            "currency": currency,
+            "cost_of_no_model_or_region": exact(nobody),
+            "spot": spot_rows,
+            "gpus": split_rows,
+        }
+    session.show(
+        "units",
+        rows,
+        columns=[
+            Column("model"),
+            Column("region"),
+            Column("cost", show=_known_money, right=True),
+            Column("requests", right=True),
+            Column("cost_per_1000_requests", "A 1,000", right=True),
+            Column("requests_days", "OF DAYS", right=True),
+            Column("tokens", right=True),
+            Column("cost_per_million_tokens", "A MILLION", right=True),
+            Column("tokens_days", "OF DAYS", right=True),
+        ],
+        **extra,
+    )
+    if not table:
+        return
+    if nobody:
+        session.console.data(
+            f"{money(nobody)} {currency} name no model or no region, and are in no unit cost\n"
+        )
+    if spot_rows:
+        session.console.data("\nSpot, beside as many days before\n")
+        session.show(
+            "spot",
+            spot_rows,
+            columns=[
+                Column("region", show=lambda value: value or "(none)"),
+                Column("machine"),
+                Column("cost", right=True),
+                Column("spot_share", "SPOT", show=_percent, right=True),
+                Column("spot_share_before", "BEFORE", show=_percent, right=True),
+                Column("moved", "NOW ON-DEMAND", right=True),
+                Column("fallback_cost", "WHICH COSTS", right=True),
+            ],
+        )
+    if split_rows:
+        session.console.data("\nGPU nodes\n")
+        session.show(
+            "gpus",
+            split_rows,
+            columns=[
+                Column("name"),
+                *(
+                    Column(name, show=str, right=True)
+                    for name in ("cost", "busy", "allocated_idle", "warm_standby", "unallocated")
+                ),
+                Column("unsplit", "NOT TOLD APART", right=True),
+                Column("unknown"),
+            ],
+        )
+
+
+def _spot_row(spot: Spot, *, table: bool) -> dict[str, Any]:
+    moved = f"{spot.moved.normalize():,f} {spot.unit or ''}".strip()
+    return {
+        "region": spot.region,
+        "machine": spot.machine,
+        "cost": _shown_money(spot.cost, table=table),
+        "spot_share": spot.spot_share,
+        "spot_share_before": spot.before,
+        "moved": (moved if spot.moved else "-") if table else exact(spot.moved),
+        "unit": spot.unit,
+        "fallback_cost": _shown_money(spot.extra, table=table),
+    }
+
+
+def _split_row(found: Split, *, table: bool) -> dict[str, Any]:
+    parts = {
+        "cost": found.cost,
+        "busy": found.busy,
+        "allocated_idle": found.allocated_idle,
+        "warm_standby": found.warm_standby,
+        "unallocated": found.unallocated,
+        "unsplit": found.unsplit,
+    }
+    return {
+        "name": found.name,
+        **{name: _shown_money(amount, table=table) for name, amount in parts.items()},
+        "unknown": list(found.unknown),
+    }
+
+
+def _shown_money(amount: Decimal | None, *, table: bool) -> str | None:
+    return _known_money(amount) if table else _exactly(amount)
+
+
+def _shown(count: Decimal | None, *, table: bool) -> str | None:
+    if count is None:
+        return "unknown" if table else None
+    return f"{count:,.0f}" if table else exact(count)
+
+
+def _price(amount: Decimal | None, *, table: bool) -> str | None:
+    if amount is None:
+        return "unknown" if table else None
+    return f"{amount:,.4f}" if table else exact(amount)
+
+
+def _exactly(amount: Decimal | None) -> str | None:
+    return None if amount is None else exact(amount)
