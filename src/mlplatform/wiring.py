@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
     from mlplatform.core.money import Prices
     from mlplatform.core.topology import Topology
+    from mlplatform.ports.billing import BillingApi
     from mlplatform.ports.clock import Clock
     from mlplatform.ports.fleet import Fleet
     from mlplatform.ports.happenings import Happenings
@@ -67,6 +68,12 @@ TRAFFIC_ADAPTERS = {
 }
 
 INVENTORIES = {"aws": Adapter("mlplatform.adapters.aws_inventory", extra="aws")}
+
+BILLING = {
+    "opencost+http": Adapter("mlplatform.adapters.opencost"),
+    "opencost+https": Adapter("mlplatform.adapters.opencost"),
+    "cost-explorer": Adapter("mlplatform.adapters.cost_explorer", extra="aws"),
+}
 
 RECEIVERS = {
     kind: Adapter(f"mlplatform.adapters.{kind}") for kind in ("webhook", "slack", "pagerduty")
@@ -286,6 +293,18 @@ def open_measurements(topology: Topology) -> Measurements | None:
     module = import_module("mlplatform.adapters.prometheus")
     measurements: Measurements = module.open_measurements(topology.prometheus.url)
     return measurements
+
+
+def is_billing(text: str) -> bool:
+    """Whether a place is asked what was spent, and not read as an export."""
+    return text.partition("://")[0] in BILLING
+
+
+def open_billing(text: str) -> BillingApi:
+    """The billing API behind a URL. Nothing is asked of it yet."""
+    url = StoreURL.parse(text, noun="billing API")
+    api: BillingApi = _module(url, require_scheme(url, BILLING)).open_billing(url)
+    return api
 
 
 def open_inventories(topology: Topology) -> list[Inventory]:

@@ -91,20 +91,30 @@ def import_bills(
     ] = None,
     *,
     memory: Memory = 1024,
+    yes: options.Yes = False,
 ) -> int:
     """Bring the bills that were delivered since into the ledger.
 
     The shape of a file is recognised by its columns: FOCUS 1.0 to 1.4, AWS CUR 2.0, Google's
-    BigQuery export, Azure's actual and amortised costs; CSV (also gzip), Parquet or JSON lines. A
-    billing period is replaced whole, earlier deliveries are kept, and what changed is told. Lines
-    that cannot be read, and rows that break a rule of FOCUS, are told and cost only themselves.
+    BigQuery export, Azure's actual and amortised costs, answers of OpenCost and of AWS Cost
+    Explorer; CSV (also gzip), Parquet or JSON. A billing period is replaced whole, earlier
+    deliveries are kept, and what changed is told. Lines that cannot be read, and rows that break a
+    rule of FOCUS, are told and cost only themselves.
+
+    OpenCost and Cost Explorer can also be asked. What that costs is said first, and needs `--yes`
+    or an answer.
 
     $ mlplatform cost import
     $ mlplatform cost import bills/2026-10.csv.gz s3://billing/focus/
+    $ mlplatform cost import 'cost-explorer://?profile=billing&months=3' --yes
+    $ mlplatform cost import opencost+https://opencost.example.com
     """
-    with office_of(session, memory) as office, session.working() as work:
-        importer = office.importer(say=session.say, stop=work.stop)
-        outcome = importer.run(office.sources(places or []))
+    from mlplatform.cli.commands.billing_apis import sources_of
+
+    with office_of(session, memory) as office:
+        sources = sources_of(session, office, places or [], yes=yes)
+        with session.working() as work:
+            outcome = office.importer(say=session.say, stop=work.stop).run(sources)
     _tell(session, outcome)
     rows = [_row(each) for each in outcome.imported]
     session.show(

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from mlplatform.core.errors import UsageError
 from mlplatform.cost.engine import name_of, text_of, told
+from mlplatform.cost.readers.allocations import UNFOLDED, is_answer, unfold
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,6 +31,9 @@ SUFFIXES = (*_CSV, *_PARQUET, *_JSON)
 
 _HEADING_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 4 << 20
+_DOCUMENT_BYTES_MAX = 512 << 20
+_DEFLATED_AT_MOST = 30
+"""JSON of costs shrinks to a tenth or so."""
 REJECTS_TOLD = 5
 _numbers = itertools.count()
 
@@ -59,18 +63,42 @@ def is_bill(name: str) -> bool:
     return last.endswith(SUFFIXES) and not last.startswith((".", "_"))
 
 
-def open_file(connection: DuckDBPyConnection, path: Path, *, called: str) -> OpenFile:
-    """A file as a relation; `called` is what errors call it. `UsageError` if it cannot be read."""
+def open_file(
+    connection: DuckDBPyConnection, path: Path, *, called: str, scratch: Path | None = None
+) -> OpenFile:
+    """A file as a relation; `called` is what errors call it. `scratch`: where it may be unfolded,
+    and has to stay as long as the relation. `UsageError` if it cannot be read."""
     lower = path.name.lower()
     if lower.endswith(_PARQUET):
         return _described(connection, f"read_parquet({text_of(str(path))})", called)
     if lower.endswith(_JSON):
-        form = (
-            f"read_json({text_of(str(path))}, format = 'auto', sample_size = -1, "
-            f"maximum_object_size = {_LINE_BYTES_MAX}, convert_strings_to_integers = false)"
-        )
-        return _described(connection, form, called)
+        return _described(connection, _json(path, lower, called, scratch), called)
     return _open_csv(path, called)
+
+
+def _json(path: Path, lower: str, called: str, scratch: Path | None) -> str:
+    """SQL that reads lines of JSON, or one document: an answer of an API may be as long as its
+    file. One that has names for keys is unfolded first: DuckDB would take a hundred times its
+    length."""
+    longest = _LINE_BYTES_MAX
+    if lower.endswith((".json", ".json.gz")):
+        if is_answer(_start_of(path, called)):
+            if scratch is None:
+                raise AssertionError("an answer needs room to be unfolded in")
+            scratch.mkdir(parents=True, exist_ok=True)
+            target = scratch / f"unfolded-{next(_numbers)}.ndjson"
+            with _opened(path) as stream:
+                unfold(stream.read(), target, called)
+            return (
+                f"read_json({text_of(str(target))}, format = 'newline_delimited', "
+                f"maximum_object_size = {_LINE_BYTES_MAX}, columns = {UNFOLDED})"
+            )
+        size = path.stat().st_size * (_DEFLATED_AT_MOST if lower.endswith(".gz") else 1)
+        longest = min(max(longest, size + 1), _DOCUMENT_BYTES_MAX)
+    return (
+        f"read_json({text_of(str(path))}, format = 'auto', sample_size = -1, "
+        f"maximum_object_size = {longest}, convert_strings_to_integers = false)"
+    )
 
 
 def _described(connection: DuckDBPyConnection, relation: str, called: str) -> OpenFile:

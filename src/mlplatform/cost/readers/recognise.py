@@ -9,11 +9,20 @@ from mlplatform.core.errors import UsageError
 from mlplatform.cost.focus.columns import COLUMNS
 from mlplatform.cost.readers.azure import AzureExport
 from mlplatform.cost.readers.bigquery import BigQueryExport
+from mlplatform.cost.readers.cost_explorer import CostExplorer
 from mlplatform.cost.readers.cur2 import CostAndUsageReport
 from mlplatform.cost.readers.focus import Focus
+from mlplatform.cost.readers.opencost import OpenCost
 from mlplatform.cost.readers.shape import Columns, Reader
 
-READERS: Sequence[Reader] = (Focus(), CostAndUsageReport(), BigQueryExport(), AzureExport())
+READERS: Sequence[Reader] = (
+    Focus(),
+    CostAndUsageReport(),
+    BigQueryExport(),
+    AzureExport(),
+    OpenCost(),
+    CostExplorer(),
+)
 """A new shape is a module and a line here."""
 
 
