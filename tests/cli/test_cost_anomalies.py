@@ -315,3 +315,25 @@ def test_a_journal_that_cannot_be_read_is_unknown_and_the_rest_is_told(estate: E
 def test_an_incident_that_there_is_not(estate: Estate) -> None:
     deliver(estate, bill(SPIKE), SPIKE + timedelta(days=1))
     require(estate.run("cost", "explain", "7f3a"), 2, "no such incident")
+
+
+def test_a_report_says_which_of_its_days_are_provisional(estate: Estate) -> None:
+    deliver(estate, bill(SPIKE), SPIKE + timedelta(days=1))
+    told = estate.good("cost", "report", "-o", "json").json()
+    assert len(told["provisional_days"]) == 7
+    deliver(estate, bill(date(2026, 9, 30)), date(2026, 10, 12))
+    assert estate.good("cost", "report", "-o", "json").json()["provisional_days"] == []
+
+
+@pytest.mark.parametrize("output", ["table", "json", "csv"])
+def test_a_tag_with_a_secret_in_it_is_never_printed_in_full(output: str, estate: Estate) -> None:
+    secret = "AKIAIOSFODNN7EXAMPLE"  # the providers' own example of one
+    rows = bill(SPIKE + timedelta(days=1), spike)
+    for row in rows:
+        row["Tags"] = json.dumps({"model": secret})
+    deliver(estate, rows, SPIKE + timedelta(days=2))
+    (row,) = found(estate, code=3)["anomalies"]
+    for command in (("anomalies",), ("explain", row["incident"])):
+        ran = estate.run("cost", *command, "--output", output)
+        assert ran.code in {0, 3}
+        assert secret not in ran.said

@@ -20,7 +20,7 @@ from mlplatform.core.errors import UsageError
 from mlplatform.core.store_url import StoreURL
 from mlplatform.core.topology import Topology
 from mlplatform.cost.engine import MEMORY_MIB, connect
-from mlplatform.cost.ledger import Ledger
+from mlplatform.cost.ledger import Delivery, Ledger
 from mlplatform.cost.rates import Rates, read_rates
 from mlplatform.cost.readers.files import is_bill
 from mlplatform.cost.spending import Spender
@@ -83,6 +83,12 @@ class Office:
 
         tags = list(self.topology.cost.tags)
         return Watcher(self.ledger, self.connection, self.at_hand, self.regions, tags)
+
+    def provisional(self, current: Sequence[Delivery]) -> frozenset[date]:
+        """The days of which some bill may still be restated."""
+        from mlplatform.cost.restatement.knowledge import provisional_days
+
+        return provisional_days(self.ledger, current)
 
     def happened(self, since: datetime, until: datetime) -> Known:
         """What is known to have happened between two times: by the journal and by the regions'

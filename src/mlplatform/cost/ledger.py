@@ -116,6 +116,11 @@ class PeriodStatus(_Record):
     updated: datetime | None
     imported: datetime
 
+    @property
+    def closed(self) -> bool:
+        """Whether the charges are said to be final."""
+        return self.status.casefold() == "closed"
+
 
 class Change(_Record):
     """What a day was before a delivery and is after it, in BilledCost and EffectiveCost."""
@@ -214,7 +219,7 @@ class Ledger:
 
     @property
     def store(self) -> ObjectStore:
-        """Where it is, for what is kept beside the deliveries: alarms, and what was said of them."""
+        """Where it is, for what else is kept there: alarms, and what was said of them."""
         return self._store
 
     def current(self) -> list[Delivery]:

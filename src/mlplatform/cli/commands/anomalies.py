@@ -128,8 +128,6 @@ def show_anomalies(
 
 def look(session: Session, office: Office, asked: Asked) -> Outlook:
     """Judge the ledger. `UsageError` where nothing was imported."""
-    from mlplatform.cost.anomalies.watcher import REPLAYED_MOST
-
     if not office.ledger.current():
         office.sources([])  # says what to set, if nothing is
         raise UsageError(
@@ -144,8 +142,8 @@ def look(session: Session, office: Office, asked: Asked) -> Outlook:
         )
     if outlook.skipped:
         session.say(
-            f"{outlook.skipped} earlier imports were not judged by themselves, only the last "
-            f"{REPLAYED_MOST}"
+            f"{outlook.skipped} earlier imports were too many to be judged each by itself; the "
+            "last ones were"
         )
     if not outlook.kept:
         session.console.warn(
@@ -177,7 +175,10 @@ def day_of(option: str, text: str) -> date:
 
 def where_text(where: dict[str, str]) -> str:
     """A node for people: `AWS / eu-west-1 / …`."""
-    return " / ".join(masked(value) or "(none)" for value in where.values()) or _EVERYTHING
+    values = list(where.values())
+    while values and not values[-1]:
+        values.pop()  # without a tag at the end is without anything to say
+    return " / ".join(masked(value) or "(none)" for value in values) or _EVERYTHING
 
 
 def alarm_row(outlook: Outlook, alarm: Alarm) -> dict[str, Any]:

@@ -245,6 +245,7 @@ def show_report(
     from mlplatform.core.errors import UsageError
     from mlplatform.cost.cube import Measure
     from mlplatform.cost.open_days import open_days
+    from mlplatform.cost.restatement.knowledge import days_between
     from mlplatform.cost.spending import Asked
 
     if cost not in set(Measure):
@@ -259,6 +260,8 @@ def show_report(
         lines_of_days: list[str] = []
         provisional = frozenset[date]()
         if spending is not None:
+            days_shown = days_between(spending.since, spending.until)
+            provisional = office.provisional(deliveries) & frozenset(days_shown)
             opened = open_days(office.ledger, deliveries, spending.since, spending.until)
             provisional = opened.provisional
             if session.output is Output.TABLE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -14,25 +14,25 @@ from mlplatform.cost.anomalies.cells import Cells, Where
 from mlplatform.cost.anomalies.findings import Costs, Judged, Leaf, Numbers
 from mlplatform.cost.anomalies.verdicts import Amounts
 from mlplatform.cost.cube import Measure
-from mlplatform.cost.ledger import Bill, Delivery, Partition, PeriodStatus, partitions, standing
-from mlplatform.cost.restatement.curves import Curve, curves
-from mlplatform.cost.restatement.finality import Because, Finality, finality, is_closed
+from mlplatform.cost.ledger import Delivery, Partition, partitions, standing
+from mlplatform.cost.restatement.curves import Curve
+from mlplatform.cost.restatement.finality import Because, Finality
+from mlplatform.cost.restatement.knowledge import (
+    Histories,
+    Knowledge,
+    Statuses,
+    days_between,
+    used_days,
+)
 from mlplatform.cost.restatement.states import State
 
 HISTORY_DAYS = 400
 """What the detector is given: it forgets within about a year."""
 
-Statuses = Mapping[tuple[str, str], PeriodStatus]
-
 
 def label(delivery: Delivery) -> str:
     """A delivery for people."""
     return f"{delivery.bill} {delivery.period}, delivery {delivery.number}"
-
-
-def days_between(since: date, until: date) -> list[date]:
-    """Both included."""
-    return [since + timedelta(days=each) for each in range((until - since).days + 1)]
 
 
 @dataclass(slots=True)
@@ -163,72 +163,30 @@ class Seen:
         )
 
 
-def see(
-    state: State,
-    histories: Mapping[tuple[Bill, str, str], Sequence[Delivery]],
-    statuses: Statuses,
-    measure: Measure,
-) -> Seen | None:
-    """Look at a state of the ledger; None where it holds no usage. `histories` are deliveries by
-    bill, period and part, the oldest first: those that came later than the state are left out."""
+def see(state: State, histories: Histories, statuses: Statuses, measure: Measure) -> Seen | None:
+    """Look at a state of the ledger; None where it holds no usage. What came later than the state
+    is left out."""
     stands = standing(state.current)
     edges = _edges(stands)
     if not edges:
         return None
     until = max(last for _, last in edges.values())
     first = max(min(first for first, _ in edges.values()), until - timedelta(days=HISTORY_DAYS - 1))
-    then = {
-        key: [each for each in several if each.imported <= state.at]
-        for key, several in histories.items()
-    }
-    said = {key: each for key, each in statuses.items() if each.imported <= state.at}
-    closed = [key for key, each in said.items() if each.status.casefold() == "closed"]
-    learnt = curves(_by_period(then), closed)
+    knowledge = Knowledge.at(histories, statuses, state.at)
     bills = {slug: Coverage(edge[0], edge[1], {}) for slug, edge in edges.items()}
     for delivery in stands:
-        bill = bills.get(delivery.bill.slug)
-        if bill is None:
-            continue
-        before = [
-            each
-            for each in then.get((delivery.bill, delivery.period, delivery.part), ())
-            if each.number < delivery.number
-        ]
-        is_final = is_closed(delivery, said)
-        curve = learnt.get(delivery.bill.provider)
-        for day in _days_of(delivery):
-            bill.days.setdefault(day, {})[delivery.id] = finality(
-                day, delivery, before=before, curve=curve, closed=is_final
-            )
+        if bill := bills.get(delivery.bill.slug):
+            for day, known in knowledge.finality(delivery):
+                bill.days.setdefault(day, {})[delivery.id] = known
     chosen = [each for each in partitions(stands, first, until) if measure in each.measures]
-    return Seen(state, first, until, chosen, bills, learnt)
+    return Seen(state, first, until, chosen, bills, knowledge.curves)
 
 
 def _edges(deliveries: Sequence[Delivery]) -> dict[str, tuple[date, date]]:
     found: dict[str, tuple[date, date]] = {}
     for delivery in deliveries:
-        days = [day for day, told in delivery.days.items() if told.usage_charges]
-        if days:
-            first, last = found.get(delivery.bill.slug, (days[0], days[0]))
-            found[delivery.bill.slug] = (min(first, *days), max(last, *days))
-    return found
-
-
-def _days_of(delivery: Delivery) -> Iterator[date]:
-    """The days that a delivery covers: those of its period, of which some may have cost nothing,
-    and those outside of it that it has charges of."""
-    start = date.fromisoformat(f"{delivery.period}-01")
-    end = (start + timedelta(days=32)).replace(day=1) - timedelta(days=1)
-    yield from sorted({*days_between(start, end), *delivery.days})
-
-
-def _by_period(
-    histories: Mapping[tuple[Bill, str, str], Sequence[Delivery]],
-) -> dict[tuple[Bill, str], Sequence[Delivery]]:
-    """One history for each period of a bill, of its longest part: forms are not compared with each
-    other."""
-    found: dict[tuple[Bill, str], Sequence[Delivery]] = {}
-    for (bill, period, _), several in histories.items():
-        if len(several) > len(found.get((bill, period), ())):
-            found[bill, period] = several
+        if days := used_days(delivery):
+            slug = delivery.bill.slug
+            first, last = found.get(slug, (min(days), max(days)))
+            found[slug] = (min(first, *days), max(last, *days))
     return found

@@ -25,11 +25,12 @@ from mlplatform.cost.anomalies.records import (
     new_word_id,
     newest_of_all,
 )
-from mlplatform.cost.anomalies.seen import Seen, days_between, see
+from mlplatform.cost.anomalies.seen import Seen, see
 from mlplatform.cost.anomalies.verdicts import Scope, after, path_of
 from mlplatform.cost.cube import TAG_PREFIX, Measure, dimension
 from mlplatform.cost.detect.scoring import Told
-from mlplatform.cost.ledger import Bill, Delivery, Ledger
+from mlplatform.cost.ledger import Delivery, Ledger
+from mlplatform.cost.restatement.knowledge import Histories, days_between, histories_of
 from mlplatform.cost.restatement.states import states
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ JUDGED_DAYS = 100
 detector remembers moves over them."""
 REPLAYED_MOST = 31
 """So many imports are judged each by itself; of more, the last ones."""
+_COSTS_AT_MOST = 4_000_000
+"""And so many daily costs of leaves in all, about ten seconds of CPU; always the last import."""
 LOW_CONFIDENCE_DAYS = 14
-_PERIODS = 4
-"""Deliveries of so many billing periods of a bill teach how they become complete."""
 _DEFAULT_LEVELS = ("provider", "region", "service")
 _DEFAULT_TAGS = ("model", "team")
 _TOLD = {Answer.YES: Told.YES, Answer.NO: Told.NO, Answer.PLANNED: Told.PLANNED}
@@ -70,7 +71,6 @@ class Outlook:
     judged: Judged
     alarms: tuple[Alarm, ...]
     words: tuple[Word, ...]
-    replayed: int
     skipped: int
     """Imports that were too many to be judged each by itself."""
     kept: bool
@@ -104,7 +104,7 @@ class Watcher:
         same ledger meanwhile.
         """
         current = self.ledger.current()
-        histories = self._histories(current)
+        histories = histories_of(self.ledger, current)
         steps = states({each.id: each for each in [*current, *_all(histories)]}.values())
         if not steps:
             return None
@@ -123,6 +123,8 @@ class Watcher:
             return None
         cells = Cells(self.connection, self.at_hand, columns, asked.measure, self.regions)
         cells.read(each for found in looked for each in found.chosen)
+        costs = max(1, len(cells.leaves) * ((looked[-1].until - looked[-1].first).days + 1))
+        looked = looked[-max(1, _COSTS_AT_MOST // costs) :]
         words = tuple(Words(self.ledger.store).all())
         alarms = before.alarms if before else ()
         number = before.number if before else 0
@@ -158,8 +160,7 @@ class Watcher:
             judged,
             alarms,
             words,
-            replayed=len(fresh[-REPLAYED_MOST:]),
-            skipped=max(0, len(fresh) - REPLAYED_MOST),
+            skipped=max(0, len(fresh) - len(looked)),
             kept=kept,
         )
 
@@ -250,21 +251,6 @@ class Watcher:
             return False
         return True
 
-    def _histories(
-        self, current: Sequence[Delivery]
-    ) -> dict[tuple[Bill, str, str], Sequence[Delivery]]:
-        periods: dict[str, set[str]] = {}
-        for each in current:
-            periods.setdefault(each.bill.slug, set()).add(each.period)
-        lately = {slug: set(sorted(several)[-_PERIODS:]) for slug, several in periods.items()}
-        return {
-            (each.bill, each.period, each.part): self.ledger.history(
-                each.bill, each.period, each.part
-            )
-            for each in current
-            if each.period in lately[each.bill.slug]
-        }
-
     def _columns(self, asked: Asked, current: Sequence[Delivery]) -> list[str]:
         known = {name for each in current for name in each.tags}
         if asked.by:
@@ -310,7 +296,7 @@ def _related(one: Where, other: Where) -> bool:
     return one[:short] == other[:short]
 
 
-def _all(histories: Mapping[tuple[Bill, str, str], Sequence[Delivery]]) -> list[Delivery]:
+def _all(histories: Histories) -> list[Delivery]:
     return [each for several in histories.values() for each in several]
 
 

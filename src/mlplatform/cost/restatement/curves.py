@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-
-import numpy as np
+from statistics import quantiles
 
 from mlplatform.cost.cube import Measure
 from mlplatform.cost.ledger import Bill, Delivery
@@ -27,7 +26,6 @@ SAMPLES_LEAST = 7
 SETTLED_WITHIN = 0.01
 """A day is complete where nine deliveries of ten, of its age and of all higher ones, are so near
 to the final amount."""
-_LOW, _HIGH = 0.1, 0.9
 _AGES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 14, 21, 31, 62)
 """Ages that are told apart: each up to the next."""
 
@@ -67,11 +65,14 @@ class Curve:
         ages = [age for age, _ in self.shares]
         if age_days >= ages[-1]:
             return self.shares[-1][1]
-        parts = [
-            float(np.interp(age_days, ages, [part(share) for _, share in self.shares]))
-            for part in (_low_of, _middle_of, _high_of)
-        ]
-        return Share(*parts)
+        place = bisect_right(ages, age_days) - 1
+        (young, one), (old, other) = self.shares[place : place + 2]
+        way = (age_days - young) / (old - young)
+        return Share(
+            one.low + way * (other.low - one.low),
+            one.middle + way * (other.middle - one.middle),
+            one.high + way * (other.high - one.high),
+        )
 
     @property
     def settled_days(self) -> int | None:
@@ -82,18 +83,6 @@ class Curve:
                 break
             settled = age
         return settled
-
-
-def _low_of(share: Share) -> float:
-    return share.low
-
-
-def _middle_of(share: Share) -> float:
-    return share.middle
-
-
-def _high_of(share: Share) -> float:
-    return share.high
 
 
 def delivered_at(delivery: Delivery) -> datetime:
@@ -145,7 +134,7 @@ def learn(found: Iterable[Sample]) -> Curve:
     shares = []
     for age, several in sorted(by_age.items()):
         if len(several) >= SAMPLES_LEAST:
-            low, middle, high = np.quantile(several, (_LOW, 0.5, _HIGH)).tolist()
+            low, *_, middle, _, _, _, high = quantiles(several, n=10, method="inclusive")
             shares.append((age, Share(low, middle, high)))
     return Curve(tuple(shares))
 

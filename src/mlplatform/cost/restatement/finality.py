@@ -32,7 +32,6 @@ OVER_AFTER_DAYS = 10
 (the reference, section 3)."""
 LEAST_SHARE = 0.5
 """Of which less is there cannot be judged: what is missing would be most of what is scored."""
-_CLOSED = "closed"
 
 
 class Because(StrEnum):
@@ -110,7 +109,7 @@ def is_closed(delivery: Delivery, statuses: Mapping[tuple[str, str], PeriodStatu
         if (
             issuer.casefold() == delivery.bill.provider.casefold()
             and period == delivery.period
-            and status.status.casefold() == _CLOSED
+            and status.closed
         ):
             since = status.updated or status.imported
             return delivered_at(delivery) >= since - timedelta(days=1)
