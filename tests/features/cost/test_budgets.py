@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlplatform.core.errors import UsageError
 from mlplatform.cost.budgets.acknowledging import Acknowledgement, Acknowledgements, holding
 from mlplatform.cost.budgets.holding import judge_all
 from mlplatform.cost.budgets.judging import Judgement, State
+from mlplatform.cost.open_days import partial_days
 from mlplatform.cost.rates import Rates
 from tests.features.cost.bills import Charge, charge, days_from, write_csv
 from tests.features.cost.books import Books
@@ -25,10 +27,12 @@ LAST = date(2026, 11, 20)
 EVENING = datetime(2026, 11, 20, 22, tzinfo=UTC)
 
 
-def deliver(books: Books, rows: list[Charge]) -> None:
+def deliver(books: Books, rows: list[Charge], at: datetime | None = None) -> None:
     for period in sorted({(row["BillingPeriodStart"] or "")[:7] for row in rows}):
         some = [row for row in rows if (row["BillingPeriodStart"] or "").startswith(period)]
-        write_csv(books.bills / f"{period}.csv", some)
+        path = write_csv(books.bills / f"{period}.csv", some)
+        if at is not None:
+            os.utime(path, (at.timestamp(), at.timestamp()))
     books.good()
 
 
@@ -118,6 +122,21 @@ def test_a_bill_that_lags_is_forecast_and_what_is_there_is_the_least(books: Book
     )
     assert found.expected is not None
     assert abs(found.expected - 600) < 10
+
+
+def test_no_forecast_starts_from_half_a_day(books: Books) -> None:
+    rows = steady(60)
+    rows[-1]["EffectiveCost"] = "2"  # so much of it was there at noon
+    deliver(books, rows, at=datetime.combine(LAST, time(12), UTC))
+    partial = partial_days(books.ledger, books.ledger.current())
+    assert partial == {LAST}
+    with books.spender() as spender:
+        budgets = {"it": Budget(amount=D(100), per="day")}
+        (found,) = judge_all(budgets, spender, books.ledger.current(), partial)
+    assert judged(books, amount=100, per="day").since == LAST
+    assert found.since == LAST - timedelta(days=1)
+    assert found.expected is not None
+    assert 9 < found.expected < 11
 
 
 def test_currencies_are_converted_by_a_rate_or_refused(books: Books) -> None:

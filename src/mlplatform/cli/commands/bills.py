@@ -244,7 +244,6 @@ def show_report(
     """Print a report, as `--output` says."""
     from mlplatform.core.errors import UsageError
     from mlplatform.cost.cube import Measure
-    from mlplatform.cost.open_days import open_days
     from mlplatform.cost.restatement.knowledge import days_between
     from mlplatform.cost.spending import Asked
 
@@ -262,8 +261,6 @@ def show_report(
         if spending is not None:
             days_shown = days_between(spending.since, spending.until)
             provisional = office.provisional(deliveries) & frozenset(days_shown)
-            opened = open_days(office.ledger, deliveries, spending.since, spending.until)
-            provisional = opened.provisional
             if session.output is Output.TABLE:
                 shown = len(spending.lines) if not limit else max(limit - 1, 1)
                 lines_of_days = _lines_of_days(

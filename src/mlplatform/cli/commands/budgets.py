@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -29,9 +28,7 @@ from mlplatform.cli.session import Session
 if TYPE_CHECKING:
     from mlplatform.cost.budgets.acknowledging import Acknowledgement
     from mlplatform.cost.budgets.judging import Judgement
-    from mlplatform.cost.cost_analyzer import Office
     from mlplatform.cost.daily import Costs, Daily, Keys
-    from mlplatform.cost.ledger import Delivery
     from mlplatform.cost.outlook import Interval, Outlook
     from mlplatform.cost.unit.idle import Split
     from mlplatform.cost.unit.spot import Spot
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
 
 _FOUND = 3
 _AHEAD_MOST_DAYS = 366
-_OPEN_DAYS = 45
-"""Of an older day nobody expects more charges."""
 _RECENT_DAYS = 28
 """What a row cost in them says whether it has one of its own."""
 _BUDGETS_HINT = (
@@ -77,6 +72,7 @@ def budget(
     from mlplatform.core.errors import UsageError
     from mlplatform.cost.budgets.acknowledging import Acknowledgements
     from mlplatform.cost.budgets.holding import judge_all
+    from mlplatform.cost.open_days import partial_days
 
     topology = session.topology()
     budgets = topology.cost.budgets
@@ -94,7 +90,9 @@ def budget(
         deliveries = office.ledger.current()
         if not deliveries:
             office.sources([])  # says what to set, if nothing is
-        judged = judge_all(budgets, office.spender(), deliveries, _partial(office, deliveries))
+        judged = judge_all(
+            budgets, office.spender(), deliveries, partial_days(office.ledger, deliveries)
+        )
         known = Acknowledgements(office.ledger.store)
         if acknowledge is not None:
             _acknowledge(session, known, judged, acknowledge, note)
@@ -236,6 +234,7 @@ def forecast(
     from mlplatform.cost.cube import Measure
     from mlplatform.cost.daily import costs_by_day
     from mlplatform.cost.ledger import standing
+    from mlplatform.cost.open_days import partial_days
     from mlplatform.cost.outlook import HISTORY_DAYS, complete_until, look_ahead, month_of
     from mlplatform.cost.spending import covered_until
 
@@ -264,7 +263,7 @@ def forecast(
             last,
             Measure(cost),
         )
-        partial = _partial(office, deliveries)
+        partial = partial_days(office.ledger, deliveries)
     begins = complete_until(daily, partial)
     wanted = until.date() if until is not None else month_of(begins + timedelta(days=1))[1]
     if days is not None:
@@ -279,20 +278,6 @@ def forecast(
     found = look_ahead(daily, rows, wanted, partial)
     _show_forecast(session, names, cost, daily, found, reveal=reveal)
     return 0
-
-
-def _partial(office: Office, deliveries: Sequence[Delivery]) -> frozenset[date]:
-    """The last days of which charges are still to come."""
-    from mlplatform.cost.ledger import standing
-    from mlplatform.cost.open_days import open_days
-    from mlplatform.cost.spending import covered_until
-
-    ends = covered_until(standing(deliveries))
-    if not ends:
-        return frozenset()
-    last = max(ends.values())
-    since = last - timedelta(days=_OPEN_DAYS)
-    return open_days(office.ledger, deliveries, since, last).partial
 
 
 def _top(daily: Daily, limit: int) -> dict[Keys, Costs]:
