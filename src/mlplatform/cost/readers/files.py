@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _PARQUET = (".parquet", ".parq")
 _JSON = (".ndjson", ".ndjson.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 SUFFIXES = (*_CSV, *_PARQUET, *_JSON)
 """By how a file's name ends it is known what it is."""
+_ATHENA = re.compile(r"[0-9]{8}_[0-9]{6}_[0-9]{5}_[a-z0-9]{5}_[0-9a-f-]{36}")
+"""What Athena's UNLOAD calls its files, which end with nothing: the query's id, then a number of
+its own. `docs/cost-warehouse.md` has it write Parquet."""
 
 _HEADING_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 4 << 20
@@ -60,7 +64,8 @@ class OpenFile:
 def is_bill(name: str) -> bool:
     """Whether a file of that name may hold charges."""
     last = name.rpartition("/")[2].lower()
-    return last.endswith(SUFFIXES) and not last.startswith((".", "_"))
+    named = last.endswith(SUFFIXES) or _ATHENA.fullmatch(last) is not None
+    return named and not last.startswith((".", "_"))
 
 
 def open_file(
@@ -69,7 +74,7 @@ def open_file(
     """A file as a relation; `called` is what errors call it. `scratch`: where it may be unfolded,
     and has to stay as long as the relation. `UsageError` if it cannot be read."""
     lower = path.name.lower()
-    if lower.endswith(_PARQUET):
+    if lower.endswith(_PARQUET) or _ATHENA.fullmatch(lower):
         return _described(connection, f"read_parquet({text_of(str(path))})", called)
     if lower.endswith(_JSON):
         return _described(connection, _json(path, lower, called, scratch), called)
