@@ -24,7 +24,7 @@ b = 1 + u·rho in each window, the product times exp(u · sum of n·(p - q)) is 
 expectation, so that it bounds the mean of p - q over the canary's requests, drift or not.
 
 Errors that come in clusters: logarithms are divided by phi, the variance of a count over its mean.
-That is exact where clusters are of phi errors each, and near it where they vary: docs/adr/0012.
+That is exact where clusters are of phi errors each, and near it where they vary: docs/adr/0013.
 """
 
 from __future__ import annotations

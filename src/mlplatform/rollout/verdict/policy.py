@@ -23,7 +23,7 @@ class Metric(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """The simple mode: fixed limits on the canary alone, and a count of failed checks that no
-    success resets, as Flagger has it. It has no error control; figures are in docs/adr/0012."""
+    success resets, as Flagger has it. It has no error control; figures are in docs/adr/0013."""
 
     success_least: float = 0.99
     """Flagger's request-success-rate, min 99 (system A)."""
