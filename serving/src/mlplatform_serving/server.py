@@ -69,6 +69,7 @@ def open_certificate(settings: Settings) -> Certificate | None:
 def _open_guard(settings: Settings, metrics: Metrics) -> Guard:
     patience = Patience(
         first_seconds=settings.keep_alive_seconds,
+        idle_seconds=settings.keep_alive_seconds,
         header_seconds=settings.header_timeout_seconds,
         answer_seconds=settings.request_timeout_sec,
     )
@@ -96,10 +97,10 @@ async def serve(settings: Settings, gate: Gate, certificate: Certificate | None 
         settings=settings,
         tracing=tracing,
     )
-    listen = partial(_listening, settings, certificate, guarded(guard))
-    servers = [listen(application, settings.port)]
+    listen = partial(_listening, settings, certificate)
+    servers = [listen(guarded(guard, application.take), application, settings.port)]
     if settings.prometheus_port not in (None, settings.port):
-        servers.append(listen(_only_metrics(application), settings.prometheus_port))
+        servers.append(listen(guarded(guard), _only_metrics(application), settings.prometheus_port))
     ending = _Ending()
     _on_signals(application, servers, settings.shutdown_delay_seconds, ending)
     watches = [asyncio.create_task(guard.watch())]

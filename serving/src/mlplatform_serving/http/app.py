@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
@@ -15,12 +14,7 @@ import msgspec
 
 from mlplatform_serving.errors import BadRequest, ClientGone, ServingError
 from mlplatform_serving.http import openapi
-from mlplatform_serving.http.answers import (
-    JSON_LENGTH,
-    Answer,
-    inference_answer,
-    json_answer,
-)
+from mlplatform_serving.http.answers import Answer, error_answer, json_answer
 from mlplatform_serving.http.auth import Gate, Scope
 from mlplatform_serving.http.body import (
     BodyReader,
@@ -29,30 +23,20 @@ from mlplatform_serving.http.body import (
     packed,
 )
 from mlplatform_serving.http.described import configuration, metadata, server_metadata
+from mlplatform_serving.http.inference import Headers, Inferences, Reply
 from mlplatform_serving.http.routes import Found, find
 from mlplatform_serving.logs import RequestLog
 from mlplatform_serving.metrics import CONTENT_TYPE, Metrics
-from mlplatform_serving.models.instance import PRIORITY, PRIORITY_MAX, Done
-from mlplatform_serving.models.repository import Loaded, Repository, asked_version
-from mlplatform_serving.protocol.infer import encode_answer, parse_inference
+from mlplatform_serving.models.repository import Repository, asked_version
 from mlplatform_serving.protocol.messages import IndexRequest, LoadRequest
-from mlplatform_serving.protocol.predict import parse_predict, predictions
-from mlplatform_serving.protocol.tensors import Array
 from mlplatform_serving.settings import Settings
-from mlplatform_serving.tracing import Phase, Tracing, parse_traceparent
+from mlplatform_serving.tracing import Tracing
 
 log = logging.getLogger("mlplatform_serving")
 
 Send = Callable[[Any], Awaitable[None]]
-Headers = Mapping[bytes, bytes]
 T = TypeVar("T")
-TIMEOUT = b"x-mlplatform-timeout-ms"
-"""The header that says how long the client waits; Triton's parameter `timeout`, in microseconds,
-says the same."""
-_ROUTES = {"infer": "/v2/models/{model}/infer", "predict": "/v1/models/{model}/predict"}
 _NO_SCRIPTS = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
-_CLIENT_GONE = 499
-"""nginx's word in traces for a client that did not wait; nobody is sent it."""
 
 
 @dataclass(slots=True)
@@ -62,10 +46,7 @@ class Request:
     found: Found
     headers: Headers
     receive: Receive
-    scope: Any = None
-    trace_id: str = ""
-    done: tuple[Loaded, Done, int] | None = None
-    """What answered an inference, and when it had: nanoseconds since the epoch."""
+    scope: Any
 
 
 class Application:
@@ -89,14 +70,14 @@ class Application:
         self._repository = repository
         self._gate = gate
         self._metrics = metrics
-        self._request_log = request_log
         self._settings = settings
-        self._tracing = tracing
         self._admin: Any = None
         self._region = (
             [(b"x-mlplatform-region", region.encode("latin-1", "replace"))] if region else []
         )
+        self._body_bytes_max = body_bytes_max
         self._bodies = BodyReader(bytes_max=body_bytes_max, seconds_max=body_seconds_max)
+        self._inferences = Inferences(repository, request_log, self._bodies, tracing)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             name.removeprefix("_on_"): getattr(self, name)
             for name in dir(self)
@@ -115,67 +96,53 @@ class Application:
                 await self._pack(answer, encoding)
         except ClientGone:
             return
-        except ServingError as error:
-            answer = json_answer({"error": error.message}, error.status, error.headers)
         except Exception as error:
-            log.error("an answer failed in a way it should not", exc_info=error)
-            answer = json_answer({"error": "internal error; the server's log has it"}, 500)
-        self._metrics.answers[answer.status] += 1
-        answer.headers += ((b"content-length", b"%d" % len(answer.body)), *self._region)
-        if self.lame_duck:
-            answer.headers.append((b"connection", b"close"))
+            answer = error_answer(error)
+        self.seal(answer)
+        self.count(answer)
         await send(
             {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         )
         await send({"type": "http.response.body", "body": answer.body})
 
+    def take(self, scope: Any, body: bytes, send: Reply) -> bool:
+        """An inference that is wholly there, without a task: whether it is taken. `send` is then
+        called once, later, unless the client goes away. All else, and whatever is wrong with it, is
+        for ASGI."""
+        headers: Headers = dict(scope["headers"])
+        accept = headers.get(b"accept-encoding")
+        if (
+            len(body) > self._body_bytes_max
+            or (accept is not None and accepted_encoding(accept) is not None)
+            or b"content-encoding" in headers
+        ):
+            return False  # large, or to be packed or unpacked: that is not for the loop
+        try:
+            found = find(scope["method"], scope["raw_path"].decode("latin-1"))
+            if found.route.scope is not Scope.INFER:
+                return False
+            self._gate.check(Scope.INFER, headers)
+        except ServingError:
+            return False
+
+        return self._inferences.take(found, headers, scope, body, _Sealed(self, send))
+
     async def _answer(self, scope: Any, headers: Headers, receive: Receive) -> Answer:
         found = find(scope["method"], scope["raw_path"].decode("latin-1"))
         self._gate.check(found.route.scope, headers)
-        handler, request = (
-            self._handlers[found.route.handler],
-            Request(found, headers, receive, scope),
-        )
         if found.route.scope is Scope.INFER:
-            return await self._followed(handler, request)
-        return await handler(request)
+            return await self._inferences.answer(found, headers, scope, receive)
+        return await self._handlers[found.route.handler](Request(found, headers, receive, scope))
 
-    async def _followed(
-        self, handler: Callable[[Request], Awaitable[Answer]], request: Request
-    ) -> Answer:
-        """An inference: logged where it fails, and traced where it is sampled."""
-        began = time.perf_counter_ns()
-        stated = request.headers.get(b"traceparent")
-        parent = None if stated is None else parse_traceparent(stated)
-        spans = None
-        if self._tracing is not None:
-            spans = self._tracing.begin(parent, _ROUTES[request.found.route.handler])
-        if spans is not None:
-            request.trace_id = spans.trace_id
-        elif parent is not None:
-            request.trace_id = parent.trace_id
-        status = 500
-        try:
-            answer = await handler(request)
-            status = answer.status
-        except ServingError as error:
-            status = error.status
-            self._request_log.failed(
-                time.time(),
-                request.found.model,
-                error.message,
-                status,
-                trace_id=request.trace_id,
-                total_ns=time.perf_counter_ns() - began,
-            )
-            raise
-        except ClientGone:
-            status = _CLIENT_GONE
-            raise
-        finally:
-            if spans is not None and self._tracing is not None:
-                self._tracing.end(spans, status, *_traced(request))
-        return answer
+    def count(self, answer: Answer) -> None:
+        """One answer more."""
+        self._metrics.answers[answer.status] += 1
+
+    def seal(self, answer: Answer) -> None:
+        """Add what stands on every answer."""
+        answer.headers += ((b"content-length", b"%d" % len(answer.body)), *self._region)
+        if self.lame_duck:
+            answer.headers.append((b"connection", b"close"))
 
     @staticmethod
     async def _pack(answer: Answer, accept: bytes) -> None:
@@ -197,77 +164,6 @@ class Application:
                 str(error) if isinstance(error, msgspec.DecodeError) else "too deep, or not UTF-8"
             )
             raise BadRequest(f"the JSON cannot be read: {said}") from None
-
-    # --- inference -------------------------------------------------------------------------------
-
-    async def _on_infer(self, request: Request) -> Answer:
-        came = time.perf_counter()
-        body = await self._body(request)
-        began = time.perf_counter_ns()
-        loaded = await self._repository.reach(request.found.model, request.found.version)
-        signature = loaded.instance.backend.signature
-        with _counted(loaded):
-            inference = parse_inference(body, _json_bytes(request.headers), signature)
-            done = await self._inferred(
-                *(request, loaded, came, inference.inputs),
-                timeout_us=inference.timeout_us,
-                priority=inference.priority,
-            )
-            answer = inference_answer(
-                *encode_answer(loaded.name, loaded.version, inference, done.outputs)
-            )
-        self._completed(request, loaded, done, began)
-        return answer
-
-    async def _on_predict(self, request: Request) -> Answer:
-        came = time.perf_counter()
-        body = await self._body(request)
-        began = time.perf_counter_ns()
-        loaded = await self._repository.reach(request.found.model)
-        signature = loaded.instance.backend.signature
-        with _counted(loaded):
-            inputs: dict[str, Array] = parse_predict(body, signature)
-            done = await self._inferred(request, loaded, came, inputs)
-            answer = json_answer(predictions(signature, done.outputs))
-        self._completed(request, loaded, done, began)
-        return answer
-
-    @staticmethod
-    def _inferred(
-        request: Request,
-        loaded: Loaded,
-        came: float,
-        inputs: Mapping[str, Array],
-        *,
-        timeout_us: int = 0,
-        priority: int = 0,
-    ) -> Awaitable[Done]:
-        """The client's time runs from when the head of its request was there (`came`)."""
-        seconds = loaded.instance.limits.answer_seconds
-        if timeout_us:
-            seconds = min(seconds, timeout_us / 1e6)
-        stated = request.headers.get(TIMEOUT)
-        if stated is not None:
-            seconds = min(seconds, _milliseconds(stated) / 1e3)
-        return loaded.instance.infer(
-            inputs,
-            deadline=came + seconds,
-            priority=priority if 0 < priority <= PRIORITY_MAX else PRIORITY,
-            scope=request.scope,
-        )
-
-    def _completed(self, request: Request, loaded: Loaded, done: Done, began: int) -> None:
-        now, total_ns = time.time(), time.perf_counter_ns() - began
-        request.done = (loaded, done, int(now * 1e9))
-        loaded.statistics.succeeded(now, total_ns, done.queue_ns, done.compute_ns)
-        self._request_log.completed(
-            now,
-            loaded.name,
-            loaded.version,
-            trace_id=request.trace_id,
-            total_ns=total_ns,
-            compute_ns=done.compute_ns,
-        )
 
     # --- health ----------------------------------------------------------------------------------
 
@@ -328,6 +224,7 @@ class Application:
         name, version = request.found.model, request.found.version
         if name:
             self._repository.find(name, version)
+        await self._repository.settled()
         told: dict[str, Any] = {"model_stats": self._statistics(name, version)}
         if not name:
             told["loads"] = self._repository.loads()
@@ -358,6 +255,7 @@ class Application:
         ]
 
     async def _on_metrics(self, request: Request) -> Answer:
+        await self._repository.settled()
         self._metrics.ready.set(self._ready)
         return Answer(200, self._metrics.encoded(), [(b"content-type", CONTENT_TYPE)])
 
@@ -425,53 +323,23 @@ class Application:
         await self._repository.unload(name, version)
 
 
-class _counted:  # noqa: N801 - reads as a word of the statement
-    """What is refused or fails within is counted as a failure."""
+class _Sealed:
+    """A reply whose answers are sealed and counted."""
 
-    __slots__ = ("_loaded",)
+    __slots__ = ("_application", "_sealed", "_send")
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+    def __init__(self, application: Application, send: Reply) -> None:
+        self._application = application
+        self._send = send
+        self._sealed = False
 
-    def __enter__(self) -> None:
-        pass
+    def at_once(self, answer: Answer) -> None:
+        self._application.seal(answer)
+        self._sealed = True
+        self._send.at_once(answer)
 
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if isinstance(error, Exception):
-            self._loaded.statistics.fail.add(0)
-
-
-def _milliseconds(stated: bytes) -> float:
-    """How long a client waits, as its header has it."""
-    try:
-        milliseconds = float(stated)
-    except ValueError:
-        milliseconds = 0.0
-    if not milliseconds > 0:
-        raise BadRequest(f"{TIMEOUT.decode()} is no number of milliseconds above 0")
-    return milliseconds
-
-
-def _json_bytes(headers: Headers) -> int | None:
-    stated = headers.get(JSON_LENGTH)
-    if stated is None:
-        return None
-    if not stated.isdigit() or len(stated) > 12:
-        raise BadRequest("Inference-Header-Content-Length is no number of bytes")
-    return int(stated)
-
-
-def _traced(request: Request) -> tuple[dict[str, str | int], tuple[Phase, ...]]:
-    """What a span says of an inference, and the parts of it: outputs are encoded when the model has
-    just ended."""
-    if request.done is None:
-        return {"model.name": request.found.model}, ()
-    loaded, done, ended_ns = request.done
-    computing_ns = ended_ns - done.compute_ns
-    return (
-        {"model.name": loaded.name, "model.version": loaded.version},
-        (
-            Phase("queue", computing_ns - done.queue_ns, computing_ns),
-            Phase("compute", computing_ns, ended_ns),
-        ),
-    )
+    def __call__(self, answer: Answer) -> None:
+        if not self._sealed:
+            self._application.seal(answer)
+        self._application.count(answer)
+        self._send(answer)

@@ -9,11 +9,21 @@ pays nothing.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from mlplatform_serving.http.answers import Answer
+from mlplatform_serving.http.descriptors import SECOND_MAX
 from mlplatform_serving.metrics import Metrics
 from mlplatform_serving.models.instance import GONE
 
@@ -23,6 +33,11 @@ HEADER_BYTES_MAX = 64 * 1024
 LOOK_SECONDS = 1.0
 _FULL_SECONDS = 0.1
 """Where all connections are at work, so long passes before they are looked through again."""
+
+
+Take = Callable[[Any, bytes, "Reply"], bool]
+"""Takes a request that is wholly there, its scope and its body, and answers by the reply; or says
+that it does not."""
 
 
 class _TooMany(Exception):
@@ -40,6 +55,8 @@ class Patience:
     (slowloris: CVE-2007-6750 and its kin)."""
     answer_seconds: float = 30.0
     """While the client takes nothing of its answer."""
+    idle_seconds: float = 75.0
+    """Between two requests: the connection is kept alive for so long."""
 
 
 class Guard:
@@ -55,6 +72,8 @@ class Guard:
         # In the order in which they came: the one that is idle the longest is near the front.
         self._open: dict[LimitedProtocol, None] = {}
         self._full_until = 0.0
+        self.second_descriptors = 0
+        """How many connections have one."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -98,7 +117,8 @@ class Guard:
             elif each.since is None or each.stood_at != standing:
                 each.stood_at, each.since = standing, now
             elif now - each.since >= self._seconds(standing[0]):
-                self.ended(standing[0])
+                if standing[0] != "idle":
+                    self.ended(standing[0])
                 each.end(standing[0])
 
     def _seconds(self, place: str) -> float:
@@ -106,6 +126,7 @@ class Guard:
             "first": self._patience.first_seconds,
             "header": self._patience.header_seconds,
             "answer": self._patience.answer_seconds,
+            "idle": self._patience.idle_seconds,
         }[place]
 
     async def watch(self) -> None:
@@ -126,8 +147,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     guard = Guard(connections_max=2**31, patience=Patience())
     """The server's own, of a class that `guarded` makes."""
+    take: Take | None = None
     since: float | None = None
     stood_at: tuple[str, object] | None = None
+    _socket: socket.socket | None = None
+    _resting = False
+    """Kept alive, and nothing of the next request is there."""
+    _feeding = False
+    _arrived: tuple[RequestResponseCycle, Any] | None = None
     _chunks = 0
     _header_bytes = 0
 
@@ -140,10 +167,86 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed."""
         self.guard.left(self)
+        # Not closed here: whoever still writes to it must not find another's connection behind
+        # the same number.
+        if self._socket is not None:
+            self._socket = None
+            self.guard.second_descriptors -= 1
         super().connection_lost(exc)
         cycle: Any = self.cycle  # None before the first request
         if cycle and not cycle.response_complete and (tell := cycle.scope.get(GONE)):
             tell()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes. A request begins when all of them are read: it may be there whole by then."""
+        self._resting = False
+        self._feeding = True
+        try:
+            super().data_received(data)
+        finally:
+            self._feeding = False
+            if self._arrived is not None:
+                (cycle, app), self._arrived = self._arrived, None
+                self._begin(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._feeding:
+            self._arrived = cycle, app
+        else:
+            self._begin(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self.take is not None and not (
+            cycle.more_body or cycle.disconnected or self.flow.write_paused
+        ):
+            reply = Reply(self, cycle)
+            if self.take(cycle.scope, bytes(cycle.body), reply):
+                reply.socket = self._own_socket()
+                return
+        super()._start_asgi_task(cycle, app)
+
+    def _own_socket(self) -> socket.socket | None:
+        """The connection's socket under a descriptor of its own, which nobody closes while it is
+        written to; None where the connection is not plain, ends after this answer, or has
+        something unsent."""
+        if self.transport.get_write_buffer_size() or not self.cycle.keep_alive:
+            return None
+        if self._socket is None:
+            if self.guard.second_descriptors >= SECOND_MAX or self._is_encrypted:
+                return None
+            self.guard.second_descriptors += 1
+            given = self.transport.get_extra_info("socket")
+            # Its family and the rest are given: asking for them would be three calls of the system.
+            told = given.family, given.type, given.proto
+            self._socket = socket.socket(*told, os.dup(given.fileno()))
+        return self._socket
+
+    @property
+    def _is_encrypted(self) -> bool:
+        return self.transport.get_extra_info("ssl_object") is not None
+
+    def complete(self, cycle: RequestResponseCycle, *unsent: bytes) -> None:
+        """The request is answered, but for what is to be sent yet."""
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        for piece in unsent:
+            self.transport.write(piece)
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn has it, but for its timer: the guard looks who rests for too long."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._resting = True
 
     @property
     def idle(self) -> bool:
@@ -157,13 +260,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def standing_at(self) -> tuple[str, object] | None:
         """What it waits for, and a mark that changes when it gets on; None where that is not the
-        client, or where another clock runs: the body's, or that of a connection kept alive."""
+        client, or where another clock runs: the body's."""
         if unread := self.transport.get_write_buffer_size():
             return "answer", unread
         if self._working:
             return None
-        if self.timeout_keep_alive_task is not None:
-            return None
+        if self._resting:
+            return "idle", self.cycle
         headers: Any = self.headers  # as is this
         return ("first", None) if headers is None else ("header", self.cycle)
 
@@ -171,6 +274,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """It has stood there for too long."""
         if place == "header" and not self.transport.is_closing():
             self._refuse(b"408 Request Timeout", b"the head of the request took too long")
+        elif place == "idle":
+            self.transport.close()
         else:
             self.transport.abort()
 
@@ -181,23 +286,25 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Part of the path."""
-        self._count(len(url))
-        super().on_url(url)
+        self._header_bytes += len(url)
+        if self._header_bytes > HEADER_BYTES_MAX:
+            raise _TooMany
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or one trailer."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
+        """One header, or one trailer. As uvicorn has it, without a call to it: there are many."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEADER_BYTES_MAX:
+            raise _TooMany
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_chunk_header(self) -> None:
         """A chunk begins."""
         self._chunks += 1
         if self._chunks > CHUNKS_MAX:
-            raise _TooMany
-
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > HEADER_BYTES_MAX:
             raise _TooMany
 
     def send_400_response(self, msg: str) -> None:
@@ -216,6 +323,62 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def guarded(guard: Guard) -> type[LimitedProtocol]:
-    """The protocol of a server whose connections `guard` looks after."""
-    return type("GuardedProtocol", (LimitedProtocol,), {"guard": guard})
+class Reply:
+    """How one request is answered, without ASGI's messages."""
+
+    __slots__ = ("_cycle", "_protocol", "_sent", "_unsent", "socket")
+
+    def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self.socket: socket.socket | None = None
+        """What may be written to at once, once it is known that it will be."""
+        self._sent = False
+        self._unsent = b""
+
+    def at_once(self, answer: Answer) -> None:
+        """Send what can be sent now, from any thread: the client need not wait until the loop is
+        woken. The loop is to be told of the same answer after it."""
+        if self.socket is None or len(answer.body) >= HIGH_WATER_LIMIT:
+            return
+        said = self._head(answer) + answer.body
+        try:
+            sent = self.socket.send(said)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = len(said)  # it is broken, which the loop learns by itself
+        self._unsent = said[sent:]
+        self._sent = True
+
+    def __call__(self, answer: Answer) -> None:
+        """Send it, or what is left of it. On the loop, and never within `take`."""
+        if self._sent:
+            self._protocol.complete(self._cycle, *([self._unsent] if self._unsent else ()))
+            return
+        head = self._head(answer)
+        if len(answer.body) < HIGH_WATER_LIMIT:
+            self._protocol.complete(self._cycle, head + answer.body)
+        else:
+            self._protocol.complete(self._cycle, head, answer.body)
+
+    def _head(self, answer: Answer) -> bytes:
+        """As uvicorn writes it. It is the server's own: there is nothing of a client's in it that
+        would have to be looked at."""
+        cycle = self._cycle
+        head = [STATUS_LINE[answer.status]]
+        for name, value in (*cycle.default_headers, *answer.headers):
+            head += (name, b": ", value, b"\r\n")
+            if name == b"connection":
+                cycle.keep_alive = False
+        if not cycle.keep_alive and (b"connection", b"close") not in answer.headers:
+            head.append(b"connection: close\r\n")
+        head.append(b"\r\n")
+        return b"".join(head)
+
+
+def guarded(guard: Guard, take: Take | None = None) -> type[LimitedProtocol]:
+    """The protocol of a server whose connections `guard` looks after. What is wholly there is first
+    offered to `take`."""
+    of = {"guard": guard, "take": None if take is None else staticmethod(take)}
+    return type("GuardedProtocol", (LimitedProtocol,), of)

@@ -1,4 +1,4 @@
-"""How many connections the process may hold: a descriptor each."""
+"""How many connections the process may hold: a descriptor each, and a second one for some."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import logging
 
 log = logging.getLogger(__name__)
 
+SECOND_MAX = 1024
+"""Connections that have one for the threads that answer, too (`Reply.at_once`). Of more than so
+many, what the loop's waking costs one of them is not what is waited for."""
 _OTHERS = 256
 """Descriptors for all that is no connection: models, logs, wakers, libraries."""
 
@@ -18,7 +21,7 @@ def room_for(connections_max: int) -> int:
     except ImportError:  # no such limit on this system
         return connections_max
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections_max + _OTHERS
+    wanted = connections_max + SECOND_MAX + _OTHERS
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return connections_max
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -27,7 +30,7 @@ def room_for(connections_max: int) -> int:
     except (OSError, ValueError):
         allowed = soft
     if allowed < wanted:
-        room = max(1, allowed - _OTHERS)
+        room = max(1, allowed - SECOND_MAX - _OTHERS)
         log.warning(
             "MAX_CONNECTIONS is %d instead of %d: the system allows %d open files (ulimit -n)",
             *(room, connections_max, allowed),

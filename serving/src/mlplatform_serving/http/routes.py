@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mlplatform_serving.errors import MethodNotAllowed, NotFound
 from mlplatform_serving.http.auth import Scope
@@ -85,8 +86,16 @@ _ADMIN = Found(Route("admin", Scope.ADMIN))
 """`/admin` and all below: who comes there is asked first, and told what is there after."""
 
 
+_REMEMBERED_LENGTH = 256
+"""What is longer is nobody's model, and would fill the memory."""
+
+
 def find(method: str, path: str) -> Found:
     """`NotFound` or `MethodNotAllowed` if there is none. HEAD is as GET."""
+    return _remembered(method, path) if len(path) <= _REMEMBERED_LENGTH else _find(method, path)
+
+
+def _find(method: str, path: str) -> Found:
     parts = path.split("/")
     model, version = "", None
     methods: Methods | None
@@ -104,6 +113,9 @@ def find(method: str, path: str) -> Found:
     if route is None:
         raise MethodNotAllowed(", ".join(methods))
     return Found(route, model, version)
+
+
+_remembered = lru_cache(maxsize=1024)(_find)
 
 
 def _below(parts: list[str]) -> tuple[Methods | None, str, str | None]:

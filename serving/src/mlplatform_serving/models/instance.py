@@ -19,8 +19,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -55,6 +56,9 @@ REFUSED = b"x-mlplatform-refused"
 """The header that says why a request was refused, in one word."""
 
 
+_SHORT_SECONDS = 0.001
+"""A batch that takes no longer is begun on the loop's core: what another one's waking costs is much
+of it."""
 QUEUE_BYTES = 256 * 1024 * 1024
 """What the inputs of those who wait may take, of each model."""
 
@@ -85,12 +89,23 @@ class Done:
     compute_ns: int
 
 
+Told = Callable[[Done | Exception], None]
+"""What is to be called when an inference is over."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
-class _Work(Request):
+class Work(Request):
+    """An inference that waits or runs."""
+
     inputs: Tensors
     rows: int
     """How many rows of a batch's outputs are its; 0: it is alone."""
-    answer: asyncio.Future[Done]
+    told: Told
+    at_once: Callable[[Done], None] | None = None
+    gone: bool = False
+    """Whether nobody waits for it any longer."""
+    answered: bool = False
+    """Whether the executor has answered it itself."""
 
 
 @dataclass(slots=True)
@@ -161,7 +176,10 @@ class Instance:
         # From the executor to the loop.
         self._done: deque[_Ran | _Refused] = deque()
         self._told = False
+        self._untold = False
+        """Whether an answer has gone out of which the loop does not know."""
         self._bell = Bell()
+        self._ring_near = partial(self._bell.ring, near=True)
         self._waker = Waker(self._loop, self._collect)
         # A model that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"executor-{name}", daemon=True)
@@ -175,20 +193,55 @@ class Instance:
         priority: int = PRIORITY,
         scope: MutableMapping[str, Any] | None = None,
     ) -> Done:
-        """Run it, in the batch that it fits. By the deadline, on the clock of `time.perf_counter`,
-        the answer must be there; of two priorities the lower goes first. In the request's ASGI
-        scope it leaves what is to be called when the client goes away; it then leaves the queue.
+        """`submit`, and wait. In the request's ASGI scope it leaves what is to be called when the
+        client goes away; that ends in `ClientGone`."""
+        answer: asyncio.Future[Done] = self._loop.create_future()
+
+        def told(result: Done | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(result, Done):
+                answer.set_result(result)
+            else:
+                answer.set_exception(result)
+
+        work = self.submit(inputs, told, deadline=deadline, priority=priority)
+        if scope is not None:
+            scope[GONE] = answer.cancel
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.forget(work)
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise ClientGone from None
+            raise
+
+    def submit(
+        self,
+        inputs: Tensors,
+        told: Told,
+        *,
+        at_once: Callable[[Done], None] | None = None,
+        deadline: float | None = None,
+        priority: int = PRIORITY,
+    ) -> Work:
+        """Have it run, in the batch that it fits; `told` is called on the loop, later, with what
+        became of it. Where it runs alone and nobody waits, `at_once` is called before that, in the
+        executor's thread: to wake the loop takes longer than many an inference. By the deadline, on
+        the clock of `time.perf_counter`, the answer must be there; of two priorities the lower goes
+        first.
 
         `Unavailable` when it cannot be answered in time, too many wait, the model hangs or is being
-        unloaded; `BadRequest` when it brings too much; `InferenceFailed` if the model fails;
-        `ClientGone`."""
+        unloaded, now or later; `BadRequest` when it brings too much; `InferenceFailed` if the model
+        fails."""
         if self._closing:
             raise Unavailable(f"model {self.name} is being unloaded")
         if self.hung:
             raise self._hangs()
         key, size, rows = self.batches.place(inputs)
         now = time.perf_counter()
-        work = _Work(
+        work = Work(
             next(self._ids),
             key,
             now,
@@ -198,7 +251,8 @@ class Instance:
             sum([each.nbytes for each in inputs.values()]),
             inputs=inputs,
             rows=rows,
-            answer=self._loop.create_future(),
+            told=told,
+            at_once=at_once,
         )
         look_at = now + self.limits.batch_seconds_max
         with self._lock:
@@ -217,21 +271,35 @@ class Instance:
         if wakes:
             # After all who have come with it: they may run together, and what is woken sooner takes
             # the interpreter from those who are still being read.
-            self._loop.call_soon(self._bell.ring)
+            near = isinstance(answer, Dispatch) and _is_short(answer)
+            self._loop.call_soon(self._ring_near if near else self._bell.ring)
         if self._timer is None or look_at < self._look_at:
             self._look_when(look_at)
         if isinstance(answer, Admit) and answer.displaced:
             self._refuse(answer.displaced, Refusal.DISPLACED)
-        if scope is not None:
-            scope[GONE] = work.answer.cancel
-        try:
-            return await work.answer
-        except asyncio.CancelledError:
-            self._forget(work)
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():
-                raise ClientGone from None
-            raise
+        return work
+
+    def forget(self, work: Work) -> bool:
+        """Nobody waits for it any longer. Once it runs it runs to the end: others may be in its
+        batch. False where it has been answered already, of which the loop is still to be told."""
+        with self._lock:
+            if work.answered:
+                return False
+            work.gone = True
+            try:
+                self._batcher.forget(work)
+            except KeyError:
+                return True
+        self.statistics.gone += 1
+        self.pending -= 1
+        if not self.pending and self._closing:
+            self._idle.set()
+        return True
+
+    async def settled(self) -> None:
+        """Until all that has been answered is counted: who has its answer finds it there."""
+        while self._untold:
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Take no more, finish what waits, end the thread and give the model's memory back. Of a
@@ -258,11 +326,14 @@ class Instance:
     def _run(self) -> None:
         batch = self._next()
         while batch is not None:
+            if not _is_short(batch):
+                self._bell.go_anywhere()
             began = self._began = time.perf_counter()
             ran = self._computed(batch, began)
             seconds = time.perf_counter() - began
             # A failure is no news of how long batches take, nor is one too large to be one.
             learned = isinstance(ran.results, list) and not self._oversized(batch)
+            self._answer_at_once(ran)
             batch = None  # nothing is held while the next one is waited for
             batch = self._next(ran, seconds if learned else None)
         try:
@@ -296,7 +367,7 @@ class Instance:
                 return step
 
     def _computed(self, batch: Dispatch, began: float) -> _Ran:
-        works = cast("Sequence[_Work]", batch.batch)
+        works = cast("Sequence[Work]", batch.batch)
         compute_ns = 0
         results: list[Done] | Exception
         try:
@@ -313,8 +384,22 @@ class Instance:
             results = self._failed(error)
         return _Ran(batch, results, compute_ns)
 
+    def _answer_at_once(self, ran: _Ran) -> None:
+        """Only who came alone: what is answered here keeps those who wait from the model."""
+        work = cast("Work", ran.batch.batch[0])
+        if work.at_once is None or len(ran.batch.batch) > 1 or isinstance(ran.results, Exception):
+            return
+        with self._lock:
+            if work.gone or self._given_up is ran.batch or self._batcher.backlog.items:
+                return
+            work.answered = self._untold = True
+        try:
+            work.at_once(ran.results[0])
+        except Exception as error:
+            log.error("an answer failed", exc_info=error, extra={"model": self.name})
+
     def _oversized(self, batch: Dispatch) -> bool:
-        return self.batches.mixes and not cast("_Work", batch.batch[0]).rows
+        return self.batches.mixes and not cast("Work", batch.batch[0]).rows
 
     def _failed(self, error: BaseException) -> Exception:
         if isinstance(error, ServingError):
@@ -342,7 +427,8 @@ class Instance:
                 self._refuse(news.requests, news.because)
 
     def _ran(self, ran: _Ran) -> None:
-        works = cast("Sequence[_Work]", ran.batch.batch)
+        self._untold = False
+        works = cast("Sequence[Work]", ran.batch.batch)
         size = sum([work.rows or 1 for work in works])
         if isinstance(ran.results, Exception):
             self.statistics.failed_batch(ran.batch.because, size)
@@ -356,31 +442,15 @@ class Instance:
             results = ran.results
             self._answered(work, results if isinstance(results, Exception) else results[place])
 
-    def _answered(self, work: _Work, answer: Done | Exception) -> None:
+    def _answered(self, work: Work, answer: Done | Exception) -> None:
         self.pending -= 1
         if not self.pending and self._closing:
             self._idle.set()
-        if work.answer.done():
-            return  # the client has gone
-        if isinstance(answer, Done):
-            work.answer.set_result(answer)
-        else:
-            work.answer.set_exception(answer)
-
-    def _forget(self, work: _Work) -> None:
-        """Its client has gone. Once it runs it runs to the end: others may be in its batch."""
-        with self._lock:
-            try:
-                self._batcher.forget(work)
-            except KeyError:
-                return
-        self.statistics.gone += 1
-        self.pending -= 1
-        if not self.pending and self._closing:
-            self._idle.set()
+        if not work.gone:
+            work.told(answer)
 
     def _refuse(self, requests: Sequence[Request], because: Refusal) -> None:
-        for work in cast("Sequence[_Work]", requests):
+        for work in cast("Sequence[Work]", requests):
             self._answered(work, self._refusal(because))
 
     def _refusal(self, because: Refusal) -> Exception:
@@ -434,8 +504,10 @@ class Instance:
             self._look_when(hangs_at if until is None else min(hangs_at, until))
 
     def _hang(self, running: Dispatch) -> None:
-        self.hung, self._given_up = True, running
         with self._lock:
+            if cast("Work", running.batch[0]).answered:
+                return  # it is over this moment
+            self.hung, self._given_up = True, running
             waiting = self._batcher.clear()
         log.error(
             "model %s hangs: a batch has run for more than %g s; %d in it and %d behind it are "
@@ -447,10 +519,15 @@ class Instance:
             extra={"model": self.name},
         )
         for request in (*running.batch, *waiting):
-            self._answered(cast("_Work", request), self._hangs())
+            self._answered(cast("Work", request), self._hangs())
 
     def _hangs(self) -> Unavailable:
         self.statistics.refused("hung")
         return Unavailable(
             f"model {self.name} hangs; another server may answer", headers=((REFUSED, b"hung"),)
         )
+
+
+def _is_short(batch: Dispatch) -> bool:
+    """Whether it is known to take so little that the waking of a core would be much of it."""
+    return 0 < batch.seconds < _SHORT_SECONDS

@@ -202,6 +202,14 @@ class Repository:
         found.used_at = time.monotonic()
         return found
 
+    def at_hand(self, name: str, version: str | None = None) -> Loaded | None:
+        """What `reach` would give without waiting, and without a word against it."""
+        found = self._found(name, version)
+        if found is None or self.memory.level is Level.SHEDDING:
+            return None
+        found.used_at = time.monotonic()
+        return found
+
     def _found(self, name: str, version: str | None) -> Loaded | None:
         versions = self._loaded.get(name)
         if versions is None:
@@ -233,6 +241,11 @@ class Repository:
         """Every version that is loaded."""
         for versions in self._loaded.values():
             yield from versions.values()
+
+    async def settled(self) -> None:
+        """Until the statistics hold all that has been answered."""
+        for each in list(self.loaded()):
+            await each.instance.settled()
 
     def versions(self, name: str) -> list[str]:
         """The loaded versions of a model, oldest first."""
