@@ -4,6 +4,7 @@ a model wants it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
@@ -67,12 +68,16 @@ def _specs(tensors: list[TensorConfiguration]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(each.name, each.datatype, tuple(each.shape)) for each in tensors)
 
 
+_decoder = msgspec.json.Decoder(ModelConfiguration)
+_one_at_a_time = Lock()
+
+
 def read_configuration(files: ModelFiles) -> ModelConfiguration:
     """The version's `model-config.json`, or an empty one."""
     if CONFIGURATION not in files:
         return ModelConfiguration()
     try:
-        return msgspec.json.decode(files.read(CONFIGURATION), type=ModelConfiguration)
+        return _decoder.decode(files.read(CONFIGURATION))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LoadFailed(f"{CONFIGURATION}: {error}") from None
 
@@ -80,7 +85,9 @@ def read_configuration(files: ModelFiles) -> ModelConfiguration:
 def read_parameters(configuration: ModelConfiguration, kind: type[T]) -> T:
     """A backend's own parameters, as its type has them."""
     try:
-        return msgspec.convert(configuration.parameters, kind)
+        # What msgspec knows of a type is made at its first use, and not by two threads at once.
+        with _one_at_a_time:
+            return msgspec.convert(configuration.parameters, kind)
     except msgspec.ValidationError as error:
         raise LoadFailed(f"{CONFIGURATION}: parameters: {error}") from None
 

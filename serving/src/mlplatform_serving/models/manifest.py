@@ -78,10 +78,15 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     golden: str | None = None
 
 
+# Made here, while there is one thread: made where it is used, at the first use of each type, it is
+# made by the threads of two loads at once, which crashed the process once in some hundred starts.
+_decoder = msgspec.json.Decoder(Manifest)
+
+
 def parse_manifest(body: bytes) -> Manifest:
     """`LoadFailed` if it is not a manifest, or names what no version can have."""
     try:
-        manifest = msgspec.json.decode(body, type=Manifest)
+        manifest = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LoadFailed(f"{MANIFEST} is not a manifest that can be trusted: {error}") from None
     if not is_name(manifest.model) or not is_name(manifest.version):
