@@ -86,7 +86,7 @@ def export_onnx(module: str, weights: Path, inputs: Sequence[TensorSpec]) -> byt
     except ImportError as error:
         raise Usage(
             f"PyTorch's exporter needs {error.name}, which is not installed",
-            hint=f"pip install {error.name}, beside PyTorch",
+            hint="pip install 'mlplatform-serving[export]'",
         ) from None
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
