@@ -26,6 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from mlplatform.core.cost import Cost
 from mlplatform.core.errors import TopologyError, UsageError
 from mlplatform.core.placement import ModelVersion
+from mlplatform.core.rollout import Rollout
 from mlplatform.core.section import (
     ModelName,
     OneOrMore,
@@ -104,15 +105,6 @@ class Model(Section):
     def regions(self) -> tuple[str, ...]:
         """Every region that should hold it, home first."""
         return (self.home, *self.replicate_to)
-
-
-class Rollout(Section):
-    """Owned by rollout."""
-
-    strategy: Any = None
-    gates: Any = None
-    waves: Any = None
-    approvers: Any = None
 
 
 class Prometheus(Section):
@@ -295,6 +287,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _control(data.get("control"))
     yield from _models(models, regions)
     yield from _traffic(_mapping(data, "traffic"), regions, models)
+    yield from _rollout(_mapping(data, "rollout"), _mapping(data, "traffic"), regions, models)
 
 
 def _shared_stores(regions: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
@@ -362,6 +355,57 @@ def _traffic(
             if model not in models:
                 at = ("traffic", "capacity", region, model)
                 yield at, _no_such("model", str(model), models)
+
+
+def _rollout(
+    rollout: Mapping[str, Any],
+    traffic: Mapping[str, Any],
+    regions: Mapping[str, Any],
+    models: Mapping[str, Any],
+) -> Iterator[tuple[Location, str]]:
+    at: Location
+    owner: dict[object, str] = {}
+    for name, route in _mapping(traffic, "routes").items():
+        for key in ("actuator", "second"):
+            if isinstance(actuator := _fields(route).get(key), str):
+                owner.setdefault(_route_object(actuator), f"traffic.routes.{name}")
+    for name in _mapping(rollout, "models"):
+        at = ("rollout", "models", name)
+        if name not in models:
+            yield at, _no_such("model", str(name), models)
+        own = _mapping(rollout, "models")[name]
+        for key in ("regions", "actuators"):
+            for region in _mapping(own, key):
+                if region not in regions:
+                    yield (*at, key, region), _no_such("region", str(region), regions)
+        for region, actuator in _mapping(own, "actuators").items():
+            if not isinstance(actuator, str):
+                continue
+            mine = f"rollout.models.{name}.actuators.{region}"
+            first = owner.setdefault(_route_object(actuator), mine)
+            if first != mine:
+                said = "weights between versions lie in one of their own, inside the region"
+                yield (*at, "actuators", region), f"is the object of {first} already; {said}"
+    seen: set[str] = set()
+    order = _mapping(rollout, "waves").get("order")
+    for index, together in enumerate(order if isinstance(order, list | tuple) else ()):
+        for _, region in _strings(together):
+            at = ("rollout", "waves", "order", index)
+            if region not in regions:
+                yield at, _no_such("region", region, regions)
+            elif region in seen:
+                yield at, f"{region!r} is listed twice"
+            seen.add(region)
+
+
+def _route_object(actuator: str) -> object:
+    """What makes two actuators the same object, however they are written."""
+    try:
+        url = StoreURL.parse(actuator, noun="actuator")
+    except UsageError:
+        return actuator  # whoever opens it says what is wrong
+    authority = url.authority.lower().replace("localhost", "127.0.0.1")
+    return url.scheme, authority, url.path.strip("/")
 
 
 def _control(value: object) -> Iterator[tuple[Location, str]]:

@@ -159,7 +159,7 @@ def test_all_errors_at_once_in_the_order_of_the_file() -> None:
         traffic:
           routes:
             api: {actuator: a, models: [resnet], weights: {us: -1, mars: 3}, mod: x}
-        rollout: {gate: 1}
+        rollout: {wave: 1}
         prometheus: {label: x}
         cost:
           tags: {model: x, team: 3}
@@ -203,7 +203,7 @@ def test_all_errors_at_once_in_the_order_of_the_file() -> None:
             "there are: us-east-1, eu-west-1, no, us, empty"
         ),
         "t.yaml:16: traffic.routes.api.weights.us: must be greater than or equal to 0",
-        "t.yaml:17: rollout.gate: unknown key; did you mean 'gates'?",
+        "t.yaml:17: rollout.wave: unknown key; did you mean 'waves'?",
         "t.yaml:18: prometheus.label: unknown key; known here: url, region_label",
         "t.yaml:18: prometheus.url: is missing",
         "t.yaml:20: cost.tags.team: must be a list",
