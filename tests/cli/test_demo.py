@@ -71,6 +71,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
 
     _, _, night = told.partition("The night: us-east-1 is lost")
     night, _, morning = night.partition("us-east-1 comes back")
+    morning, _, bill = morning.partition("What it costs")
     assert re.search(r"\+ *[\d.]+ s  us-east-1 is unhealthy", night)
     assert re.search(r"Since then: \d+ requests, \d+ failed, \d+ slow", night)
     assert re.search(r"\| authoritative \| \+[\d.]+ s \|", night)
@@ -82,6 +83,19 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
     sent, failed = (int(number) for number in meanwhile.groups())
     assert failed <= 0.02 * sent, "Caddy hangs up on one now and then; more is a broken failback"
     assert re.search(r"api +auto +us-east-1 50, eu-west-1 50, ap-southeast-1 0", morning)
+
+    assert re.search(r"[\d.]+ MB were sent between regions, and for\s[\d.]+ minutes others", bill)
+    assert "nothing unusual from" in bill
+    first, _, last = bill.partition("The bill is restated")
+    alarm = re.search(r"([0-9a-f]{8}) +open +AWS / eu-west-1 / .* / magika", first)
+    assert alarm is not None, bill
+    assert re.search(
+        r"eu-west-1 g5.xlarge hours (?:doubled|are [\d.]+ times as many) on [\d-]+, with scale "
+        r"[0-9a-f]{6} of magika@v3.3.0 at 12:00 UTC; \$\d+/day",
+        first,
+    )
+    assert re.search(rf"{alarm[1]} retracted: restated; [\d.]+ → [\d.]+ USD \(-[\d.]+\)", last)
+    assert re.search(r"wrote bill.html, \d+ kB", last)
 
     assert not list(tmp_path.glob("mlplatform-demo-*"))
     assert not processes_of(tmp_path)
@@ -123,7 +137,7 @@ def test_a_chapter_that_there_is_not(tmp_path: Path) -> None:
         env=environment(tmp_path),
     )
     assert ran.returncode == 2
-    assert "chapters: publish, failover" in ran.stderr
+    assert "chapters: publish, failover, cost" in ran.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,8 @@ from mlplatform.cli.session import Session
 def demo(
     session: Session,
     chapter: Annotated[
-        str | None, typer.Argument(metavar="CHAPTER", help="Only this one: publish, failover.")
+        str | None,
+        typer.Argument(metavar="CHAPTER", help="Only this one: publish, failover, cost."),
     ] = None,
     *,
     keep: Annotated[
@@ -26,17 +27,17 @@ def demo(
     """Tell the product as a story, on real models and three regions in a temporary folder.
 
     $ mlplatform demo
-    $ mlplatform demo failover
+    $ mlplatform demo cost
     $ mlplatform demo --keep
     """
     import shutil
     import tempfile
 
-    from mlplatform.cli.demo import failover, publish
+    from mlplatform.cli.demo import cost, failover, publish
     from mlplatform.cli.demo.stage import Stage
     from mlplatform.core.errors import UsageError
 
-    chapters = {"publish": publish.tell, "failover": failover.tell}
+    chapters = {"publish": publish.tell, "failover": failover.tell, "cost": cost.tell}
     if chapter not in (None, *chapters):
         raise UsageError(f"{chapter}: no such chapter", hint=f"chapters: {', '.join(chapters)}")
     folder = Path(tempfile.mkdtemp(prefix="mlplatform-demo-"))

@@ -49,7 +49,7 @@ def tell(stage: Stage) -> None:
     program_named("caddy")
     stage.heading("Servers in three regions, behind a router")
     ports = Ports.found(REGIONS)
-    _publish(stage)
+    publish_magika(stage)
     _start_all(stage, ports)
     client = Client(
         f"http://127.0.0.1:{ports.front}/v2/models/magika/infer",
@@ -75,8 +75,8 @@ def tell(stage: Stage) -> None:
     stage.run(f"mlplatform history --operation {operation}")
 
 
-def _publish(stage: Stage) -> None:
-    """What servers need: the model, in three regions."""
+def publish_magika(stage: Stage) -> None:
+    """The model in three regions, unless an earlier chapter has brought it there."""
     if stage.set_up():
         stage.run(f"mlplatform publish {magika(stage.folder).name} --model magika --version v3.3.0")
         stage.run("mlplatform replicate magika")
