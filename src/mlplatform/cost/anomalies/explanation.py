@@ -13,7 +13,7 @@ from decimal import Decimal
 import numpy as np
 
 from mlplatform.cost.anomalies.comparing import Comparison, Leaf
-from mlplatform.cost.anomalies.happened import Known, joined, replicated_bytes
+from mlplatform.cost.anomalies.happened import CHANGES, Known, joined, replicated_bytes
 from mlplatform.cost.anomalies.records import Alarm
 from mlplatform.cost.locate.causes import (
     Cause,
@@ -48,7 +48,7 @@ _HOURS = re.compile(r"\b(?:hours?|hrs?|h|seconds?)\b", re.IGNORECASE)
 _SEARCHED_LEAST = 2
 _OTHERS = ("service_category", "meter", "unit")
 """Dimensions that say the same as others: taken apart only where they are asked for."""
-_FOR = {"rollout": 0, "replicate": 1, "failover": 1, "scale": 2}
+_OURS = {*CHANGES, "replicate"}
 _SIGNS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 
@@ -115,7 +115,7 @@ def headline(alarm: Alarm, causes: Sequence[Cause], change: Decimal) -> str:
         where = " ".join(alarm.where.values()) or "everything"
         return f"{where} on {alarm.since}: nobody knows why; {money}/day"
     line = f"{_what(leading)} on {alarm.since}"
-    if events := [each for each in leading.events if each.kind in _FOR] or list(leading.events):
+    if events := [each for each in leading.events if each.kind in _OURS] or list(leading.events):
         line += f", with {event_text(events[0], alarm.since)}"
     return f"{line}; {money}/day"
 

@@ -22,6 +22,8 @@ _BEGAN_BEFORE = timedelta(days=3)
 _LOOKED_BEFORE = timedelta(days=1)
 """What happened the day before may be why."""
 _EVENTS_MOST = 5
+CHANGES = ("rollout", "scale", "failover")
+"""What changes how many machines run, and which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ def ask(
 
 def joined(causes: Iterable[Cause], known: Known, since: datetime) -> tuple[Cause, ...]:
     """Causes, each with what happened in its region and to its model, the likeliest first: that
-    which names the model, and then what came nearest to the change."""
+    which names the model, that which can change what the cause is about, and then what came
+    nearest to the change. A rollout has copied bytes before it: that is not why machines run."""
     return tuple(
         replace(cause, events=tuple(_of_cause(cause, known.happened, since))) for cause in causes
     )
@@ -164,8 +167,11 @@ def _of_cause(cause: Cause, happened: Sequence[Happened], since: datetime) -> li
             fits = not each.regions or cause.region in each.regions
         if fits and (not models or not each.models or models & each.models):
             named = bool(models & each.models)
-            fitting.append((not named, abs(each.event.at - since), each.event.at, each.event))
-    fitting.sort(key=lambda told: told[:3])
+            able = cause.name is Name.TRANSFER or each.event.kind in CHANGES
+            fitting.append(
+                (not named, not able, abs(each.event.at - since), each.event.at, each.event)
+            )
+    fitting.sort(key=lambda told: told[:4])
     return [event for *_, event in fitting[:_EVENTS_MOST]]
 
 

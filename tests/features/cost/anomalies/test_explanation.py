@@ -161,6 +161,14 @@ DOUBLED = leaf(MACHINE, (412, 400), (824, 800))
             ", with rollout 7f3abc of resnet50@v3 at 01:00 UTC; ",  # the nearest to the change
         ),
         (
+            [happened("replicate", at=AT - timedelta(hours=9)), happened(at=AT)],
+            ", with rollout 7f3abc of resnet50@v3 at 14:00 UTC; ",  # copies start no machines
+        ),
+        (
+            [happened("replicate", at=AT)],
+            ", with replicate 7f3abc of resnet50@v3 at 14:00 UTC; ",  # nothing else is known
+        ),
+        (
             [happened(at=AT - timedelta(hours=20))],
             ", with rollout 7f3abc of resnet50@v3 at 2026-10-13 18:00 UTC; ",
         ),
