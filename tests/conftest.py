@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.real.servers.catalogue import BY_NAME, SERVERS, Server
 from tests.real.servers.control_plane import ControlPlane, control_plane
@@ -23,10 +22,12 @@ pytest_plugins = ("tests.conformance.report",)
 _PROPERTY = "real_server"
 _REQUIRED = os.environ.get("MLPLATFORM_REQUIRE_SERVERS") == "1"
 
-# The gate asks the same questions each time, so that a red one is about the change at hand; every
-# other run draws new ones, and what they find becomes an example of its own.
-settings.register_profile("gate", derandomize=True)
 if _REQUIRED:
+    from hypothesis import settings
+
+    # The gate asks the same questions each time, so that a red one is about the change at hand;
+    # every other run draws new ones, and what they find becomes an example of its own.
+    settings.register_profile("gate", derandomize=True)
     settings.load_profile("gate")
 
 
