@@ -133,6 +133,33 @@ def test_what_is_restated_away_is_retracted_with_the_difference(estate: Estate) 
     assert "by AWS 111122223333 2026-09, delivery 2" in text
 
 
+def test_what_is_known_of_incidents_stands_on_the_page_with_its_status(estate: Estate) -> None:
+    page = estate.folder / "page.html"
+
+    def reported() -> str:
+        estate.good("cost", "report", "--days", "7", "--html", str(page))
+        return page.read_text()
+
+    end = SPIKE + timedelta(days=2)
+    deliver(estate, bill(end), end + timedelta(days=1))
+    assert "None was found in these days" in reported()
+    deliver(estate, bill(end, spike), end + timedelta(days=2))
+    text = reported()  # nobody has asked for anomalies yet
+    assert f"eu-west-1 g5.xlarge hours doubled on {SPIKE}" in text
+    assert "<span class=status>open, unanswered</span>" in text
+    (row,) = found(estate, code=3)["anomalies"]
+    assert f"+{Decimal(row['excess']):,.2f} USD since {SPIKE}" in text
+    estate.good("cost", "feedback", row["incident"], "yes", "--note", "a <b>load</b> test")
+    text = reported()
+    assert "<span class=status>open, answered</span>" in text
+    assert "says: yes, a &lt;b&gt;load&lt;/b&gt; test." in text
+    deliver(estate, bill(end), end + timedelta(days=3))
+    text = reported()
+    assert "<span class=status>retracted</span>" in text
+    assert "Retracted: restated; " in text
+    assert "hours doubled" not in text
+
+
 def test_what_a_later_delivery_repeats_is_confirmed(estate: Estate) -> None:
     deliver(estate, bill(SPIKE + timedelta(days=3), spike), SPIKE + timedelta(days=4))
     assert found(estate, code=3)["anomalies"][0]["state"] == "open"

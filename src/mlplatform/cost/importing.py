@@ -192,9 +192,7 @@ class Importer:
             outcome.duplicates.append((file.called, first))
             return
         self.say(f"reading {file.called}")
-        opened = open_file(
-            self.connection, path, called=file.called, scratch=self.scratch / "rows"
-        )
+        opened = open_file(self.connection, path, called=file.called, scratch=self.scratch / "rows")
         columns = _columns_of(opened, file.called)
         other = supporting(columns)
         if other is not None:

@@ -15,7 +15,7 @@ from mlplatform.cli.commands.bills import By, Cost, exact, masked, money, office
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Column, Output
 from mlplatform.cli.session import Session
-from mlplatform.core.errors import CheckFailed, UsageError
+from mlplatform.core.errors import CheckFailed, MlplatformError, UsageError
 
 if TYPE_CHECKING:
     from mlplatform.cost.anomalies.explanation import Explanation
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from mlplatform.cost.anomalies.watcher import Asked, Outlook
     from mlplatform.cost.cost_analyzer import Office
     from mlplatform.cost.locate.causes import Cause
+    from mlplatform.cost.report.content import Incident as Told
+    from mlplatform.cost.spending import Spending
 
 DAYS = 30
 """How far back alarms are shown, unless said otherwise."""
 _EVERYTHING = "(everything)"
 _PARTS_SHOWN = 3
 _EVENTS_SHOWN = 2
+_EXPLAINED_ON_PAGE = 5
+_CENT = Decimal("0.01")
 
 Days = Annotated[
     int,
@@ -315,17 +319,11 @@ def explain(session: Session, incident: Incident) -> int:
 
 def show_explanation(session: Session, incident: str) -> int:
     """Print why an incident cost what it did, as `--output` says."""
-    from mlplatform.cost.anomalies.explanation import explain as explained
-
     with office_of(session) as office:
-        watcher = office.watcher()
-        asked, alarm = watcher.alarm(incident)
+        asked, alarm = office.watcher().alarm(incident)
         outlook = look(session, office, asked)
         alarm = next(each for each in outlook.alarms if each.id == alarm.id)
-        comparison = watcher.compare(outlook, alarm)
-        since, until = day_edges(alarm.since, alarm.until)
-        known = office.happened(since, until)
-        why = explained(alarm, comparison, known, office.regions)
+        why = explanation_of(office, outlook, alarm)
     rows = [cause_row(each) for each in why.causes]
     extra = _why_extra(outlook, alarm, why)
     if session.output is Output.TABLE:
@@ -341,9 +339,84 @@ def show_explanation(session: Session, incident: str) -> int:
         ],
         **(extra if session.output is not Output.CSV else {}),
     )
-    for line in known.unknown:
+    for line in why.known.unknown:
         session.console.warn(f"not known: {line}")
     return 0
+
+
+def explanation_of(office: Office, outlook: Outlook, alarm: Alarm) -> Explanation:
+    """Why an incident cost what it did, beside what is known to have happened."""
+    from mlplatform.cost.anomalies.explanation import explain as explained
+
+    comparison = office.watcher().compare(outlook, alarm)
+    known = office.happened(*day_edges(alarm.since, alarm.until))
+    return explained(alarm, comparison, known, office.regions)
+
+
+def incidents_of(session: Session, office: Office, spending: Spending) -> list[Told] | None:
+    """The incidents in a report's days, for its page: what stands first, and of that the largest
+    with why. None, and a warning, where nobody can say."""
+    from mlplatform.cost.anomalies.records import State
+
+    try:
+        outlook = look(session, office, asked_of(None, spending.asked.measure.value, "model"))
+    except MlplatformError as error:
+        session.console.warn(f"no incident is on the page: {error}")
+        return None
+    alarms = [
+        each
+        for each in outlook.alarms
+        if not each.held_back
+        and each.state is not State.JOINED
+        and each.until >= spending.since
+        and each.since <= spending.until
+    ]
+    alarms.sort(key=lambda each: (not each.state.stands, -each.now.excess, each.id))
+    explained = [each for each in alarms if each.state.stands][:_EXPLAINED_ON_PAGE]
+    return [
+        _incident(session, office, outlook, each, spending.currency, why=each in explained)
+        for each in alarms
+    ]
+
+
+def _incident(
+    session: Session, office: Office, outlook: Outlook, alarm: Alarm, currency: str, *, why: bool
+) -> Told:
+    from mlplatform.cost.report.content import Incident as Told
+
+    now, answer = alarm.now, outlook.answer(alarm)
+    where = where_text(dict(alarm.where))
+    title = where
+    lines = []
+    if why:
+        try:
+            told = explanation_of(office, outlook, alarm)
+        except MlplatformError as error:
+            lines.append(f"Why is not known: {error}.")
+        else:
+            title = told.headline
+            lines.append(f"{where}.")
+            if told.known.unknown:
+                lines.append("Not all that happened is known.")
+    cost = "unknown" if now.cost is None else money(now.cost)
+    days = f"{alarm.since} to {alarm.until}" if alarm.days > 1 else f"{alarm.since}"
+    lines.append(f"{days}: {cost} {alarm.currency}, {money(now.expected)} expected; {now.because}.")
+    for line in _retold(alarm):
+        text = line.removeprefix(alarm.id).strip()
+        lines.append(f"{text[0].upper()}{text[1:]}.")
+    if answer is not None:
+        note = f", {answer.note}" if answer.note else ""
+        lines.append(f"{answer.by} says: {answer.answer}{note}.")
+    rate = office.spender().rates.rate(alarm.currency, currency, alarm.until)
+    return Told(
+        title=session.console.clean(title),
+        amount=None if rate is None else (now.excess * rate).quantize(_CENT),
+        explanation=session.console.clean(" ".join(lines)),
+        status=f"{alarm.state}, {'answered' if answer else 'unanswered'}"
+        if alarm.state.stands
+        else alarm.state.value,
+        since=alarm.since,
+    )
 
 
 def day_edges(since: date, until: date) -> tuple[datetime, datetime]:

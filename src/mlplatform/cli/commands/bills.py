@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlplatform.cost.cost_analyzer import Office
     from mlplatform.cost.importing import Imported, Outcome
     from mlplatform.cost.ledger import Delivery
+    from mlplatform.cost.report.content import Incident
     from mlplatform.cost.spending import Spender, Spending
 
 By = Annotated[
@@ -222,7 +223,8 @@ def report(
     The days end at the last one that the data covers; the heading says which. Charges without a
     region, service or tag are a row of their own. The last line reconciles the total to BilledCost.
     In a row's line of days a dot is a day without data, and days in brackets are provisional: the
-    bill may still be restated.
+    bill may still be restated. On the page are also the incidents of these days, as `cost
+    anomalies` knows them; it judges what was imported since.
 
     $ mlplatform cost report --by region --days 7
     $ mlplatform cost report --by team,service --days 30 --cost billed --output csv
@@ -268,7 +270,10 @@ def show_report(
                 )
             if html is not None:
                 names_of = _clean_names(session, reveal=reveal)
-                _write_page(session, html, spender, deliveries, spending, provisional, names_of)
+                incidents = _incidents(session, office, spending)
+                _write_page(
+                    session, html, spender, deliveries, spending, provisional, incidents, names_of
+                )
     if spending is None:
         session.show("costs", [], columns=[], cost=cost)
         session.say("the ledger holds no charges", hint="mlplatform cost import")
@@ -356,6 +361,12 @@ def _clean_names(session: Session, *, reveal: bool) -> Callable[[str], str]:
     return lambda name: session.console.clean(name if reveal else masked(name))
 
 
+def _incidents(session: Session, office: Office, spending: Spending) -> list[Incident] | None:
+    from mlplatform.cli.commands.anomalies import incidents_of  # it is built on this module
+
+    return incidents_of(session, office, spending)
+
+
 def _write_page(
     session: Session,
     path: Path,
@@ -363,6 +374,7 @@ def _write_page(
     deliveries: Sequence[Delivery],
     spending: Spending,
     provisional: frozenset[date],
+    incidents: Sequence[Incident] | None,
     clean: Callable[[str], str],
 ) -> None:
     from mlplatform.cost.report.making import make_content, write_page
@@ -374,6 +386,7 @@ def _write_page(
         spending,
         datetime.now(UTC),
         provisional=provisional,
+        incidents=incidents,
         clean=clean,
     )
     size = write_page(path, page(content))
