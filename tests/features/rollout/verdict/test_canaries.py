@@ -74,7 +74,7 @@ WORSE: list[tuple[Cell, Callable[[Outcome], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("cell", "holds"), WORSE, ids=str)
+@pytest.mark.parametrize(("cell", "holds"), WORSE, ids=[str(cell) for cell, _ in WORSE])
 def test_worse_canaries(cell: Cell, holds: Callable[[Outcome], bool]) -> None:
     found = run(cell, RUNS)
     assert holds(found), (found.rate(), found.promotes, found.held, found.minute())
