@@ -142,7 +142,7 @@ WRONG = {
     ),
     "what is worse and promoted": (
         "verdict: {delta: 1.5}",
-        "rollout.verdict: delta 1.5 is not below delta_promote 1.0; what would be promoted must not",
+        "rollout.verdict: delta 1.5 is not below delta_promote 1.0; what would be promoted",
     ),
     "a metric that there is not": (
         "verdict: {metrics: [cpu]}",
