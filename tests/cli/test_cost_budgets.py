@@ -75,6 +75,15 @@ def test_a_forecast_to_the_end_of_the_month(estate: Estate) -> None:
     assert last.startswith("2026-11: ")
 
 
+@pytest.mark.parametrize("days", [5, 14, 60])
+def test_a_forecast_that_ends_with_no_month_says_nothing_of_months(
+    days: int, estate: Estate
+) -> None:
+    first, _, *rows = estate.good("cost", "forecast", "--days", str(days)).out.splitlines()
+    assert first.startswith("Effective cost in USD, forecast from 2026-11-21 to ")
+    assert [row.split()[0] for row in rows] == ["(total)"]
+
+
 def test_a_forecast_for_programs(estate: Estate) -> None:
     told = estate.good("cost", "forecast", "--days", "14", "-o", "json").json()
     assert (told["since"], told["until"]) == ("2026-11-21", "2026-12-04")

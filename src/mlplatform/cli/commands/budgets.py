@@ -350,8 +350,8 @@ def _show_forecast(
     if session.output is not Output.TABLE:
         return
     first, end = month_of(until)
-    total, between = whole.expected(first, end), whole.between(first, end, 80)
-    if until == end and whole.complete >= first and between is not None and whole.ahead:
+    if until == end and whole.complete >= first and whole.ahead:
+        total, between = whole.expected(first, end), whole.between(first, end, 80)
         spent = money(whole.spent(first, whole.complete))
         session.console.data(
             f"{first:%Y-%m}: {spent} to {whole.complete}, {_known_money(total)} {daily.currency} "
