@@ -380,7 +380,12 @@ class Importer:
             changes=tuple(changes_between(before, days)),
             changed_days=tuple(changed_days(before, days)),
         )
-        if before is not None and not delivery.changed_days and before.tags == delivery.tags:
+        if (
+            before is not None
+            and not delivery.changed_days
+            and before.tags == delivery.tags
+            and not _is_later(delivery, before)
+        ):
             return Imported(before, before, new=False)
         self.ledger.add(delivery)
         current[stream] = delivery
@@ -467,6 +472,14 @@ def _columns_of(opened: OpenFile, called: str) -> Columns:
         return Columns(opened.types, is_clean=opened.is_clean)
     except UsageError as error:
         raise UsageError(f"{called}: {error}", hint=error.hint) from error
+
+
+def _is_later(delivery: Delivery, before: Delivery) -> bool:
+    """Whether it was written after the one before it: to say the same again is news, for what was
+    provisional is so no longer."""
+    if delivery.delivered is None or before.delivered is None:
+        return False
+    return delivery.delivered > before.delivered
 
 
 def _is_new(streams: frozenset[Stream] | None, stale: set[Stream]) -> bool:

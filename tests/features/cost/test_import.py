@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -567,3 +568,18 @@ def test_other_datasets_of_focus_beside_the_charges_are_no_error(books: Books) -
         "invoice detail",
     }
     assert billed(books) == 1
+
+
+def test_to_be_delivered_again_without_a_change_is_a_delivery(books: Books) -> None:
+    """It says that what was provisional has stood; to look at the same file twice says nothing."""
+    bill = write_csv(books.bills / "bill.csv", [charge(DAY), charge(DAY + timedelta(days=1))])
+    os.utime(bill, (1_000_000, 1_000_000))
+    (first,) = books.good()
+    assert books.good() == []
+    os.utime(bill, (2_000_000, 2_000_000))
+    (again,) = books.good()
+    assert (first.delivery.number, again.delivery.number, again.new) == (1, 2, True)
+    assert again.delivery.changed_days == again.delivery.changes == ()
+    os.utime(bill, (1_500_000, 1_500_000))
+    assert not any(each.new for each in books.good())
+    assert billed(books) == 2
