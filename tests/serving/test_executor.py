@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlplatform_serving.errors import (
     ServingError,
     Unavailable,
 )
-from mlplatform_serving.models.instance import GONE, REFUSED, Instance, Limits
+from mlplatform_serving.models.instance import GONE, REFUSED, Done, Instance, Limits
 from mlplatform_serving.models.statistics import Statistics
 from mlplatform_serving.protocol.specs import Signature, TensorSpec
 from mlplatform_serving.protocol.tensors import Array
@@ -360,6 +361,92 @@ def test_a_model_that_hangs_can_be_unloaded_and_gives_back_what_it_holds_when_it
         assert model.closed_in == []
         model.let()
         await until(lambda: model.closed_in == ["executor-resnet50"])
+
+    run(test())
+
+
+def test_a_batch_is_looked_after_though_the_one_before_it_was_slow_to_say() -> None:
+    """Its answer was written for longer than a batch may run: that is no hanging, nor is it the end
+    of the watch."""
+
+    async def test() -> None:
+        model = Model()
+        instance = instance_of(model, batch_seconds_max=0.05)
+        said, may = threading.Semaphore(0), threading.Semaphore(0)
+
+        def at_once(_: Done) -> None:
+            said.release()
+            assert may.acquire(timeout=PATIENCE_SECONDS)
+
+        model.let(1)
+        answers: list[Done | Exception] = []
+        instance.submit(asked(0), answers.append, at_once=at_once)
+        assert await asyncio.to_thread(said.acquire, timeout=PATIENCE_SECONDS)
+        (behind,) = await waiting(instance, instance.infer(asked(1)))
+        await asyncio.sleep(0.1)
+        assert not instance.hung
+        may.release()
+        assert await refused(behind) == "hung"
+        assert [type(each) for each in answers] == [Done]
+        model.let()
+        await until(lambda: not instance.hung)
+        await instance.close()
+
+    run(test())
+
+
+def test_counts_are_settled_when_the_loop_knows_of_every_answer() -> None:
+    """And not of the one before the last."""
+
+    async def test() -> None:
+        model = Model()
+        model.let()
+        instance = instance_of(model)
+        said, may = threading.Semaphore(0), threading.Semaphore(0)
+
+        def at_once(_: Done) -> None:
+            said.release()
+            assert may.acquire(timeout=PATIENCE_SECONDS)
+
+        told: list[Done | Exception] = []
+        instance.submit(asked(0), told.append, at_once=lambda _: said.release())
+        await asyncio.sleep(0)
+        # The loop stands still, and is told of the first when the second has its answer.
+        assert said.acquire(timeout=PATIENCE_SECONDS)
+        instance.submit(asked(1), told.append, at_once=at_once)
+        await asyncio.sleep(0)
+        assert said.acquire(timeout=PATIENCE_SECONDS)
+        await until(lambda: len(told) == 1)
+        settling = asyncio.create_task(instance.settled())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not settling.done()
+        may.release()
+        await settling
+        assert len(told) == 2
+        await instance.close()
+
+    run(test())
+
+
+def test_nothing_is_held_of_who_was_answered_last() -> None:
+    class Held:
+        def told(self, _: Done | Exception) -> None:
+            answered.set()
+
+    answered = asyncio.Event()
+
+    async def test() -> None:
+        model = Model()
+        model.let()
+        instance = instance_of(model)
+        held = Held()
+        there = weakref.ref(held)
+        instance.submit(asked(0), held.told)
+        del held
+        await answered.wait()
+        await until(lambda: there() is None)
+        await instance.close()
 
     run(test())
 

@@ -109,6 +109,8 @@ async def serve(settings: Settings, gate: Gate, certificate: Certificate | None 
     repository.watch()
     loading = asyncio.create_task(_load(repository, settings))
     await asyncio.gather(*(_until_it_ends(each, servers) for each in servers))
+    guard.give_up()
+    await asyncio.sleep(0)  # what is said goes out with the loop's next turn
     for task in (loading, *watches):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

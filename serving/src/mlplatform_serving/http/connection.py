@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -108,6 +109,11 @@ class Guard:
         if self._metrics is not None:
             self._metrics.connections_ended.labels(reason).inc()
 
+    def give_up(self) -> None:
+        """The server ends, and has no more time: whoever still waits for a model is told so."""
+        for each in list(self._open):
+            each.give_up()
+
     def look(self, now: float) -> None:
         """End those that have stood still for too long."""
         for each in list(self._open):
@@ -142,6 +148,24 @@ class Guard:
             self.look(now)
 
 
+class _Flow(FlowControl):
+    """Reads no more while requests wait for those before them. uvicorn's own reads on with every
+    answer, hundreds of requests at a time, for as long as a client sends them."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Where nobody waits: of whoever runs then, there may be more to read."""
+        if self.read_paused and not self._waiting:
+            super().resume_reading()
+
+
+def _nothing() -> None:
+    pass
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. What breaks a limit is answered by 400, and the connection ends."""
 
@@ -161,20 +185,22 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new one; 503 where there are too many."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         if not self.guard.admit(self, self.loop.time()):
             self._refuse(b"503 Service Unavailable", b"too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed."""
         self.guard.left(self)
-        # Not closed here: whoever still writes to it must not find another's connection behind
-        # the same number.
+        # Let go, and not closed: whoever is writing to it this moment must not find another's
+        # connection behind the same number. Nobody keeps it longer than that, or the client would
+        # not see the end.
         if self._socket is not None:
             self._socket = None
             self.guard.second_descriptors -= 1
         super().connection_lost(exc)
         cycle: Any = self.cycle  # None before the first request
-        if cycle and not cycle.response_complete and (tell := cycle.scope.get(GONE)):
+        if cycle and not cycle.response_complete and (tell := cycle.scope.pop(GONE, None)):
             tell()
 
     def data_received(self, data: bytes) -> None:
@@ -201,25 +227,36 @@ class LimitedProtocol(HttpToolsProtocol):
         ):
             reply = Reply(self, cycle)
             if self.take(cycle.scope, bytes(cycle.body), reply):
-                reply.socket = self._own_socket()
+                # A connection keeps its last cycle for as long as it is kept itself.
+                cycle.body = bytearray()
+                reply.may_be_at_once = self._has_own_socket(cycle)
+                self.flow.resume_reading()  # its end is seen only by who reads
                 return
         super()._start_asgi_task(cycle, app)
 
-    def _own_socket(self) -> socket.socket | None:
+    @property
+    def own_socket(self) -> socket.socket | None:
         """The connection's socket under a descriptor of its own, which nobody closes while it is
-        written to; None where the connection is not plain, ends after this answer, or has
-        something unsent."""
-        if self.transport.get_write_buffer_size() or not self.cycle.keep_alive:
-            return None
+        written to; to be kept for no longer than that."""
+        return self._socket
+
+    def _has_own_socket(self, cycle: RequestResponseCycle) -> bool:
+        """Whether there is one to be written to; not where the connection is not plain, ends after
+        this answer, or has something unsent, nor where descriptors are short."""
+        if self.transport.get_write_buffer_size() or not cycle.keep_alive:
+            return False
         if self._socket is None:
             if self.guard.second_descriptors >= SECOND_MAX or self._is_encrypted:
-                return None
-            self.guard.second_descriptors += 1
+                return False
             given = self.transport.get_extra_info("socket")
+            try:
+                second = os.dup(given.fileno())
+            except OSError:
+                return False
             # Its family and the rest are given: asking for them would be three calls of the system.
-            told = given.family, given.type, given.proto
-            self._socket = socket.socket(*told, os.dup(given.fileno()))
-        return self._socket
+            self._socket = socket.socket(given.family, given.type, given.proto, second)
+            self.guard.second_descriptors += 1
+        return True
 
     @property
     def _is_encrypted(self) -> bool:
@@ -231,6 +268,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
+        cycle.on_response = _nothing  # it holds the connection, which holds it
         for piece in unsent:
             self.transport.write(piece)
         if not cycle.keep_alive:
@@ -242,11 +280,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        following = self.pipeline.pop() if self.pipeline else None
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if following is not None:
+            self._start_asgi_task(*following)
         else:
-            self._resting = True
+            # It does not where another request has begun, whose head is still to end.
+            self._resting = self.scope is self.cycle.scope
 
     @property
     def idle(self) -> bool:
@@ -278,6 +318,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+    def give_up(self) -> None:
+        """503 to who waits for a model; nothing where the model's thread has begun to answer."""
+        if self._working and not self.pipeline:
+            cycle: Any = self.cycle
+            tell = cycle.scope.pop(GONE, None)
+            if tell is not None and tell():
+                self._refuse(b"503 Service Unavailable", b"the server ends before the model does")
 
     def on_message_begin(self) -> None:
         """A new request."""
@@ -326,28 +374,27 @@ class LimitedProtocol(HttpToolsProtocol):
 class Reply:
     """How one request is answered, without ASGI's messages."""
 
-    __slots__ = ("_cycle", "_protocol", "_sent", "_unsent", "socket")
+    __slots__ = ("_cycle", "_protocol", "_sent", "_unsent", "may_be_at_once")
 
     def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
-        self.socket: socket.socket | None = None
-        """What may be written to at once, once it is known that it will be."""
+        self.may_be_at_once = False
+        """Whether the connection may be written to at once."""
         self._sent = False
         self._unsent = b""
 
     def at_once(self, answer: Answer) -> None:
         """Send what can be sent now, from any thread: the client need not wait until the loop is
         woken. The loop is to be told of the same answer after it."""
-        if self.socket is None or len(answer.body) >= HIGH_WATER_LIMIT:
+        own = self._protocol.own_socket if self.may_be_at_once else None
+        if own is None or len(answer.body) >= HIGH_WATER_LIMIT:
             return
         said = self._head(answer) + answer.body
         try:
-            sent = self.socket.send(said)
-        except BlockingIOError:
-            sent = 0
+            sent = own.send(said)
         except OSError:
-            sent = len(said)  # it is broken, which the loop learns by itself
+            sent = 0  # it is full, or broken, which the loop learns when it writes
         self._unsent = said[sent:]
         self._sent = True
 

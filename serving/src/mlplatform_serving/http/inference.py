@@ -134,17 +134,22 @@ class Inferences:
         exchange = self._begin(found, headers)
         exchange.loaded = loaded
 
+        def failed(error: Exception) -> Answer:
+            answer = error_answer(error)
+            self._failed(exchange, error, answer.status)
+            return answer
+
         def told(result: Done | Exception) -> None:
             # The scope holds this by way of `gone`, and this the scope: left so, only the garbage
             # collector would end it, for each inference.
             scope.pop(GONE, None)
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                answer = self._answered(exchange, loaded, result)
-            except Exception as error:
-                answer = error_answer(error)
-                self._failed(exchange, error, answer.status)
+            if isinstance(result, Exception):  # raised, it would hold this frame, which holds it
+                answer = failed(result)
+            else:
+                try:
+                    answer = self._answered(exchange, loaded, result)
+                except Exception as error:
+                    answer = failed(error)
             reply(answer)
 
         def at_once(done: Done) -> None:
@@ -154,15 +159,16 @@ class Inferences:
             inputs, terms = self._asked(exchange, loaded, body)
             work = loaded.instance.submit(inputs, told, at_once=at_once, **terms)
         except Exception as error:
-            answer = error_answer(error)
-            self._failed(exchange, error, answer.status)
+            answer = failed(error)
             # Not within this call: the next of many that came together would begin within it.
             asyncio.get_running_loop().call_soon(reply, answer)
             return True
 
-        def gone() -> None:
-            if loaded.instance.forget(work):
+        def gone() -> bool:
+            forgotten = loaded.instance.forget(work)
+            if forgotten:
                 self._failed(exchange, ClientGone(), _CLIENT_GONE)
+            return forgotten
 
         scope[GONE] = gone
         return True

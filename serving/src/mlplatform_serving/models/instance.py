@@ -46,7 +46,8 @@ from mlplatform_serving.models.waking import Bell, Waker
 log = logging.getLogger("batch_processor")
 
 GONE = "mlplatform.gone"
-"""In a request's scope: what is to be called when its client goes away before it is answered.
+"""In a request's scope: what is to be called when its client goes away before it is answered, and
+says whether that is so.
 Reading on until the connection ends, ASGI's way to notice that, takes a task for each request."""
 PRIORITY = 5
 """Of a request that names none, on a scale where 1 goes first."""
@@ -176,8 +177,9 @@ class Instance:
         # From the executor to the loop.
         self._done: deque[_Ran | _Refused] = deque()
         self._told = False
-        self._untold = False
-        """Whether an answer has gone out of which the loop does not know."""
+        self._answers = 0
+        self._answers_told = 0
+        """How many answers have gone out from the executor, and of how many the loop knows."""
         self._bell = Bell()
         self._ring_near = partial(self._bell.ring, near=True)
         self._waker = Waker(self._loop, self._collect)
@@ -216,6 +218,10 @@ class Instance:
             if task is not None and not task.cancelling():
                 raise ClientGone from None
             raise
+        finally:
+            if scope is not None:
+                # A connection keeps the scope of its last request, and this the outputs.
+                scope.pop(GONE, None)
 
     def submit(
         self,
@@ -298,7 +304,7 @@ class Instance:
 
     async def settled(self) -> None:
         """Until all that has been answered is counted: who has its answer finds it there."""
-        while self._untold:
+        while self._answers != self._answers_told:
             await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -324,25 +330,26 @@ class Instance:
     # --- in the thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
-        batch = self._next()
+        batch = self._next([])
         while batch is not None:
             if not _is_short(batch):
                 self._bell.go_anywhere()
             began = self._began = time.perf_counter()
-            ran = self._computed(batch, began)
+            over = [self._computed(batch, began)]
             seconds = time.perf_counter() - began
             # A failure is no news of how long batches take, nor is one too large to be one.
-            learned = isinstance(ran.results, list) and not self._oversized(batch)
-            self._answer_at_once(ran)
-            batch = None  # nothing is held while the next one is waited for
-            batch = self._next(ran, seconds if learned else None)
+            learned = isinstance(over[0].results, list) and not self._oversized(batch)
+            self._answer_at_once(over[0])
+            batch = None  # nothing is held while the next one is waited for, neither here nor there
+            batch = self._next(over, seconds if learned else None)
         try:
             self.backend.close()
         except Exception as error:
             log.error("closing failed", exc_info=error, extra={"model": self.name})
 
-    def _next(self, ran: _Ran | None = None, seconds: float | None = None) -> Dispatch | None:
-        """What to run, once there is something; None at the end. The batch that ran took so long.
+    def _next(self, over: list[_Ran], seconds: float | None = None) -> Dispatch | None:
+        """What to run, once there is something; None at the end. The batch that is over, which is
+        taken from the list, took so long.
 
         The loop is told of it when the next one is known: by then it wakes to an interpreter that
         nobody holds, which is worth more than what deciding takes."""
@@ -350,15 +357,14 @@ class Instance:
             now = time.perf_counter()
             with self._lock:
                 self._asleep = False
-                if ran is not None:
+                if over:
                     self._batcher.finished(seconds)
                 step: Dispatch | Wait | Shed | None = None
                 if not self._stopping:
                     step = self._batcher.running or self._batcher.next(now)
                     self._asleep = isinstance(step, Wait)
-            if ran is not None:
-                self._tell(ran)
-                ran = None
+            if over:
+                self._tell(over.pop())
             if isinstance(step, Wait):
                 self._bell.wait(None if step.until is None else step.until - now)
             elif isinstance(step, Shed):
@@ -392,7 +398,8 @@ class Instance:
         with self._lock:
             if work.gone or self._given_up is ran.batch or self._batcher.backlog.items:
                 return
-            work.answered = self._untold = True
+            work.answered = True
+            self._answers += 1
         try:
             work.at_once(ran.results[0])
         except Exception as error:
@@ -403,7 +410,7 @@ class Instance:
 
     def _failed(self, error: BaseException) -> Exception:
         if isinstance(error, ServingError):
-            return error
+            return error.with_traceback(None)  # which would hold the batch
         log.error("Prediction failed: %s", error, exc_info=error, extra={"model": self.name})
         return InferenceFailed(f"model {self.name} failed")
 
@@ -427,8 +434,8 @@ class Instance:
                 self._refuse(news.requests, news.because)
 
     def _ran(self, ran: _Ran) -> None:
-        self._untold = False
         works = cast("Sequence[Work]", ran.batch.batch)
+        self._answers_told += works[0].answered
         size = sum([work.rows or 1 for work in works])
         if isinstance(ran.results, Exception):
             self.statistics.failed_batch(ran.batch.because, size)
@@ -498,15 +505,17 @@ class Instance:
         if running is None:
             hangs_at = now + self.limits.batch_seconds_max
         elif now >= hangs_at:
-            self._hang(running)
-            return
+            if self._hang(running):
+                return
+            hangs_at = now + self.limits.batch_seconds_max
         if self.pending:
             self._look_when(hangs_at if until is None else min(hangs_at, until))
 
-    def _hang(self, running: Dispatch) -> None:
+    def _hang(self, running: Dispatch) -> bool:
+        """Whether it does, and is not over this moment."""
         with self._lock:
             if cast("Work", running.batch[0]).answered:
-                return  # it is over this moment
+                return False
             self.hung, self._given_up = True, running
             waiting = self._batcher.clear()
         log.error(
@@ -520,6 +529,7 @@ class Instance:
         )
         for request in (*running.batch, *waiting):
             self._answered(cast("Work", request), self._hangs())
+        return True
 
     def _hangs(self) -> Unavailable:
         self.statistics.refused("hung")
