@@ -10,8 +10,10 @@ and every ```python block is run.
 Lines after a command are what it must print (stdout and stderr together). A line that is only `…`
 stands for any lines, `…` within a line for any text. Numbers differ from run to run, so each stands
 for any number. A page runs from its top in one folder, which holds three regions on `file://`, a
-topology and two small models (`stage`). Pages in SERVED have servers, a router and vantages as well
-(`tests.docs.served`), those in WITH_ONNX_FILE a real model (`tests.docs.onnx_file`).
+topology and two small models (`stage`). Pages in SERVED have servers, a router and vantages too
+(`tests.docs.served`), those in WITH_ONNX_FILE a real model (`tests.docs.onnx_file`), those in
+BILLED a bill (`tests.docs.billed`). An incident's id is another one each day: where a page types
+one that it has shown, the one is typed that was shown in its place.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -30,12 +32,15 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVED = {"failover.md"}
 WITH_ONNX_FILE = {"serving.md"}
+BILLED = {"cost.md"}
 REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-1")
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _UNIT = re.compile(r"N (?:ms|s|m|h|B|KiB|MiB|GiB)\b")
 _DIGEST = re.compile(r"blake3:[0-9a-f]+")
 _OPERATION = re.compile(r"\d{8}T\d{6}Z-([a-z]+)-[0-9a-f]{6}")
+_NUMBERED = re.compile(r"\b(rollout|replicate|failover|scale) [0-9a-f]{6}\b")
+_INCIDENT = re.compile(r"(?<![\w.-])[0-9a-f]{8}(?![\w.-])")
 _WHO = re.compile(r"[\w.-]+@[\w.-]+:\d+")
 _SPACES = re.compile(r"\s+")
 _TITLE = re.compile(r"\S+(?: \S+)*")
@@ -111,6 +116,10 @@ def staged(page: Path, folder: Path) -> Iterator[dict[str, str]]:
         with with_onnx_file(folder, environment) as inside:
             yield inside
         return
+    if page.name in BILLED:
+        from tests.docs.billed import bill
+
+        bill(folder)
     if page.name not in SERVED:
         yield environment
         return
@@ -120,10 +129,14 @@ def staged(page: Path, folder: Path) -> Iterator[dict[str, str]]:
         yield inside
 
 
-def run(step: Step, folder: Path, environment: dict[str, str]) -> str | None:
-    """Type a command; what is wrong with what it did, if anything."""
+def run(
+    step: Step, folder: Path, environment: dict[str, str], incidents: dict[str, str] | None = None
+) -> str | None:
+    """Type a command; what is wrong with what it did, if anything. `incidents` are those of the
+    page, and what they are called this time; it grows."""
+    known = {} if incidents is None else incidents
     ran = subprocess.run(
-        ["bash", "-c", step.command],
+        ["bash", "-c", with_incidents(step.command, known)],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -136,11 +149,23 @@ def run(step: Step, folder: Path, environment: dict[str, str]) -> str | None:
     told = ran.stdout.replace(str(folder), "/srv")
     if ran.returncode != step.exit_code:
         return f"exit code {ran.returncode}, the page says {step.exit_code}:\n{told}"
+    known.update(incidents_in(step.expected, told.splitlines()))
     shown = [line for line in told.splitlines() if line.strip()]
     wanted = [line for line in step.expected if line.strip()]
     if wanted and not matches(wanted, shown):
         return "printed:\n" + "\n".join(shown) + "\n\nthe page says:\n" + "\n".join(wanted)
     return None
+
+
+def incidents_in(wanted: list[str], shown: list[str]) -> dict[str, str]:
+    """The incidents that lines of a page name, and what those shown in their place are called."""
+    page, now = (dict.fromkeys(_INCIDENT.findall("\n".join(lines))) for lines in (wanted, shown))
+    return dict(zip(page, now, strict=False))
+
+
+def with_incidents(text: str, incidents: Mapping[str, str]) -> str:
+    """A text of the page as it is typed this time."""
+    return _INCIDENT.sub(lambda found: incidents.get(found[0], found[0]), text)
 
 
 def matches(wanted: list[str], shown: list[str]) -> bool:
@@ -173,6 +198,7 @@ def _line_matches(wanted: str, shown: str) -> bool:
 
 def _plain(line: str) -> str:
     line = _WHO.sub("WHO", _OPERATION.sub(r"OPERATION-\1", _DIGEST.sub("DIGEST", line)))
+    line = _NUMBERED.sub(r"\1 NUMBER", _INCIDENT.sub("INCIDENT", line))
     line = _UNIT.sub("N UNIT", _NUMBER.sub("N", line))
     return _SPACES.sub(" ", line).strip()
 
@@ -186,7 +212,9 @@ def record(page: Path) -> None:
         lines = page.read_text().splitlines()
         steps = [each for each in steps_of("\n".join(lines)) if "\n" not in each.command]
         told: list[str] = []
+        incidents: dict[str, str] = {}
         for step in steps:
+            step.command = with_incidents(step.command, incidents)
             ran = subprocess.run(
                 ["bash", "-c", step.command],
                 cwd=folder,
@@ -197,12 +225,17 @@ def record(page: Path) -> None:
                 text=True,
                 check=False,
             )
+            incidents.update(incidents_in(step.expected, ran.stdout.splitlines()))
             shown = _in_srv(ran.stdout.rstrip("\n").splitlines(), name)
             told.append(
                 "\n".join(
                     [
                         f"$ {step.command}",
-                        *(step.expected if any("…" in line for line in step.expected) else shown),
+                        *(
+                            [with_incidents(line, incidents) for line in step.expected]
+                            if any("…" in line for line in step.expected)
+                            else shown
+                        ),
                         *([f"[exit {ran.returncode}]"] if ran.returncode else []),
                     ]
                 )

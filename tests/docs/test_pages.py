@@ -15,8 +15,9 @@ EXECUTED = [page for page in PAGES if "```console" in page.read_text()]
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
 def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     with staged(page, tmp_path) as environment:
+        incidents: dict[str, str] = {}
         for step in steps_of(page.read_text()):
-            wrong = run(step, tmp_path, environment)
+            wrong = run(step, tmp_path, environment, incidents)
             assert wrong is None, f"{page.name}:{step.line}: $ {step.command}\n{wrong}"
 
 
@@ -43,6 +44,8 @@ def test_links_between_pages_lead_somewhere() -> None:
         (["a", "…", "z"], ["a", "b", "c"], False),
         (["sent … in 3 ms"], ["sent 87.4 MiB in 1.2 s"], True),
         (["blake3:00"], ["blake3:ab12cd"], True),
+        (["7f3a21bc open 99.5"], ["00112233 open 1,099.5"], True),
+        (["7f3a21bc open"], ["7f3a21b open"], False),
         (["one"], ["one", "two"], False),
         (["one", "two"], ["two", "one"], True),
         (["one", "one"], ["one", "two"], False),

@@ -400,8 +400,10 @@ def _incident(
                 lines.append("Not all that happened is known.")
     cost = "unknown" if now.cost is None else money(now.cost)
     days = f"{alarm.since} to {alarm.until}" if alarm.days > 1 else f"{alarm.since}"
-    lines.append(f"{days}: {cost} {alarm.currency}, {money(now.expected)} expected; {now.because}.")
-    for line in _retold(alarm):
+    retold = _retold(alarm)
+    because = "" if retold else f"; {now.because}"
+    lines.append(f"{days}: {cost} {alarm.currency}, {money(now.expected)} expected{because}.")
+    for line in retold:
         text = line.removeprefix(alarm.id).strip()
         lines.append(f"{text[0].upper()}{text[1:]}.")
     if answer is not None:

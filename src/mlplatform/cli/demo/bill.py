@@ -24,13 +24,14 @@ SERVERS = {
 WEEKS = 8
 _RATES = {"us-east-1": 1.0, "eu-west-1": 1.1, "ap-southeast-1": 1.25}
 """Of an hour of a g5.xlarge, in dollars."""
-_GB_MONTH, _GB_SENT = 0.023, 0.02
+_GB_MONTH, _GB_SENT, _ADDRESS_HOUR = 0.023, 0.02, 0.005
 _AT_WEEKENDS = 0.75
 _NOISE = 0.015
 _SATURDAY = 5
 _TEAMS = {"magika": "security", "minilm": "search"}
 _COMPUTE = ("Compute", "Amazon Elastic Compute Cloud")
 _STORAGE = ("Storage", "Amazon Simple Storage Service")
+_ADDRESS = ("Networking", "Amazon Virtual Private Cloud")
 _SENT = ("Networking", "AWS Data Transfer")
 
 
@@ -52,11 +53,18 @@ class Cloud:
     """The first day of which it has one."""
     kept_bytes: Mapping[tuple[str, str], int]
     """By region and model."""
+    idle_addresses: tuple[str, ...] = ()
+    """Regions that have one."""
 
     @classmethod
-    def until(cls, last: date, kept_bytes: Mapping[tuple[str, str], int]) -> Cloud:
+    def until(
+        cls,
+        last: date,
+        kept_bytes: Mapping[tuple[str, str], int],
+        idle_addresses: tuple[str, ...] = (),
+    ) -> Cloud:
         """With eight weeks to a day, of which nothing is told yet."""
-        return cls(last - timedelta(weeks=WEEKS, days=-1), kept_bytes)
+        return cls(last - timedelta(weeks=WEEKS, days=-1), kept_bytes, idle_addresses)
 
     def deliver(self, folder: Path, last: date, days: Mapping[date, Day], at: datetime) -> int:
         """Write what there is to the last day, a file for each month, as of a time; how many
@@ -85,6 +93,9 @@ class Cloud:
             yield _charge(day, region, model, _COMPUTE, hours, "Hours", _RATES[region], "g5.xlarge")
         for (region, model), size in self.kept_bytes.items():
             yield _charge(day, region, model, _STORAGE, size / 1e9 / 30, "GB-Month", _GB_MONTH)
+        for region in self.idle_addresses:
+            meter = "ElasticIP:IdleAddress"
+            yield _charge(day, region, "magika", _ADDRESS, 24, "Hours", _ADDRESS_HOUR, meter=meter)
         for (source, target, model), size in more.sent_bytes.items():
             meter = f"{source} {target} Out-Bytes"
             yield _charge(day, source, model, _SENT, size / 1e9, "GB", _GB_SENT, meter=meter)
@@ -130,7 +141,7 @@ def _charge(
         "PricingUnit": unit,
         "RegionId": region,
         "RegionName": region,
-        "ResourceId": f"{model}-{region}",
+        "ResourceId": f"{service[0].lower()}-{model}-{region}",
         "ServiceCategory": service[0],
         "ServiceName": service[1],
         "SkuId": instance or meter or service[1],

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from random import SystemRandom
 
 from mlplatform.cli.demo.bill import SERVERS, WEEKS, Cloud, Day
@@ -25,7 +26,7 @@ SCALED = "eu-west-1"
 MODEL = MAGIKA.partition("@")[0]
 BEFORE, AFTER = 4, 12
 """Servers of the model there."""
-_HOUR, _MINUTES = 12, 40
+HOUR, MINUTES = 12, 40
 """When it was scaled up, and for how long."""
 
 COST = """\
@@ -61,26 +62,27 @@ def tell(stage: Stage) -> None:
     stage.run("mlplatform cost anomalies")
 
     stage.heading("A morning on which the bill has jumped")
-    at = datetime.combine(yesterday, time(_HOUR, tzinfo=UTC))
-    up = _scaled(stage, at, BEFORE, AFTER)
-    _scaled(stage, at + timedelta(minutes=_MINUTES), AFTER, BEFORE)
+    at = datetime.combine(yesterday, time(HOUR, tzinfo=UTC))
+    topology = stage.folder / "topology.yaml"
+    up = write_scaling(topology, at, BEFORE, AFTER)
+    write_scaling(topology, at + timedelta(minutes=MINUTES), AFTER, BEFORE)
     stage.tell(
         f"Yesterday at {at:%H:%M} UTC, {MODEL} in {SCALED} was scaled from {BEFORE} to {AFTER} "
-        f"servers,\nand back {_MINUTES} minutes later. Whoever scales writes that into the "
+        f"servers,\nand back {MINUTES} minutes later. Whoever scales writes that into the "
         "journal; here\nthe story did:"
     )
     stage.run(f"mlplatform history --operation {up}")
-    _deliver(stage, cloud, yesterday, done, (AFTER - BEFORE) * (24 - _HOUR))
+    _deliver(stage, cloud, yesterday, done, (AFTER - BEFORE) * (24 - HOUR))
     stage.tell("The morning's delivery is there, with yesterday in it.")
     stage.run("mlplatform cost import")
     incident = _incident_of(stage.run("mlplatform cost anomalies", expect=3))
     stage.run(f"mlplatform cost explain {incident}")
 
     stage.heading("The bill is restated, and the alarm taken back")
-    _deliver(stage, cloud, yesterday, done, (AFTER - BEFORE) * _MINUTES / 60)
+    _deliver(stage, cloud, yesterday, done, (AFTER - BEFORE) * MINUTES / 60)
     stage.tell(
         f"The provider had billed the {AFTER - BEFORE} servers until midnight. The next delivery "
-        f"has the\n{_MINUTES} minutes. The period is replaced whole, and what was said is kept:"
+        f"has the\n{MINUTES} minutes. The period is replaced whole, and what was said is kept:"
     )
     stage.run("mlplatform cost import")
     stage.run("mlplatform cost anomalies")
@@ -97,8 +99,8 @@ def _kept_bytes(stage: Stage) -> dict[tuple[str, str], int]:
     }
 
 
-def _journal(stage: Stage, clock: SystemClock) -> tuple[Topology, Journal]:
-    topology = Topology.load(stage.folder / "topology.yaml")
+def _journal(path: Path, clock: SystemClock) -> tuple[Topology, Journal]:
+    topology = Topology.load(path)
     random = SystemRandom()
     control = open_control(topology, SystemClock(), random)
     return topology, Journal(control, clock, random, writer_name())
@@ -106,7 +108,7 @@ def _journal(stage: Stage, clock: SystemClock) -> tuple[Topology, Journal]:
 
 def _done(stage: Stage, now: datetime) -> Day:
     """What the journal says that was done in this story."""
-    topology, journal = _journal(stage, SystemClock())
+    topology, journal = _journal(stage.folder / "topology.yaml", SystemClock())
     routes = {name: route.models for name, route in topology.traffic.routes.items()}
     happened = ask(journal, {}, now - timedelta(hours=1), now, routes).happened
     sent: dict[tuple[str, str, str], int] = {}
@@ -155,9 +157,9 @@ def _deliver(stage: Stage, cloud: Cloud, yesterday: date, done: Day, more: float
     cloud.deliver(stage.folder / "bills", yesterday, days, datetime.now(UTC))
 
 
-def _scaled(stage: Stage, at: datetime, before: int, after: int) -> str:
-    """Write it into the journal, as of then; the operation."""
-    _, journal = _journal(stage, _At(at))
+def write_scaling(topology: Path, at: datetime, before: int, after: int) -> str:
+    """Write into the journal, as of then, that the model was scaled; the operation."""
+    _, journal = _journal(topology, _At(at))
     action = Action(
         key=f"scale/{MAGIKA}/{SCALED}/{after}",
         kind="scale",
