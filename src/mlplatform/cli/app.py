@@ -79,6 +79,10 @@ COMMANDS = {
         "mlplatform.cli.commands.failover:app",
         "Move traffic between regions, and know when to.",
     ),
+    "rollout": (
+        "mlplatform.cli.commands.rollout:app",
+        "Bring a version into service, region by region.",
+    ),
     "cost": (
         "mlplatform.cli.commands.cost:app",
         "Know what it costs, what is unusual about it, and why.",

@@ -17,7 +17,7 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.rollout.plan.gates import Judged, judge
 from mlplatform.rollout.plan.policy import policy_of
-from mlplatform.rollout.plan.seen import Copy, Finding, RegionStands, Request, Seen, Standing
+from mlplatform.rollout.plan.seen import Copy, Finding, RegionStands, Request, Rule, Seen, Standing
 from mlplatform.rollout.plan.spare import lacking_spare
 from mlplatform.rollout.plan.steps import SEVERE, Kind, Step
 from mlplatform.rollout.plan.waves import waves_of
@@ -48,7 +48,7 @@ def decide(topology: Topology, seen: Seen, now: datetime) -> Plan:
     changing = [region for region, each in judged.items() if not each.done]
     waves = waves_of(topology, request.subject.model, changing)
     holds = [hold for region in changing for hold in _holds(seen, region, judged[region].findings)]
-    for wave in waves:
+    for wave in waves if not _is_moved(seen) else ():
         if (finding := lacking_spare(topology, seen, wave, now.date())) is not None:
             holds += [hold for region in wave for hold in _holds(seen, region, [finding])]
     basis = _basis(topology, seen)
@@ -60,6 +60,15 @@ def decide(topology: Topology, seen: Seen, now: datetime) -> Plan:
         for action in _wave(topology, seen, number, len(waves), wave, judged)
     ]
     return Plan(feature=FEATURE, actions=tuple(actions), basis=basis)
+
+
+def _is_moved(seen: Seen) -> bool:
+    """Whether traffic is not where it is to be; who could take over what is asked once it is."""
+    moved = {Rule.UNDER_FAILOVER, Rule.FAILOVER_TARGET}
+    return any(
+        isinstance(stands.standing, Standing) and moved & stands.standing.closed.keys()
+        for stands in seen.regions.values()
+    )
 
 
 def _holds(seen: Seen, region: str, findings: Sequence[Finding]) -> Iterator[Hold]:

@@ -15,6 +15,7 @@ from mlplatform.rollout.plan.room import (
     declaring,
     extra_servers,
     lacking_room,
+    peak_of,
     rate_of,
     spared,
 )
@@ -78,7 +79,8 @@ def _of_bytes(seen: Seen, region: str, stands: RegionStands) -> Iterator[Finding
         fix = "see to its store, then plan again"
         yield Finding(Rule.NOT_STORED, copy.reason, fix, unknown=True)
     elif copy.digest is None:
-        yield Finding(Rule.NOT_STORED, f"{subject} is not in the store of {region}", replicate)
+        said = f"{subject} is not in the store of {region}{copy.detail and f': {copy.detail}'}"
+        yield Finding(Rule.NOT_STORED, said, replicate)
     elif seen.recorded_digest is not None and copy.digest != seen.recorded_digest:
         yield Finding(
             Rule.OTHER_BYTES,
@@ -238,7 +240,7 @@ def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Ite
             Rule.CAPACITY,
             f"old servers go first, and whether the others bear the load is not known: "
             f"{needed.reason}",
-            f"{declaring(model, region)}, and traffic.routes.ROUTE.peak where no load is measured",
+            f"{declaring(model, region)}; {peak_of(topology, model)} where no load is measured",
             unknown=True,
         )
     elif case.at_once < 1 and case.servers <= needed:

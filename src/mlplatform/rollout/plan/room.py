@@ -95,6 +95,12 @@ def declaring(model: str, region: str) -> str:
     return f"set traffic.capacity.{region}.{model}"
 
 
+def peak_of(topology: Topology, model: str) -> str:
+    """What to do where nobody measures what enters the routes that carry a model."""
+    carry = [name for name, route in topology.traffic.routes.items() if model in route.models]
+    return "set " + " and ".join(f"traffic.routes.{name}.peak" for name in carry)
+
+
 def spared(servers: int, floor_percent: int, needed: int) -> int:
     """How many of `servers` may be away at once: the floor stays, and what the load needs."""
     return servers - max(math.ceil(servers * floor_percent / 100), needed)

@@ -14,7 +14,7 @@ from datetime import date
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.rollout.plan.gates import is_routed
-from mlplatform.rollout.plan.room import declaring, rate_of
+from mlplatform.rollout.plan.room import declaring, peak_of, rate_of
 from mlplatform.rollout.plan.seen import Finding, Rule, Seen, Standing
 
 
@@ -54,9 +54,10 @@ def _without(
     carriers: Sequence[str],
     today: date,
 ) -> Finding | None:
+    model = seen.request.subject.model
     load = _load(seen, lost)
     if isinstance(load, Unknown):
-        fix = "set traffic.routes.ROUTE.peak, or traffic.objective.load_query"
+        fix = f"{peak_of(topology, model)}, or traffic.objective.load_query"
         return Finding(Rule.SPARE_REGION, f"the load of {lost}: {load.reason}", fix, unknown=True)
     needed = load * topology.traffic.safety.retry_factor
     if not needed:
@@ -75,7 +76,7 @@ def _without(
         return None
     for each, room in free.items():
         if isinstance(room, Unknown):
-            fix = declaring(seen.request.subject.model, each)
+            fix = declaring(model, each)
             said = f"whether {each} could take over {lost} is not known: {room.reason}"
             return Finding(Rule.SPARE_REGION, said, fix, unknown=True)
     return Finding(

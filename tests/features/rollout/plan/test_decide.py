@@ -329,8 +329,8 @@ STRATEGIES: dict[str, tuple[dict[str, Any], Mapping[str, RegionStands], list[str
             (
                 "unknown: capacity: old servers go first, and whether the others bear the "
                 "load is not "
-                "known: api: no sample; set traffic.capacity.eu.m, and "
-                "traffic.routes.ROUTE.peak where no "
+                "known: api: no sample; set traffic.capacity.eu.m; set "
+                "traffic.routes.api.peak where no "
                 "load is measured"
             )
         ],
@@ -505,7 +505,7 @@ def test_a_load_that_nobody_knows_is_not_no_load() -> None:
     assert plan.noop
     assert all(hold.unknown for hold in plan.holds)
     assert plan.holds[0].reason == (
-        "spare-region: the load of ap: ap: no sample; set traffic.routes.ROUTE.peak, or "
+        "spare-region: the load of ap: ap: no sample; set traffic.routes.api.peak, or "
         "traffic.objective.load_query"
     )
 
@@ -662,3 +662,11 @@ def test_the_verdicts_policy_is_the_files() -> None:
         thresholds=Thresholds(failed_checks=3),
     )
     assert policy_of(topology().rollout.verdict, REGIONS) == Policy(regions=REGIONS)
+
+
+def test_while_traffic_is_moved_nobody_asks_who_could_take_over() -> None:
+    tight = loads(390, 390, 390)
+    assert {hold.region for hold in planned(tight, of=LOADS).holds} == set(REGIONS)
+    moved = Standing(closed={Rule.FAILOVER_TARGET: "it bears what us had"}, load=390.0)
+    plan = planned(tight | {"eu": replace(well(), standing=moved)}, of=LOADS)
+    assert [hold.region for hold in plan.holds] == ["eu"]

@@ -1,0 +1,149 @@
+"""Stores, servers and orders, as a rollout needs to see them. All I/O of rollout is here, through
+ports; nothing is changed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from mlplatform.control.catalogue import Catalogue
+from mlplatform.control.orders import EVERYTHING, Kind, Order, StandingOrders
+from mlplatform.control.regions import each_region
+from mlplatform.core.errors import UsageError
+from mlplatform.core.placement import Integrity, ModelVersion
+from mlplatform.core.replica import RegionSeen, Remembered, placement_of
+from mlplatform.core.seen import Unknown
+from mlplatform.core.topology import Topology
+from mlplatform.ports.clock import Clock
+from mlplatform.ports.fleet import Fleet, Served
+from mlplatform.rollout.plan.room import gpus_free
+from mlplatform.rollout.plan.seen import Copy, RegionStands, Request, Rule, Seen, Standing
+
+Standings = Mapping[str, Standing | Unknown]
+"""By region."""
+_Holds = Mapping[str, Served | Unknown]
+"""What a region's servers hold, by model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Every region, as far as it is looked at before a rollout."""
+
+    topology: Topology
+    catalogue: Catalogue
+    open_fleet: Callable[[str], Fleet]
+    orders: StandingOrders
+    standings: Callable[[str], Standings]
+    """How regions stand with failover, for a model. Failover knows."""
+    clock: Clock
+    executor: Executor
+    timeout_seconds: float = 10.0
+
+    def observe(self, request: Request) -> Seen:
+        """One round of looking. `NoMajority` when the control stores cannot say what was ordered,
+        or which bytes a version is."""
+        topology, subject = self.topology, request.subject
+        regions = list(topology.regions)
+        models = frozenset(topology.models)
+        standing = self.executor.submit(self.standings, subject.model)
+        holding = self.executor.submit(
+            each_region,
+            regions,
+            lambda region: self.open_fleet(region).served(models),
+            executor=self.executor,
+            timeout_seconds=self.timeout_seconds,
+        )
+        remembered = self.catalogue.recall(subject)
+        stored = self.catalogue.see(subject, regions, remembered=remembered)
+        orders = self.orders.read()
+        held = {name: _by_model(found, models) for name, found in holding.result().items()}
+        copies = self._copies(subject.model, held)
+        for region, found in stored.items():
+            copies.setdefault(region, {})[subject.version] = _copy(subject, region, found)
+        standings = standing.result()
+        return Seen(
+            request,
+            {
+                region: RegionStands(
+                    copies=copies.get(region, {}),
+                    served=held[region][subject.model],
+                    gpus_free=gpus_free(topology, subject.model, region, held[region]),
+                    standing=_with_orders(
+                        standings.get(region, Unknown(f"{region} was not looked at")),
+                        region,
+                        orders,
+                    ),
+                )
+                for region in regions
+            },
+            recorded_digest=remembered.digest_of(subject),
+            withdrawn=_withdrawn(subject, remembered, stored),
+            locked=next(
+                (o.reason for o in orders if o.kind is Kind.LOCK and o.scope == EVERYTHING), None
+            ),
+        )
+
+    def _copies(
+        self, model: str, held: Mapping[str, _Holds]
+    ) -> dict[str, dict[str, Copy | Unknown]]:
+        """By region, then by version that serves there: its copy in the region's store."""
+        where: dict[str, list[str]] = {}
+        for region, models in held.items():
+            if isinstance(served := models[model], Served):
+                for version in served.versions:
+                    where.setdefault(version, []).append(region)
+        found: dict[str, dict[str, Copy | Unknown]] = {}
+        for version, regions in where.items():
+            try:
+                subject = ModelVersion(model, version)
+            except UsageError:
+                copies: dict[str, Copy | Unknown] = dict.fromkeys(regions, Copy())
+            else:
+                copies = {r: _copy(subject, r, each) for r, each in self._see(subject, regions)}
+            for region, copy in copies.items():
+                found.setdefault(region, {})[version] = copy
+        return found
+
+    def _see(
+        self, subject: ModelVersion, regions: list[str]
+    ) -> list[tuple[str, RegionSeen | Unknown]]:
+        remembered = self.catalogue.recall(subject)
+        return list(self.catalogue.see(subject, regions, remembered=remembered).items())
+
+
+def _by_model(found: _Holds | Unknown, models: frozenset[str]) -> dict[str, Served | Unknown]:
+    if isinstance(found, Unknown):
+        return dict.fromkeys(models, found)
+    return {model: found.get(model, Unknown(f"{model} was not told of")) for model in models}
+
+
+def _copy(subject: ModelVersion, region: str, seen: RegionSeen | Unknown) -> Copy | Unknown:
+    if isinstance(seen, Unknown):
+        return seen
+    placement = placement_of(subject, region, seen, wanted=True)
+    return Copy(
+        digest=placement.digest,
+        verified=placement.integrity is Integrity.VERIFIED,
+        detail=placement.detail,
+    )
+
+
+def _withdrawn(
+    subject: ModelVersion, remembered: Remembered, stored: Mapping[str, RegionSeen | Unknown]
+) -> str | None:
+    found = [remembered.withdrawal_of(subject)]
+    found += [each.withdrawal for each in stored.values() if isinstance(each, RegionSeen)]
+    return next((each.reason or "no reason was given" for each in found if each is not None), None)
+
+
+def _with_orders(
+    standing: Standing | Unknown, region: str, orders: tuple[Order, ...]
+) -> Standing | Unknown:
+    if isinstance(standing, Unknown):
+        return standing
+    for order in orders:
+        if order.kind is Kind.MAINTENANCE and order.scope == region:
+            reason = order.reason or "no reason was given"
+            standing = replace(standing, closed={**standing.closed, Rule.MAINTENANCE: reason})
+    return standing
