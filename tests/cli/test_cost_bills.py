@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,32 @@ def test_a_page_to_forward(estate: Estate) -> None:
     assert "&lt;script&gt;alert(1)" in text
     assert SECRET not in text
     require(estate.run("cost", "report", "--html", "/nowhere/page.html"), 2, "/nowhere/page.html")
+
+
+def test_a_page_says_that_nobody_could_look_for_incidents(estate: Estate) -> None:
+    deliver(estate, [tax(day, "5") for day in DAYS])
+    estate.good("cost", "import")
+    page = estate.folder / "page.html"
+    ran = estate.good("cost", "report", "--html", str(page))
+    assert "no incident is on the page: the ledger holds no charges of usage" in ran.err
+    assert "Nobody looked for unusual costs" in page.read_text()
+
+
+def test_incidents_in_another_currency_are_converted_by_the_table(estate: Estate) -> None:
+    first = DAYS[0] - timedelta(days=28)
+    days = [first + timedelta(days=each) for each in range(28 + len(DAYS))]
+    deliver(
+        estate,
+        [charge(day, "300" if day == days[-1] else "100", BillingCurrency="EUR") for day in days],
+    )
+    (estate.folder / "rates.csv").write_text("from,to,rate,valid_from\nEUR,USD,2,2026-01-01\n")
+    configure(estate, rates="rates.csv")
+    estate.good("cost", "import")
+    page = estate.folder / "page.html"
+    estate.good("cost", "report", "--html", str(page))
+    text = page.read_text()
+    assert f"+400.00 USD since {days[-1]}" in text
+    assert "300.00 EUR, 100.00 expected" in text
 
 
 def test_help_needs_neither_numpy_nor_duckdb(estate: Estate) -> None:
