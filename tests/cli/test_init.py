@@ -64,4 +64,5 @@ def test_what_the_example_has_in_comments_is_right_too(tmp_path: Path) -> None:
     weights = topology.traffic.routes["api"].weights
     assert weights == {"us-east-1": 50, "eu-west-1": 50, "europe-west4": 0}
     assert len(topology.traffic.domains) == 3
+    assert topology.rollout.strategy_of("resnet50", "eu-west-1").kind == "in_place"
     assert topology.cost.currency == "USD"

@@ -111,7 +111,7 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
     if plan.actions:
         waves = len({action.parameters["wave"] for action in plan.actions})
         session.say(
-            f"plan {plan.digest[:12]}: {len(plan.actions)} steps in {waves} "
+            f"plan {plan.digest.rpartition(':')[2][:12]}: {len(plan.actions)} steps in {waves} "
             f"wave{'s' * (waves != 1)}, nothing was changed"
         )
         tell_cost(session, total)
