@@ -48,9 +48,11 @@ def decide(topology: Topology, seen: Seen, now: datetime) -> Plan:
     changing = [region for region, each in judged.items() if not each.done]
     waves = waves_of(topology, request.subject.model, changing)
     holds = [hold for region in changing for hold in _holds(seen, region, judged[region].findings)]
-    for wave in waves if not _is_moved(seen) else ():
-        if (finding := lacking_spare(topology, seen, wave, now.date())) is not None:
-            holds += [hold for region in wave for hold in _holds(seen, region, [finding])]
+    if not _is_moved(seen):
+        lacking = lacking_spare(topology, seen, waves, now.date())
+        for wave, finding in zip(waves, lacking, strict=True):
+            if finding is not None:
+                holds += [hold for region in wave for hold in _holds(seen, region, [finding])]
     basis = _basis(topology, seen)
     if holds:
         return Plan(feature=FEATURE, holds=tuple(holds), basis=basis)

@@ -8,7 +8,7 @@ region's peak, times the factor by which clients ask again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from mlplatform.core.seen import Unknown
@@ -19,20 +19,34 @@ from mlplatform.rollout.plan.seen import Finding, Rule, Seen, Standing
 
 
 def lacking_spare(
-    topology: Topology, seen: Seen, wave: Sequence[str], today: date
-) -> Finding | None:
-    """Why a wave would leave no way to lose a region, if it would. Where no route carries it,
-    no region is there for another."""
+    topology: Topology, seen: Seen, waves: Sequence[Sequence[str]], today: date
+) -> list[Finding | None]:
+    """By wave, why it would leave no way to lose a region, if it would. Where no route carries
+    the model, no region is there for another."""
     model = seen.request.subject.model
     if not topology.rollout.waves.spare_region or not is_routed(topology, model):
-        return None
-    found: list[Finding] = []
+        return [None] * len(waves)
     carriers = _carriers(topology, model)
-    for lost in carriers:
-        finding = _without(topology, seen, wave, lost, carriers, today)
-        if finding is not None:
-            found.append(finding)
-    return min(found, key=lambda finding: finding.unknown, default=None)
+    loads = {region: _load(seen, region) for region in carriers}
+    free = {
+        region: _free(topology, seen, region, today) for region in carriers if _open(seen, region)
+    }
+    return [_lacking(topology, model, wave, loads, free) for wave in waves]
+
+
+def _lacking(
+    topology: Topology,
+    model: str,
+    wave: Sequence[str],
+    loads: Mapping[str, float | Unknown],
+    free: Mapping[str, float | Unknown],
+) -> Finding | None:
+    """Of all that may be lost, the first that surely could not be; else the first that nobody can
+    say of."""
+    outside = {region: room for region, room in free.items() if region not in wave}
+    found = (_without(topology, model, wave, lost, loads[lost], outside) for lost in loads)
+    lacking = [finding for finding in found if finding is not None]
+    return min(lacking, key=lambda finding: finding.unknown, default=None)
 
 
 def _carriers(topology: Topology, model: str) -> list[str]:
@@ -48,40 +62,45 @@ def _carriers(topology: Topology, model: str) -> list[str]:
 
 def _without(
     topology: Topology,
-    seen: Seen,
+    model: str,
     wave: Sequence[str],
     lost: str,
-    carriers: Sequence[str],
-    today: date,
+    load: float | Unknown,
+    outside: Mapping[str, float | Unknown],
 ) -> Finding | None:
-    model = seen.request.subject.model
-    load = _load(seen, lost)
     if isinstance(load, Unknown):
         fix = f"{peak_of(topology, model)}, or traffic.objective.load_query"
         return Finding(Rule.SPARE_REGION, f"the load of {lost}: {load.reason}", fix, unknown=True)
     needed = load * topology.traffic.safety.retry_factor
     if not needed:
         return None
-    others = [each for each in carriers if each not in wave and each != lost and _open(seen, each)]
+    known, others, dark = 0.0, 0, None
+    for each, room in outside.items():
+        if each == lost:
+            continue
+        others += 1
+        if isinstance(room, Unknown):
+            dark = dark or (each, room.reason)
+            continue
+        known += room
+        if known >= needed:
+            return None
+    changing = " and ".join(wave)
     if not others:
         return Finding(
             Rule.SPARE_REGION,
-            f"while {' and '.join(wave)} change, nobody could take over {lost}",
+            f"while {changing} change, nobody could take over {lost}",
             "set rollout.waves.spare_region: false if that is accepted, or let another region "
             "stand by",
         )
-    free = {each: _free(topology, seen, each, today) for each in others}
-    known = sum(room for room in free.values() if not isinstance(room, Unknown))
-    if known >= needed:
-        return None
-    for each, room in free.items():
-        if isinstance(room, Unknown):
-            fix = declaring(model, each)
-            said = f"whether {each} could take over {lost} is not known: {room.reason}"
-            return Finding(Rule.SPARE_REGION, said, fix, unknown=True)
+    if dark is not None:
+        each, reason = dark
+        said = f"whether {each} could take over {lost} is not known: {reason}"
+        return Finding(Rule.SPARE_REGION, said, declaring(model, each), unknown=True)
+    named = " and ".join(each for each in outside if each != lost)
     return Finding(
         Rule.SPARE_REGION,
-        f"while {' and '.join(wave)} change, {' and '.join(others)} could not take over {lost}: "
+        f"while {changing} change, {named} could not take over {lost}: "
         f"{needed:.0f} req/s needed, {known:.0f} free",
         "lower rollout.waves.concurrency, or start more servers there",
     )
