@@ -395,14 +395,20 @@ def test_two_operators_at_once_and_one_acts(sick: Platform) -> None:
 
 @pytest.fixture
 def clients_stay(sick: Platform) -> Platform:
-    """Nobody goes through the front door any more, so that an operation waits to see clients move:
-    there is time to do something to it."""
+    """Nobody goes through the front door any more, so that an operation waits to see clients move,
+    for as long as vantages that look once a minute may take: there is time to do something to it,
+    however busy the machine."""
     sick.route["front_door"] = sick.front_door
-    sick.traffic["probe"] = ALL_THE_TIME
     sick.write()
     sick.look()
     sick.look()
     return sick
+
+
+def look_all_the_time(world: Platform) -> None:
+    """What is to be seen is seen at once from here on, or not at all."""
+    world.traffic["probe"] = ALL_THE_TIME
+    world.write()
 
 
 def test_a_controller_killed_between_two_steps_and_another_goes_on(
@@ -418,6 +424,7 @@ def test_a_controller_killed_between_two_steps_and_another_goes_on(
     assert operation in first.said
     nothing = world.process(*AWAY)
     require(nothing, 0, f"{operation} on api is under way, or was left")
+    look_all_the_time(world)
     world.keep_looking()
     ran = world.process("failover", "resume", "--output", "json")
     assert ran.code == 0, ran.said
@@ -441,6 +448,7 @@ def test_ctrl_c_leaves_the_weights_as_they_are_and_says_how_to_go_on(
     line = acting.said.rpartition("hint: ")[2]
     assert "the weights are as they were written; `mlplatform failover resume 2" in line
     operation = line.partition("resume ")[2].partition("`")[0]
+    look_all_the_time(world)
     world.keep_looking()
     ran = world.process("failover", "resume", operation)
     assert ran.code == 0, ran.said
@@ -450,6 +458,9 @@ def test_ctrl_c_leaves_the_weights_as_they_are_and_says_how_to_go_on(
 def test_clients_that_do_not_follow_are_told(clients_stay: Platform) -> None:
     """Caddy sends them elsewhere at once; a vantage that is gone is no observer, and it is told."""
     world = clients_stay
+    look_all_the_time(world)
+    world.look()
+    world.look()
     acting = world.beside(*AWAY)
     acting.until("epoch 1")
     ended = acting.end()
