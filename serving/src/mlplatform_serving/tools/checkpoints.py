@@ -27,8 +27,7 @@ TORCH_MIN = (2, 10)
 """Before it `weights_only` could be made to write where it should not (CVE-2026-24747)."""
 _CHILD = (sys.executable, "-I", "-B", "-m", "mlplatform_serving.tools.checkpoint_child")
 _TORCH_HINT = (
-    "in an environment of its own: pip install 'mlplatform-serving[export]', then run "
-    "convert there"
+    "in an environment of its own: pip install 'mlplatform-serving[export]', then run convert there"
 )
 _HEADER_BYTES_MAX = 1024**2
 _PIECE_BYTES = 8 * 1024**2
