@@ -22,6 +22,7 @@ from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
 from tests.cli.estate import Estate, Ran, require
 from tests.features.cost.bills import Charge, charge, days_from, write_csv
+from tests.real.failover.platform import receiver
 
 FIRST = date(2026, 7, 1)
 SPIKE = date(2026, 9, 15)
@@ -364,3 +365,36 @@ def test_a_tag_with_a_secret_in_it_is_never_printed_in_full(output: str, estate:
         ran = estate.run("cost", *command, "--output", output)
         assert ran.code in {0, 3}
         assert secret not in ran.said
+
+
+def test_receivers_are_told_once_and_told_when_it_is_taken_back(estate: Estate) -> None:
+    topology = estate.folder / "topology.yaml"
+    with receiver() as (url, received):
+        notify = {"ops": {"kind": "webhook", "variable": "OPS_URL"}}
+        deliver(estate, bill(SPIKE + timedelta(days=1), spike), SPIKE + timedelta(days=2))
+        require(estate.run("cost", "anomalies", "--notify"), 2, "there is nobody to tell")
+        topology.write_text(topology.read_text() + f"traffic: {json.dumps({'notify': notify})}\n")
+        require(estate.run("cost", "anomalies", "--notify"), 2, "OPS_URL is not set")
+
+        estate.env["OPS_URL"] = "http://127.0.0.1:1/hook/SECRET-PATH"
+        ran = estate.run("cost", "anomalies", "--notify")
+        assert ran.code == 3, ran.said
+        assert "ops was not told" in ran.err
+        assert "SECRET-PATH" not in ran.said
+
+        estate.env["OPS_URL"] = url
+        (alarm,) = found(estate, "--notify", code=3)["anomalies"]
+        found(estate, "--notify", code=3)
+        (told,) = received
+        assert told["thread"] == f"mlplatform-cost-{alarm['incident']}"
+        assert (told["severity"], told["over"]) == ("warning", False)
+        assert "eu-west-1" in told["title"]
+        assert told["fields"]["excess"] == alarm["excess"]
+
+        received.clear()
+        deliver(estate, bill(SPIKE + timedelta(days=2)), SPIKE + timedelta(days=3))
+        for _ in range(2):
+            found(estate, "--notify", code=0)
+        (told,) = received
+        assert (told["severity"], told["over"]) == ("info", True)
+        assert "retracted" in told["title"]

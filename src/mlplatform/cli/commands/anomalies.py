@@ -12,6 +12,7 @@ import typer
 
 from mlplatform.cli import options
 from mlplatform.cli.commands.bills import By, Cost, exact, masked, money, office_of
+from mlplatform.cli.errors import outranking
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Column, Output
 from mlplatform.cli.session import Session
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlplatform.cost.locate.causes import Cause
     from mlplatform.cost.report.content import Incident as Told
     from mlplatform.cost.spending import Spending
+    from mlplatform.ports.notify import Notice, Receiver
 
 DAYS = 30
 """How far back alarms are shown, unless said otherwise."""
@@ -54,6 +56,12 @@ Incident = Annotated[
 ]
 
 
+Notify = Annotated[
+    bool,
+    typer.Option("--notify", help="Tell everybody in traffic.notify what they do not know yet."),
+]
+
+
 @command
 def anomalies(
     session: Session,
@@ -63,6 +71,7 @@ def anomalies(
     by: By = None,
     cost: Cost = "effective",
     rule: RuleName = "model",
+    notify: Notify = False,
 ) -> int:
     """Find what is unusual in what was imported; exit 3 while one stands that nobody has answered.
 
@@ -76,8 +85,9 @@ def anomalies(
     $ mlplatform cost anomalies
     $ mlplatform cost anomalies --days 90 --by team,service --output json
     $ mlplatform cost anomalies --rule day-over-day
+    $ mlplatform cost anomalies --notify
     """
-    return show_anomalies(session, by, days, since, cost, rule)
+    return show_anomalies(session, by, days, since, cost, rule, notify=notify)
 
 
 def show_anomalies(
@@ -87,11 +97,15 @@ def show_anomalies(
     since: str | None,
     cost: str,
     rule: str = "model",
+    *,
+    notify: bool = False,
 ) -> int:
-    """Print alarms, as `--output` says; the exit code."""
+    """Print alarms, as `--output` says; the exit code. With `notify`, tell of them."""
     start = None if since is None else day_of("--since", since)
+    receivers = _receivers(session) if notify else []
     with office_of(session) as office:
         outlook = look(session, office, asked_of(by, cost, rule))
+        untold = _tell(session, office, outlook, receivers)
     first = start or outlook.seen.until - timedelta(days=days - 1)
     alarms = [each for each in outlook.alarms if each.until >= first]
     shown = [each for each in alarms if not each.held_back]
@@ -127,7 +141,84 @@ def show_anomalies(
         session.say(f"nothing unusual from {first} to {outlook.seen.until}")
     if over := len(alarms) - len(shown):
         session.say(f"{over} more are over the alarm budget; --output json has them")
-    return CheckFailed.exit_code if standing else 0
+    # That one stands is what the caller asked for, whoever could not be told of it.
+    return CheckFailed.exit_code if standing else outranking(untold)
+
+
+def _receivers(session: Session) -> Sequence[Receiver]:
+    import os
+
+    from mlplatform import wiring
+
+    receivers = wiring.open_receivers(session.topology(), os.environ)
+    if not receivers:
+        raise UsageError(
+            "--notify: there is nobody to tell", hint="add one under traffic.notify in the topology"
+        )
+    return receivers
+
+
+def _tell(
+    session: Session, office: Office, outlook: Outlook, receivers: Sequence[Receiver]
+) -> list[int]:
+    """Tell each receiver what is new to it; the exit codes of those that could not be told. They
+    are told the next time."""
+    from random import SystemRandom
+
+    from mlplatform.control.notices import send
+    from mlplatform.control.retry import Retry
+    from mlplatform.cost.anomalies.records import Tellings
+    from mlplatform.cost.anomalies.telling import news
+    from mlplatform.ports.clock import SystemClock
+
+    codes = []
+    clock = SystemClock()
+    retry = Retry(clock, SystemRandom(), attempts=3, deadline_seconds=30)
+    for receiver in receivers:
+        tellings = Tellings(office.ledger.store, receiver.name)
+        fresh = news(outlook.alarms, tellings.all(), lambda one: outlook.answer(one) is not None)
+        try:
+            for alarm in fresh:
+                send(receiver, _notice(alarm, clock.now()), retry)
+                tellings.add(alarm)
+        except MlplatformError as error:
+            session.console.warn(f"{receiver.name} was not told: {error}")
+            codes.append(error.exit_code)
+            continue
+        session.say(f"{receiver.name}: told of {len(fresh)}")
+    return codes
+
+
+def _notice(alarm: Alarm, at: datetime) -> Notice:
+    from mlplatform import wiring
+    from mlplatform.ports.notify import Notice, Severity
+
+    now, stands = alarm.now, alarm.state.stands
+    days = str(alarm.since) if alarm.days == 1 else f"{alarm.since} to {alarm.until}"
+    where = where_text(dict(alarm.where))
+    excess = f"{now.excess:+,.2f} {alarm.currency}"
+    return Notice(
+        f"cost of {where}: {excess} on {days}, {alarm.state.value}",
+        Severity.WARNING if stands else Severity.INFO,
+        at,
+        f"mlplatform cost anomalies on {wiring.writer_name()}",
+        thread=f"mlplatform-cost-{alarm.id}",
+        lines=(
+            f"{now.likely:,.2f} {alarm.currency}, {now.expected:,.2f} expected: {now.because}",
+            f"mlplatform cost explain {alarm.id}"
+            if stands
+            else "nothing is to be done; what was said before is taken back",
+        ),
+        over=not stands,
+        fields={
+            "incident": alarm.id,
+            "state": alarm.state.value,
+            "since": str(alarm.since),
+            "until": str(alarm.until),
+            "excess": str(now.excess),
+            "currency": alarm.currency,
+        },
+    )
 
 
 def look(session: Session, office: Office, asked: Asked) -> Outlook:

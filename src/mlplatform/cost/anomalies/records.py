@@ -2,6 +2,7 @@
 
     alarms/<what is asked>/<number>.json    what was judged after an import, and every alarm then
     feedback/<id>.json                      what somebody said of one, or of what is planned
+    told/<receiver>/<alarm>-<verdict>.json  what somebody was told, so that it is told once
 
 A record holds all alarms of the last year with their stories, so that the newest says all there is
 to say; the older ones are how one can tell what was said when. Nothing is changed in place, and
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -24,6 +26,7 @@ from mlplatform.ports.store import ABSENT, ObjectStore, read_bytes
 SCHEMA_VERSION = 1
 _ALARMS = "alarms/"
 _FEEDBACK = "feedback/"
+_TOLD = "told/"
 _BYTES_MAX = 64 << 20
 
 
@@ -212,6 +215,27 @@ class Words:
         self._store.put(
             f"{_FEEDBACK}{word.id}.json", word.model_dump_json(indent=1).encode(), when=ABSENT
         )
+
+
+class Tellings:
+    """What one receiver of notices has been told, in a ledger's store."""
+
+    def __init__(self, store: ObjectStore, receiver: str) -> None:
+        self._store, self._prefix = store, f"{_TOLD}{receiver}/"
+
+    def all(self) -> set[tuple[str, int]]:
+        """Alarms by id, and the number of the verdict."""
+        found = set()
+        for stat in self._store.list(self._prefix):
+            name, _, verdict = stat.key.removeprefix(self._prefix).partition(".")[0].rpartition("-")
+            found.add((name, int(verdict)))
+        return found
+
+    def add(self, alarm: Alarm) -> None:
+        """It was told of the last verdict."""
+        key = f"{self._prefix}{alarm.id}-{len(alarm.story)}.json"
+        with suppress(ConditionFailed):  # by two at once: it was told twice
+            self._store.put(key, alarm.now.model_dump_json(indent=1).encode(), when=ABSENT)
 
 
 def new_word_id(at: datetime) -> str:
