@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,10 +95,12 @@ class Row:
 
     @property
     def figures(self) -> list[float]:
-        """The ratios, or our figures where there is no peer."""
+        """The ratios, or our figures where there is no peer. Beside a peer that did nothing at all
+        it is infinite."""
         if not self.peer:
             return list(self.ours)
-        return [ours / peer for ours, peer in zip(self.ours, self.peer, strict=True)]
+        pairs = zip(self.ours, self.peer, strict=True)
+        return [ours / peer if peer else inf for ours, peer in pairs]
 
     @property
     def met(self) -> bool | None:
@@ -127,13 +130,18 @@ class Row:
             "unit": self.unit,
             "ours": list(self.ours),
             "peer": list(self.peer),
-            "median": median(figures),
-            "min": min(figures),
-            "max": max(figures),
+            "median": _finite(median(figures)),
+            "min": _finite(min(figures)),
+            "max": _finite(max(figures)),
             "limit": self.limit,
             "least": self.least,
             "met": self.met,
         }
+
+
+def _finite(figure: float) -> float | None:
+    """JSON has no infinity."""
+    return figure if isfinite(figure) else None
 
 
 @dataclass(slots=True)
