@@ -26,6 +26,7 @@ from botocore import exceptions as sdk
 from botocore.config import Config
 from botocore.session import Session
 
+from mlplatform.adapters.aws_session import open_session
 from mlplatform.core.errors import UsageError
 from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
@@ -54,14 +55,7 @@ def open_inventory(url: StoreURL, *, session: Session | None = None) -> AwsInven
     if not _REGION.fullmatch(url.authority) or url.path.strip("/"):
         raise UsageError(f"{where} does not name a region", hint="write aws://us-east-1")
     endpoint = url.endpoint()
-    profile = url.options.get("profile")
-    try:
-        found = session or Session(profile=profile)
-        found.get_config_variable("region")  # reads the files
-    except sdk.BotoCoreError as error:
-        raise UsageError(
-            f"{where}: {error}", hint="aws configure list-profiles shows those that there are"
-        ) from error
+    found = session or open_session(url, where)
 
     def client(service: str) -> Any:
         return found.create_client(

@@ -18,6 +18,7 @@ from botocore import exceptions as sdk
 from botocore.config import Config
 from botocore.session import Session
 
+from mlplatform.adapters.aws_session import open_session
 from mlplatform.core.errors import Denied, StoreError, Throttled, Unavailable, UsageError
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.billing import months_of, periods
@@ -51,13 +52,7 @@ def open_billing(url: StoreURL, *, session: Session | None = None) -> CostExplor
             hint="write cost-explorer://?profile=NAME",
         )
     endpoint = url.endpoint()
-    try:
-        found = session or Session(profile=url.options.get("profile"))
-        found.get_config_variable("region")  # reads the files
-    except sdk.BotoCoreError as error:
-        raise UsageError(
-            f"{where}: {error}", hint="aws configure list-profiles shows those that there are"
-        ) from error
+    found = session or open_session(url, where)
 
     def client(service: str) -> Any:
         return found.create_client(

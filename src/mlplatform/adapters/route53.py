@@ -45,6 +45,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from botocore.session import Session
 
+from mlplatform.adapters.aws_session import open_session
 from mlplatform.core.errors import (
     ConditionFailed,
     ContainerMissing,
@@ -130,24 +131,8 @@ def open_traffic(
         raise UsageError(f"{where}: ca_bundle={bundle!r} is no file")
     url.endpoint()
     return Route53Traffic(
-        url, f"{name}.", types, tuple(targets), session=session or _session(url, where)
+        url, f"{name}.", types, tuple(targets), session=session or open_session(url, where)
     )
-
-
-def _session(url: StoreURL, where: str) -> Session:
-    """The SDK's configuration; no credentials are looked for before they are needed."""
-    profile = url.options.get("profile")
-    try:
-        session = Session(profile=profile)
-        session.get_config_variable("region")  # reads the files
-    except sdk.ProfileNotFound as error:
-        raise UsageError(
-            f"{where}: there is no profile {profile!r}",
-            hint="aws configure list-profiles shows those that there are",
-        ) from error
-    except sdk.BotoCoreError as error:
-        raise UsageError(f"{where}: {_one_line(str(error))}") from error
-    return session
 
 
 @cache

@@ -55,6 +55,7 @@ from botocore.loaders import create_loader
 from botocore.session import Session
 from botocore.utils import get_environ_proxies, parse_timestamp
 
+from mlplatform.adapters.aws_session import open_session
 from mlplatform.adapters.s3_wire import CONNECT_SECONDS, Answer, Wire
 from mlplatform.core.digest import (
     UNKNOWN_DIGESTS,
@@ -212,24 +213,8 @@ def open_store(url: StoreURL, *, session: Session | None = None) -> S3Store:
     except ValueError as error:
         raise UsageError(f"store URL {url}: endpoint: {error}") from error
     if session is None:
-        session = _session(url)
+        session = open_session(url, f"store URL {url}")
     return S3Store(url, session, prefix)
-
-
-def _session(url: StoreURL) -> Session:
-    """The SDK's configuration; no credentials are looked for before they are needed."""
-    profile = url.options.get("profile")
-    try:
-        session = Session(profile=profile)
-        session.get_config_variable("region")  # reads the files
-    except sdk.ProfileNotFound as error:
-        raise UsageError(
-            f"store URL {url}: there is no profile {profile!r}",
-            hint="aws configure list-profiles shows those that there are",
-        ) from error
-    except sdk.BotoCoreError as error:
-        raise UsageError(f"store URL {url}: {_one_line(str(error))}") from error
-    return session
 
 
 class _AssumedRole(CredentialProvider):  # type: ignore[misc]
@@ -281,7 +266,7 @@ class _Link:
         self.region = url.options.get("region") or session.get_config_variable("region") or _REGION
         if role_arn := url.options.get("role_arn"):
             role = _AssumedRole(session, role_arn, self.region)
-            session = _session(url)
+            session = open_session(url, f"store URL {url}")
             session.get_component("credential_provider").providers.insert(0, role)
         session.register_component("data_loader", _models(session.get_config_variable("data_path")))
         session.get_component("response_parser_factory").set_parser_defaults(
