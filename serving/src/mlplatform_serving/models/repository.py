@@ -190,15 +190,15 @@ class Repository:
     async def reach(self, name: str, version: str | None = None) -> Loaded:
         """`find` for an inference: one that was evicted is loaded again. `Unavailable` while memory
         is so full that work is refused."""
-        found = self._found(name, version)
+        if (found := self.at_hand(name, version)) is not None:
+            return found
         if self.memory.level is Level.SHEDDING:
-            if found is not None:
-                found.statistics.shed["memory"] += 1
+            if (refused := self._found(name, version)) is not None:
+                refused.statistics.shed["memory"] += 1
             raise Unavailable(
                 f"no memory is left for more work: {self.memory.told()}", headers=_RETRY_AFTER
             )
-        if found is None:
-            found = await self._again(name, version)
+        found = await self._again(name, version)
         found.used_at = time.monotonic()
         return found
 
