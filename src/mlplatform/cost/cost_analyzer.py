@@ -77,6 +77,14 @@ class Office:
             for name in (region.name, *region.bills_as)
         }
 
+    def deliveries(self) -> list[Delivery]:
+        """What stands in the ledger. `UsageError`, with what to set, where nothing does and no
+        export is configured."""
+        current = self.ledger.current()
+        if not current:
+            self.sources([])
+        return current
+
     def watcher(self) -> Watcher:
         """Whoever finds what is unusual in it."""
         from mlplatform.cost.anomalies.watcher import Watcher  # it needs numpy, and a report not

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlplatform.cli import options
-from mlplatform.cli.commands.bills import By, Cost, exact, masked, money, office_of
+from mlplatform.cli.commands.bills import By, Cost, exact, masked, measure_of, money, office_of
 from mlplatform.cli.errors import outranking
 from mlplatform.cli.frame import command
 from mlplatform.cli.render import Column, Output
@@ -223,8 +223,7 @@ def _notice(alarm: Alarm, at: datetime) -> Notice:
 
 def look(session: Session, office: Office, asked: Asked) -> Outlook:
     """Judge the ledger. `UsageError` where nothing was imported."""
-    if not office.ledger.current():
-        office.sources([])  # says what to set, if nothing is
+    if not office.deliveries():
         raise UsageError(
             "nothing was imported yet: the ledger holds no bill",
             hint="mlplatform cost import",
@@ -251,13 +250,11 @@ def asked_of(by: Sequence[str] | None, cost: str, rule: str) -> Asked:
     """What is to be judged. `UsageError` for a cost or a rule that there is not."""
     from mlplatform.cost.anomalies.findings import Rule
     from mlplatform.cost.anomalies.watcher import Asked
-    from mlplatform.cost.cube import Measure
 
-    if cost not in set(Measure):
-        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
+    measure = measure_of(cost)
     if rule not in set(Rule):
         raise UsageError(f"--rule: there is no rule {rule!r}", hint=f"one of {', '.join(Rule)}")
-    return Asked(tuple(options.split(by)), Measure(cost), Rule(rule))
+    return Asked(tuple(options.split(by)), measure, Rule(rule))
 
 
 def day_of(option: str, text: str) -> date:

@@ -18,6 +18,7 @@ from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.cost.cost_analyzer import Office
+    from mlplatform.cost.cube import Measure
     from mlplatform.cost.importing import Imported, Outcome
     from mlplatform.cost.ledger import Delivery
     from mlplatform.cost.report.content import Incident
@@ -81,6 +82,16 @@ def office_of(session: Session, memory_mib: int | None = None) -> Iterator[Offic
 
     with open_office(session.topology(), memory_mib=memory_mib or MEMORY_MIB) as office:
         yield office
+
+
+def measure_of(cost: str) -> Measure:
+    """The cost of `--cost`. `UsageError` names those that there are."""
+    from mlplatform.core.errors import UsageError
+    from mlplatform.cost.cube import Measure
+
+    if cost not in set(Measure):
+        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
+    return Measure(cost)
 
 
 @command
@@ -244,20 +255,15 @@ def show_report(
     html: Path | None = None,
 ) -> int:
     """Print a report, as `--output` says."""
-    from mlplatform.core.errors import UsageError
-    from mlplatform.cost.cube import Measure
     from mlplatform.cost.restatement.knowledge import days_between
     from mlplatform.cost.spending import Asked
 
-    if cost not in set(Measure):
-        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
+    measure = measure_of(cost)
     names = tuple(options.split(by)) or ("region",)
     with office_of(session) as office:
-        deliveries = office.ledger.current()
-        if not deliveries:
-            office.sources([])  # says what to set, if nothing is
+        deliveries = office.deliveries()
         spender = office.spender()
-        spending = spender.report(deliveries, Asked(names, days, Measure(cost)))
+        spending = spender.report(deliveries, Asked(names, days, measure))
         lines_of_days: list[str] = []
         provisional = frozenset[date]()
         if spending is not None:

@@ -18,6 +18,7 @@ from mlplatform.cli.commands.bills import (
     Reveal,
     exact,
     masked,
+    measure_of,
     money,
     office_of,
 )
@@ -87,9 +88,7 @@ def budget(
         session.console.say(_BUDGETS_HINT, level="hint")
         return 0
     with office_of(session) as office:
-        deliveries = office.ledger.current()
-        if not deliveries:
-            office.sources([])  # says what to set, if nothing is
+        deliveries = office.deliveries()
         judged = judge_all(
             budgets, office.spender(), deliveries, partial_days(office.ledger, deliveries)
         )
@@ -231,24 +230,20 @@ def forecast(
     $ mlplatform cost forecast --by region --days 90
     """
     from mlplatform.core.errors import UsageError
-    from mlplatform.cost.cube import Measure
     from mlplatform.cost.daily import costs_by_day
     from mlplatform.cost.ledger import standing
     from mlplatform.cost.open_days import partial_days
     from mlplatform.cost.outlook import HISTORY_DAYS, complete_until, look_ahead, month_of
     from mlplatform.cost.spending import covered_until
 
-    if cost not in set(Measure):
-        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
+    measure = measure_of(cost)
     if days is not None and until is not None:
         raise UsageError("--days and --until", hint="give one of them")
     names = tuple(options.split(by))
     if "day" in names:
         raise UsageError("--by day: each day is forecast anyway", hint="--output json has them")
     with office_of(session) as office:
-        deliveries = office.ledger.current()
-        if not deliveries:
-            office.sources([])  # says what to set, if nothing is
+        deliveries = office.deliveries()
         ends = covered_until(standing(deliveries))
         if not ends:
             session.show("forecasts", [], columns=[])
@@ -261,7 +256,7 @@ def forecast(
             names,
             last - timedelta(days=HISTORY_DAYS - 1),
             last,
-            Measure(cost),
+            measure,
         )
         partial = partial_days(office.ledger, deliveries)
     begins = complete_until(daily, partial)
@@ -462,8 +457,6 @@ def unit(
     $ mlplatform cost unit --days 30
     $ mlplatform cost unit --counts counts.csv --gpus nodes.csv
     """
-    from mlplatform.core.errors import UsageError
-    from mlplatform.cost.cube import Measure
     from mlplatform.cost.daily import costs_by_day, days_between
     from mlplatform.cost.ledger import standing
     from mlplatform.cost.spending import covered_until
@@ -473,14 +466,10 @@ def unit(
     from mlplatform.cost.unit.spot import spot_shares
     from mlplatform.cost.unit.unit_cost import unit_costs
 
-    if cost not in set(Measure):
-        raise UsageError(f"--cost {cost}: no such cost", hint=f"one of {', '.join(Measure)}")
-    measure = Measure(cost)
+    measure = measure_of(cost)
     splits = [split(each) for each in read_nodes(gpus)] if gpus is not None else []
     with office_of(session) as office:
-        deliveries = office.ledger.current()
-        if not deliveries:
-            office.sources([])  # says what to set, if nothing is
+        deliveries = office.deliveries()
         ends = covered_until(standing(deliveries))
         if not ends:
             session.show("units", [], columns=[])
