@@ -11,7 +11,7 @@ import getpass
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mlplatform.ports.notify import Receiver
     from mlplatform.ports.probe import Probe
     from mlplatform.ports.resolver import Resolver
+    from mlplatform.ports.servers import Servers
+    from mlplatform.ports.split import Split
     from mlplatform.ports.store import ObjectStore
     from mlplatform.ports.traffic import Traffic
 
@@ -44,8 +46,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A module with `open_store(url)`, `open_traffic(url, targets)` or `open_receiver(name,
-    secret)`, and the extra that installs its SDK."""
+    """A module with `open_store(url)`, `open_traffic(url, targets)`, `open_split(url, model,
+    versions)`, `open_servers(url, model)` or `open_receiver(name, secret)`, and the extra that
+    installs its SDK."""
 
     module: str
     extra: str | None = None
@@ -65,6 +68,18 @@ TRAFFIC_ADAPTERS = {
     "rfc2136": Adapter("mlplatform.adapters.rfc2136", extra="dns"),
     "httproute": Adapter("mlplatform.adapters.gateway_api", extra="kubernetes"),
     "route53": Adapter("mlplatform.adapters.route53", extra="aws"),
+}
+
+SPLITS = {
+    "memory": Adapter("mlplatform.adapters.memory_servers"),
+    "caddy": Adapter("mlplatform.adapters.caddy_versions"),
+    "httproute": Adapter("mlplatform.adapters.gateway_versions", extra="kubernetes"),
+}
+
+SERVERS = {
+    "memory": Adapter("mlplatform.adapters.memory_servers"),
+    "processes": Adapter("mlplatform.adapters.processes"),
+    "deployments": Adapter("mlplatform.adapters.deployments", extra="kubernetes"),
 }
 
 INVENTORIES = {"aws": Adapter("mlplatform.adapters.aws_inventory", extra="aws")}
@@ -183,6 +198,35 @@ def open_traffic(topology: Topology, route: str, *, second: bool = False) -> Tra
     adapter = require_scheme(url, TRAFFIC_ADAPTERS)
     traffic: Traffic = _module(url, adapter).open_traffic(url, targets_of(topology, route))
     return traffic
+
+
+def open_split(topology: Topology, model: str, region: str, versions: Sequence[str]) -> Split:
+    """What divides a region's requests for a model between those versions. Nothing is asked of it
+    yet. `UsageError` where the topology does not say where the weights lie."""
+    text = topology.rollout.actuator_of(model, region)
+    if text is None:
+        raise UsageError(
+            f"nothing says where the weights between versions of {model} lie in {region}",
+            hint=f"set rollout.models.{model}.actuators.{region}",
+        )
+    url = StoreURL.parse(text, noun="actuator")
+    split: Split = _module(url, require_scheme(url, SPLITS)).open_split(url, model, versions)
+    return split
+
+
+def open_servers(topology: Topology, model: str, region: str) -> Servers:
+    """Who starts and stops a model's servers in a region. Nothing is asked of them yet.
+    `UsageError` where the topology does not say who does."""
+    text = topology.rollout.servers_of(model, region)
+    if text is None:
+        raise UsageError(
+            f"nothing says who starts and stops servers of {model} in {region}",
+            hint=f"set rollout.models.{model}.servers.{region}: processes:///FOLDER, or "
+            "deployments://CONTEXT/NAMESPACE",
+        )
+    url = StoreURL.parse(text, noun="servers")
+    servers: Servers = _module(url, require_scheme(url, SERVERS)).open_servers(url, model)
+    return servers
 
 
 def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:

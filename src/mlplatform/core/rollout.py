@@ -4,6 +4,7 @@ in what order regions take their turn, what is asked of a canary, and how it is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -75,6 +76,9 @@ class RolledModel(Section):
     actuators: Mapping[RegionName, Actuator] = Field(default_factory=dict)
     """By region: where the weights between versions lie, `caddy://127.0.0.1:2019/m-us`. Never the
     object that holds the weights between regions."""
+    servers: Mapping[RegionName, Actuator] = Field(default_factory=dict)
+    """By region: who starts and stops the model's servers by version, `processes:///srv/us/magika`,
+    `deployments://context/namespace`."""
     load_seconds: AboveZero | None = None
     """From the start of a server until its golden requests are right, as measured. By it the time
     to undo is reckoned; None: nobody has measured it."""
@@ -115,6 +119,16 @@ class Thresholds(Section):
     failed_checks: Annotated[StrictInt, Field(ge=1)] = 5
 
 
+class Scatter(Section):
+    """How much more errors scatter than independent ones do, measured before on what serves: see
+    `mlplatform.rollout.verdict.dispersion`. Used where none is measured, until it expires."""
+
+    phi: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    sigma: Seconds = 0.0
+    measured_on: date
+    expires_on: date
+
+
 class Judging(Section):
     """What is asked of a canary before it is promoted, and what returns it; the meaning of each
     number is in `mlplatform.rollout.verdict.policy`."""
@@ -129,6 +143,12 @@ class Judging(Section):
     """Of windows that count, before promotion on time."""
     soak_seconds: Seconds = 0.0
     promote_on_time: StrictBool = False
+    dispersion: Mapping[Literal["errors", "latency"], Scatter] = Field(default_factory=dict)
+    """By metric. Where it is not known, a canary that is not surely worse is held."""
+    window_seconds: AboveZero = 60.0
+    """How long is counted before it is looked at."""
+    slow_seconds: AboveZero = 0.5
+    """Slower than that is slow: the 500 ms of runbooks."""
     thresholds: Thresholds | None = None
     """Given, `thresholds: {}` too: these alone decide."""
 
@@ -181,6 +201,11 @@ class Rollout(Section):
         """Where the weights between a model's versions lie in a region, if anybody has said so."""
         own = self.models.get(model)
         return own.actuators.get(region) if own is not None else None
+
+    def servers_of(self, model: str, region: str) -> str | None:
+        """Who starts and stops a model's servers in a region, if anybody has said so."""
+        own = self.models.get(model)
+        return own.servers.get(region) if own is not None else None
 
     def load_seconds_of(self, model: str) -> float | None:
         """How long one server takes from its start until it answers right, if that is known."""

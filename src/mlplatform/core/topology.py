@@ -374,7 +374,7 @@ def _rollout(
         if name not in models:
             yield at, _no_such("model", str(name), models)
         own = _mapping(rollout, "models")[name]
-        for key in ("regions", "actuators"):
+        for key in ("regions", "actuators", "servers"):
             for region in _mapping(own, key):
                 if region not in regions:
                     yield (*at, key, region), _no_such("region", str(region), regions)
