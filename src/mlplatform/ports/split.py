@@ -28,6 +28,9 @@ class Counts:
     """Requests whose time is known."""
     slow: float | None = None
     """Of `timed`, those that took longer than `slow_seconds`."""
+    began: float | None = None
+    """When its counters began, in whatever unit: another value means that they began again. None:
+    not known, so that it shows only where one has fallen."""
     slow_seconds: float | None = None
     """The end of the histogram's bucket by which `slow` is counted: the least that is no less than
     what was asked for."""
