@@ -1,5 +1,5 @@
 """The traffic port: the weights of one route between regions, where they really lie. (Rollout's
-`Split` is one whose weights are by version: what is said of regions here is said of versions there.)
+`Split` is one whose weights are by version: what is said of regions holds there of versions.)
 
 An actuator holds the weights and, in the same object, the *epoch*: the generation of the lease
 under which they were written. Both are read together and written together, by compare-and-set, so

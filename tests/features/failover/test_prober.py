@@ -15,6 +15,7 @@ import pytest
 from mlplatform.adapters.http_probe import HttpProbe
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.control.executors import DaemonThreads, InlineExecutor
+from mlplatform.control.golden_library import GoldenLibrary, NotPublished
 from mlplatform.core.errors import Unavailable, UsageError
 from mlplatform.core.manifest import FileEntry, Manifest, Requirements
 from mlplatform.core.placement import ModelVersion
@@ -24,7 +25,6 @@ from mlplatform.failover.evidence.outside import OutsideView
 from mlplatform.failover.evidence.reader import EvidenceReader
 from mlplatform.failover.evidence.record import Path, VantageRecord
 from mlplatform.failover.vantage.asking import Asker
-from mlplatform.failover.vantage.golden import GoldenLibrary, NotPublished
 from mlplatform.failover.vantage.keeper import Keeper
 from mlplatform.failover.vantage.prober import Prober, blind_vantage, doubts_of, measure, success
 from mlplatform.ports.clock import SystemClock

@@ -95,10 +95,10 @@ def open_prober(
 
     from mlplatform import wiring
     from mlplatform.control.executors import DaemonThreads
+    from mlplatform.control.golden_library import GoldenLibrary
     from mlplatform.control.retry import Retry, RetryingStore
     from mlplatform.failover.evidence.outside import OutsideView
     from mlplatform.failover.vantage.asking import Asker
-    from mlplatform.failover.vantage.golden import GoldenLibrary
     from mlplatform.failover.vantage.keeper import Keeper
     from mlplatform.failover.vantage.prober import Prober, doubts_of, require_vantage
     from mlplatform.ports.clock import SystemClock

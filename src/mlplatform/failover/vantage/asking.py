@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 
+from mlplatform.control.golden_library import GoldenLibrary, NotPublished, Requests
 from mlplatform.core.errors import UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.failover.evidence.record import GoldenAnswer
-from mlplatform.failover.vantage.golden import GoldenLibrary, NotPublished, Requests
 from mlplatform.failover.vantage.rounds import (
     HEALTH_PATHS,
     NOT_THERE,

@@ -18,13 +18,13 @@ from functools import partial
 from random import Random
 
 from mlplatform.control import metrics
+from mlplatform.control.golden_library import GoldenLibrary
 from mlplatform.core.errors import UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.topology import Topology
 from mlplatform.failover.evidence.outside import OutsideView
 from mlplatform.failover.evidence.record import GoldenAnswer, Path, VantageRecord
 from mlplatform.failover.vantage.asking import Asker
-from mlplatform.failover.vantage.golden import GoldenLibrary
 from mlplatform.failover.vantage.keeper import Keeper, Said
 from mlplatform.failover.vantage.rounds import (
     Heading,
