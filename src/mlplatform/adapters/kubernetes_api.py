@@ -33,6 +33,15 @@ from mlplatform.core.store_url import is_loopback
 JSON = dict[str, Any]
 
 _CONNECT_SECONDS = 3.0
+FIELD_MANAGER = "mlplatform"
+"""Under which name the API server remembers what we wrote."""
+_OURS = {"fieldManager": FIELD_MANAGER}
+
+
+def path_of(namespace: str, group: str, version: str, plural: str, name: str = "") -> str:
+    """Where a namespace's objects of a kind are, or one of them; the core group has no name."""
+    root = f"/apis/{group}" if group else "/api"
+    return f"{root}/{version}/namespaces/{namespace}/{plural}{name and f'/{name}'}"
 
 
 class KubernetesAPI:
@@ -78,10 +87,22 @@ class KubernetesAPI:
         """Ask what is at a path to do something, whatever it answers beyond yes or no."""
         self._answered("POST", path, body, headers=headers)
 
+    def create(self, path: str, body: JSON) -> JSON:
+        """Put a new object into the list at a path; the object then. `ConditionFailed` where there
+        is one of that name, or it would not be valid."""
+        return self._ask("POST", path, body, query=_OURS)
+
     def patch(self, path: str, operations: list[JSON]) -> JSON:
         """Change the object at a path by a JSON Patch (RFC 6902); the object then.
         `ConditionFailed` where one of its tests did not hold, or the object would not be valid."""
-        return self._ask("PATCH", path, operations, kind="application/json-patch+json")
+        return self._ask("PATCH", path, operations, kind="application/json-patch+json", query=_OURS)
+
+    def delete(self, path: str, *, uid: str, version: str | None = None) -> None:
+        """Delete the object at a path if it still is that one, and at that `resourceVersion`, else
+        `ConditionFailed`; what it owns goes after it."""
+        only = {"uid": uid} if version is None else {"uid": uid, "resourceVersion": version}
+        body = {"preconditions": only, "propagationPolicy": "Background"}
+        self._answered("DELETE", path, body)
 
     # ------------------------------------------------------------------------- one request
 

@@ -32,7 +32,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlplatform.adapters.admin_door import HEADER, HINT, PATH, admin_token
-from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI
+from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI, path_of
+from mlplatform.adapters.kubernetes_pods import (
+    MODEL,
+    TRACK,
+    VERSION,
+    holds,
+    is_ready,
+    port_of,
+    version_of,
+)
+from mlplatform.adapters.kubernetes_scalers import Scaler, scalers
 from mlplatform.core.errors import (
     ConditionFailed,
     Denied,
@@ -45,9 +55,6 @@ from mlplatform.core.errors import (
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.fleet import Fleet, Served
 
-MODEL, VERSION, TRACK = (f"mlplatform.dev/{name}" for name in ("model", "version", "track"))
-_ENVIRONMENT = "MODEL_VERSION"
-_PAUSED = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 _ATTEMPTS = 3
 _AT_ONCE = 16
 _LAME_DUCK_SECONDS = 30.0
@@ -84,28 +91,8 @@ class _Deployment:
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Whether a pod with these labels is one of its own."""
         return all(labels.get(key) == value for key, value in self.wanted.items()) and all(
-            _holds(rule, labels) for rule in self.rules
+            holds(rule, labels) for rule in self.rules
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Scaler:
-    """Who scales a Deployment, between which numbers of servers."""
-
-    kind: str
-    name: str
-    path: str
-    floor: int
-    ceiling: int
-    floor_at: str
-    """Where in the object."""
-    ceiling_at: str
-    stated: tuple[int | None, int | None]
-    """Floor and ceiling as the object has them; None where it leaves them out."""
-    paused: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
 
 
 class KubernetesFleet:
@@ -141,7 +128,7 @@ class KubernetesFleet:
             return {}
         ready: dict[str, list[tuple[_Deployment, JSON]]] = {}
         for deployment, pod in self._pods():
-            if _ready(pod):
+            if is_ready(pod):
                 ready.setdefault(deployment.model, []).append((deployment, pod))
         told: Mapping[str, Served | Unknown] = {}
         silence = "no endpoint is given"
@@ -161,7 +148,7 @@ class KubernetesFleet:
         for deployment in self._deployments():
             first = min(deployment.wanted.items(), default=None)
             by_label.setdefault(first, []).append(deployment)
-        for pod in self._list("", "v1", "pods") if by_label else ():
+        for pod in self._api.items(path_of(self._namespace, "", "v1", "pods")) if by_label else ():
             labels = pod["metadata"].get("labels") or {}
             for label in (*labels.items(), None):
                 owner = next((d for d in by_label.get(label, ()) if d.selects(labels)), None)
@@ -170,7 +157,9 @@ class KubernetesFleet:
                     break
 
     def _deployments(self) -> Iterator[_Deployment]:
-        for each in self._list("apps", "v1", "deployments", selector=MODEL):
+        for each in self._api.items(
+            path_of(self._namespace, "apps", "v1", "deployments"), selector=MODEL
+        ):
             about, selector = each["metadata"], each["spec"]["selector"]
             yield _Deployment(
                 about["name"],
@@ -190,8 +179,8 @@ class KubernetesFleet:
                 f"no Deployment serves {model}: none has the label {MODEL}={model}", store=self.url
             )
         for attempt in range(_ATTEMPTS):
-            scalers = self._scalers()
-            scaled = [scalers[name] for name in names if name in scalers]
+            found = scalers(self._api, self._namespace)
+            scaled = [found[name] for name in names if name in found]
             if not scaled:
                 raise self._unscaled(model, names, servers)
             try:
@@ -202,13 +191,13 @@ class KubernetesFleet:
                     raise
         raise AssertionError  # pragma: no cover
 
-    def _raise_floors(self, model: str, scalers: Sequence[_Scaler], servers: int) -> str:
-        missing = servers - sum(scaler.floor for scaler in scalers)
+    def _raise_floors(self, model: str, scaled: Sequence[Scaler], servers: int) -> str:
+        missing = servers - sum(scaler.floor for scaler in scaled)
         if missing <= 0:
-            floors = ", ".join(f"{scaler} is {scaler.floor}" for scaler in scalers)
+            floors = ", ".join(f"{scaler} is {scaler.floor}" for scaler in scaled)
             return f"{model}: the floor of {floors} already"
         told = []
-        for scaler in scalers:
+        for scaler in scaled:
             if scaler.paused:
                 told.append(f"{scaler} is paused")
                 continue
@@ -222,7 +211,7 @@ class KubernetesFleet:
         short = f"; {missing} of {servers} servers are not to be had so" if missing else ""
         return f"{model}: {', '.join(told)}{short}"
 
-    def _raise(self, scaler: _Scaler, floor: int) -> None:
+    def _raise(self, scaler: Scaler, floor: int) -> None:
         stated_floor, stated_ceiling = scaler.stated
         self._api.patch(
             scaler.path,
@@ -242,49 +231,6 @@ class KubernetesFleet:
             f"deployment {names[0]} --replicas={servers}",
         )
 
-    def _scalers(self) -> dict[str, _Scaler]:
-        """Who scales, by the name of the Deployment. KEDA drives an autoscaler of its own, and
-        puts back what others change in it: then it is KEDA's object that counts."""
-        found: dict[str, _Scaler] = {}
-        for each in self._list("autoscaling", "v2", "horizontalpodautoscalers"):
-            about, spec = each["metadata"], each["spec"]
-            owners = about.get("ownerReferences") or ()
-            if any(owner.get("kind") == "ScaledObject" for owner in owners):
-                continue
-            target = spec["scaleTargetRef"]
-            if target.get("kind") == "Deployment":
-                found[target["name"]] = _Scaler(
-                    "HorizontalPodAutoscaler",
-                    about["name"],
-                    self._path("autoscaling", "v2", "horizontalpodautoscalers", about["name"]),
-                    floor=spec.get("minReplicas", 1),
-                    ceiling=spec["maxReplicas"],
-                    floor_at="/spec/minReplicas",
-                    ceiling_at="/spec/maxReplicas",
-                    stated=(spec.get("minReplicas"), spec["maxReplicas"]),
-                )
-        try:
-            scaled = list(self._list("keda.sh", "v1alpha1", "scaledobjects"))
-        except NotFound:
-            scaled = []  # KEDA is not installed
-        for each in scaled:
-            about, spec = each["metadata"], each["spec"]
-            target = spec["scaleTargetRef"]
-            if target.get("kind", "Deployment") == "Deployment":
-                notes = about.get("annotations") or {}
-                found[target["name"]] = _Scaler(
-                    "ScaledObject",
-                    about["name"],
-                    self._path("keda.sh", "v1alpha1", "scaledobjects", about["name"]),
-                    floor=spec.get("minReplicaCount", 0),
-                    ceiling=spec.get("maxReplicaCount", 100),
-                    floor_at="/spec/minReplicaCount",
-                    ceiling_at="/spec/maxReplicaCount",
-                    stated=(spec.get("minReplicaCount"), spec.get("maxReplicaCount")),
-                    paused=any(notes.get(name, "false") != "false" for name in _PAUSED),
-                )
-        return found
-
     # ------------------------------------------------------------------------- lame ducks
 
     def lame_duck(self, *, enter: bool) -> None:
@@ -298,7 +244,7 @@ class KubernetesFleet:
         for _, pod in self._pods():
             if pod.get("status", {}).get("phase") == "Running":
                 name = pod["metadata"]["name"]
-                path = self._path("", "v1", "pods", f"{name}:{_port(pod)}")
+                path = path_of(self._namespace, "", "v1", "pods", f"{name}:{port_of(pod)}")
                 waiting.append((name, f"{path}/proxy{PATH}"))
                 told[name] = Future()
 
@@ -353,17 +299,6 @@ class KubernetesFleet:
                 store=self.url,
             )
 
-    # ------------------------------------------------------------------------- the API server
-
-    def _list(
-        self, group: str, version: str, plural: str, *, selector: str | None = None
-    ) -> Iterator[JSON]:
-        return self._api.items(self._path(group, version, plural), selector=selector)
-
-    def _path(self, group: str, version: str, plural: str, name: str = "") -> str:
-        root = f"/apis/{group}" if group else "/api"
-        return f"{root}/{version}/namespaces/{self._namespace}/{plural}{name and f'/{name}'}"
-
 
 def _joined(
     ready: Sequence[tuple[_Deployment, JSON]], told: Served | Unknown, where: str
@@ -373,7 +308,7 @@ def _joined(
     servers, trial = 0, 0
     canary: str | None = None
     for owner, pod in ready:
-        version = _version(pod)
+        version = version_of(pod)
         if version is None and isinstance(told, Served):
             alone = [each for each in told.versions if each != told.canary]
             version = alone[0] if len(alone) == 1 and not owner.canary else None
@@ -400,40 +335,3 @@ def _joined(
             canary=canary or (told.canary if told.canary in counts else None),
         )
     return served
-
-
-def _ready(pod: JSON) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
-def _version(pod: JSON) -> str | None:
-    about = pod["metadata"]
-    for notes in (about.get("labels"), about.get("annotations")):
-        if notes and notes.get(VERSION):
-            return str(notes[VERSION])
-    for container in pod["spec"].get("containers") or ():
-        for variable in container.get("env") or ():
-            if variable["name"] == _ENVIRONMENT and variable.get("value"):
-                return str(variable["value"])
-    return None
-
-
-def _port(pod: JSON) -> int:
-    """Where its server answers."""
-    ports = [port for c in pod["spec"].get("containers") or () for port in c.get("ports") or ()]
-    named = [port for port in ports if port.get("name") == "http"] or ports
-    return int(named[0]["containerPort"]) if named else 80
-
-
-def _holds(rule: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """One of a selector's `matchExpressions`."""
-    there, values = labels.get(rule["key"]), rule.get("values") or ()
-    match rule["operator"]:
-        case "In":
-            return there in values
-        case "NotIn":
-            return there not in values
-        case "Exists":
-            return there is not None
-    return there is None  # DoesNotExist, the only other one

@@ -17,13 +17,8 @@ import yaml
 from mlplatform.adapters import kubernetes_fleet
 from mlplatform.adapters.admin_door import HEADER
 from mlplatform.adapters.kubernetes_api import KubernetesAPI
-from mlplatform.adapters.kubernetes_fleet import (
-    MODEL,
-    TRACK,
-    VERSION,
-    KubernetesFleet,
-    _Deployment,
-)
+from mlplatform.adapters.kubernetes_fleet import KubernetesFleet, _Deployment
+from mlplatform.adapters.kubernetes_pods import MODEL, TRACK, VERSION
 from mlplatform.core.errors import (
     ConditionFailed,
     Denied,
