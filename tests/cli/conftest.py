@@ -8,13 +8,19 @@ import select
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.session import Session
+
+if TYPE_CHECKING:
+    from tests.cli.estate import Estate
+    from tests.real.servers.launch import Endpoint
 
 ROOT = Path(__file__).parents[2]
 CLEAN = {
@@ -139,3 +145,18 @@ def on_terminal(tmp_path: Path) -> Iterator[OnTerminal]:
         if terminal.process.stdout is not None:
             terminal.process.stdout.close()
         os.close(terminal.screen)
+
+
+@pytest.fixture
+def account(
+    estate: Estate, moto: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Any]:
+    """An AWS account that holds nothing yet, as commands find it: its clients by service."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+        estate.env[name] = "test"
+    reset = urllib.request.Request(f"{moto.url}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset, timeout=10).close()
+    return lambda service: Session().create_client(
+        service, region_name="us-east-1", endpoint_url=moto.url
+    )

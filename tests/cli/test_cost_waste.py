@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import urllib.request
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.session import Session
 
 from mlplatform.adapters.local import LocalStore
 from tests.cli.estate import PUBLISH, Estate
@@ -136,27 +134,15 @@ def test_uploads_that_were_left(estate: Estate) -> None:
     assert all(each["command"] == "mlplatform clean --region eu" for each in found)
 
 
-@pytest.fixture
-def client(estate: Estate, moto: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-        estate.env[name] = "test"
-    reset = urllib.request.Request(f"{moto.url}/moto-api/reset", method="POST")
-    urllib.request.urlopen(reset, timeout=10).close()
-    return lambda service: Session().create_client(
-        service, region_name=REGION, endpoint_url=moto.url
-    )
-
-
 def test_an_account_and_its_bill(
-    estate: Estate, moto: Endpoint, client: Callable[[str], Any]
+    estate: Estate, moto: Endpoint, account: Callable[[str], Any]
 ) -> None:
     configure(
         estate,
         inventory=f"aws://{REGION}?endpoint={moto.url}",
         exports=f"file://{estate.folder}/bills",
     )
-    ec2 = client("ec2")
+    ec2 = account("ec2")
     volume = ec2.create_volume(Size=100, AvailabilityZone=f"{REGION}a")["VolumeId"]
     address = ec2.allocate_address(Domain="vpc")["AllocationId"]
     days = days_from(date(2026, 11, 7), 14)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlplatform.cost.anomalies.watcher import Watcher
     from mlplatform.cost.importing import Importer, Source
     from mlplatform.cost.unit.counters import Counts
+    from mlplatform.cost.waste.unused import Unused
     from mlplatform.ports.happenings import Happenings
 
 _ATTEMPTS = 5
@@ -114,6 +115,18 @@ class Office:
         journal = Journal(control, clock, random, "")
         known = ask(journal, clusters, since, until, routes)
         return Known(known.happened, (*unknown, *known.unknown))
+
+    def unused(self, since: date, *, accounts: bool = True) -> Unused:
+        """What nobody uses since a day: by the bills, and with `accounts` by those of
+        `cost.inventory`, which are asked."""
+        from mlplatform.cost.waste.charges import Charges
+        from mlplatform.cost.waste.unused import find_unused
+
+        charges = Charges(
+            self.connection, self.at_hand, self.regions, self.ledger.current(), begins=since
+        )
+        inventories = wiring.open_inventories(self.topology) if accounts else []
+        return find_unused(charges, inventories, datetime.now(UTC))
 
     def spender(self) -> Spender:
         """Whoever reads reports out of it."""

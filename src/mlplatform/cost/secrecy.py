@@ -12,6 +12,7 @@ _OPAQUE = re.compile(r"[A-Za-z0-9+/_=.~-]{20,}")
 _NAMES = re.compile(r"^(?:arn:|/subscriptions/|projects/|//)|://")
 """How the names of resources begin, which are long and no secrets."""
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_MASKED = "…"
 _BITS_A_CHARACTER = 4.0
 """Words and names of things have fewer; what a generator of keys makes has more."""
 
@@ -24,6 +25,11 @@ def looks_secret(value: str) -> bool:
     if _NAMES.search(value) or _UUID.search(value):
         return False
     return any(_is_random(word) for word in _OPAQUE.findall(value))
+
+
+def masked(value: str) -> str:
+    """A name out of a bill, or its beginning where it may be a secret."""
+    return f"{value[:4]}{_MASKED}({len(value)} characters)" if looks_secret(value) else value
 
 
 def _is_random(word: str) -> bool:

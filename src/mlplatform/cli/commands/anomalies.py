@@ -395,9 +395,10 @@ def explain(session: Session, incident: Incident) -> int:
 
     Its days are compared with the same weekdays of the weeks before in which nothing was unusual.
     The change is taken apart by every dimension, to the last digit; the combinations that carry it
-    are searched for; causes have names, and amounts that add up to the change. Beside them is what
-    happened in its regions meanwhile, by the journal and, where the topology names clusters, by
-    what these remember. What is not known is said to be.
+    are searched for; causes have names, and amounts that add up to the change. A resource that
+    nobody uses is one, by its own meters in the bill and by the accounts of `cost.inventory`.
+    Beside them is what happened in its regions meanwhile, by the journal and, where the topology
+    names clusters, by what these remember. What is not known is said to be.
 
     $ mlplatform cost explain 7f3a21bc
     $ mlplatform cost explain 7f3a21bc --output json
@@ -411,7 +412,7 @@ def show_explanation(session: Session, incident: str) -> int:
         asked, alarm = office.watcher().alarm(incident)
         outlook = look(session, office, asked)
         alarm = next(each for each in outlook.alarms if each.id == alarm.id)
-        why = explanation_of(office, outlook, alarm)
+        why = explanation_of(office, outlook, alarm, accounts=True)
     rows = [cause_row(each) for each in why.causes]
     extra = _why_extra(outlook, alarm, why)
     if session.output is Output.TABLE:
@@ -432,13 +433,19 @@ def show_explanation(session: Session, incident: str) -> int:
     return 0
 
 
-def explanation_of(office: Office, outlook: Outlook, alarm: Alarm) -> Explanation:
-    """Why an incident cost what it did, beside what is known to have happened."""
+def explanation_of(
+    office: Office, outlook: Outlook, alarm: Alarm, *, accounts: bool = False
+) -> Explanation:
+    """Why an incident cost what it did, beside what is known to have happened. With `accounts`,
+    those of `cost.inventory` are asked what nobody uses."""
     from mlplatform.cost.anomalies.explanation import explain as explained
+    from mlplatform.cost.anomalies.happened import Known
 
-    comparison = office.watcher().compare(outlook, alarm)
+    unused = office.unused(alarm.since, accounts=accounts)
+    comparison = office.watcher().compare(outlook, alarm, unused.why)
     known = office.happened(*day_edges(alarm.since, alarm.until))
-    return explained(alarm, comparison, known, office.regions)
+    known = Known(known.happened, (*known.unknown, *unused.unknown))
+    return explained(alarm, comparison, known, office.regions, unused.why)
 
 
 def incidents_of(session: Session, office: Office, spending: Spending) -> list[Told] | None:

@@ -70,7 +70,6 @@ Memory = Annotated[
 ]
 
 _FINDINGS_SHOWN = 12
-_MASKED = "…"
 _DRAWN_FROM_DAYS = 2
 
 
@@ -510,9 +509,9 @@ def _last_lines(spending: Spending) -> list[str]:
 def masked(value: str) -> str:
     """A name out of a bill, or its beginning where it may be a secret: by its shape, or because it
     is long and as good as random."""
-    from mlplatform.cost.secrecy import looks_secret
+    from mlplatform.cost import secrecy
 
-    return f"{value[:4]}{_MASKED}({len(value)} characters)" if looks_secret(value) else value
+    return secrecy.masked(value)
 
 
 def _listed(value: Any) -> str:

@@ -18,6 +18,7 @@ from mlplatform.cost.cube import TAG_PREFIX, Measure
 from mlplatform.cost.engine import name_of, text_of, told
 from mlplatform.cost.ledger import Partition
 from mlplatform.cost.locate.decompose import Line
+from mlplatform.cost.waste.charges import SHORT
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -27,6 +28,7 @@ _WEEKS_LOOKED_AT = 8
 _DAYS = 7
 _QUANTUM = Decimal("0.000000000001")
 """What the ledger keeps: an average of four weeks is rounded to it."""
+_NOBODY = "CAST(NULL AS VARCHAR)"
 _PLAIN = (
     *("provider", "account", "region", "service", "service_category", "sku", "meter"),
     *("instance", "pricing", "unit"),
@@ -79,6 +81,8 @@ class Leaf:
     before_quantity: Decimal | None
     after: Decimal | None
     after_quantity: Decimal | None
+    resource: str = ""
+    """Of one that nobody uses, as the bill names it; others are not told apart here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,11 @@ class Comparer:
         *,
         tags: Sequence[str],
         resources: bool,
+        unused: Iterable[str] = (),
     ) -> Comparison:
         """Read what the days of an incident hold, of a node and all below it. `where` is by level:
-        a dimension, or a tag."""
+        a dimension, or a tag. `unused` are the last parts of the names of resources that are leaves
+        of their own, where the ledger keeps resources."""
         before = set(reference.days) if reference else set()
         files = []
         for each in chosen:
@@ -126,8 +132,10 @@ class Comparer:
             return Comparison(reference, names, (), None)
         with told("the ledger"):
             self._gather(files, currency, where, columns, tags, resources=resources)
+            apart = _apart(unused) if resources else _NOBODY
             rows = self.connection.execute(
-                f"SELECT {', '.join(map(name_of, columns))}, {_SUMS} FROM compared GROUP BY ALL"
+                f"SELECT {', '.join(map(name_of, columns))}, {apart} AS apart, {_SUMS} "
+                "FROM compared GROUP BY ALL"
             ).fetchall()
             by_resource = (
                 self.connection.execute(
@@ -186,7 +194,8 @@ class Comparer:
     def _leaf(
         self, names: Sequence[str], row: Sequence[object], reference: Reference | None
     ) -> Leaf | None:
-        *values, before, before_quantity, before_rows, after, after_quantity, after_rows = row
+        *values, apart, before, before_quantity, before_rows = row[:-3]
+        after, after_quantity, after_rows = row[-3:]
         told_values = {
             name: self._named(name, value) for name, value in zip(names, values, strict=True)
         }
@@ -197,6 +206,7 @@ class Comparer:
             _averaged(before_quantity, before_rows, reference, unknown=None),
             _whole(after, after_rows),
             after_quantity if isinstance(after_quantity, Decimal) else None,
+            "" if apart is None else str(apart),
         )
 
     def _lines(
@@ -223,6 +233,12 @@ _SUMS = ", ".join(
     for side in ("before", "after")
     for column in ("cost", "quantity", "")
 )
+
+
+def _apart(unused: Iterable[str]) -> str:
+    """SQL for a resource's name where it is one of these, else NULL."""
+    names = ", ".join(text_of(each) for each in sorted(unused))
+    return f"CASE WHEN {SHORT} IN ({names}) THEN resource END" if names else _NOBODY
 
 
 def _averaged(

@@ -35,6 +35,8 @@ from mlplatform.cost.locate.decompose import (
 )
 from mlplatform.cost.locate.leaves import Leaves, merged
 from mlplatform.cost.locate.ranking import Ranking, rank
+from mlplatform.cost.secrecy import masked
+from mlplatform.cost.waste.findings import last_part
 
 _PRICING = {
     "standard": Pricing.ON_DEMAND,
@@ -79,13 +81,13 @@ def explain(
     comparison: Comparison,
     known: Known,
     aliases: Mapping[str, str],
-    unused: frozenset[str] = frozenset(),
+    unused: Mapping[str, str] | None = None,
 ) -> Explanation:
     """Explain an incident. `aliases` are what bills call a region, in small letters, and its name;
-    `unused` are resources that nobody uses."""
+    `unused` are resources that nobody uses, by the last part of their names, and what says so."""
     before, after = _bills(comparison)
     since = datetime.combine(alarm.since, datetime.min.time(), UTC)
-    facts = Facts(unused=unused, replicated_bytes=replicated_bytes(known))
+    facts = Facts(_named_in(comparison, unused or {}), replicated_bytes(known))
     then = [
         _item(leaf, aliases, now=False) for leaf in comparison.leaves if leaf.before is not None
     ]
@@ -150,6 +152,19 @@ def _money(amount: Decimal, currency: str) -> str:
     return f"{sign}{_SIGNS[currency]}{text}" if currency in _SIGNS else f"{sign}{text} {currency}"
 
 
+def _named_in(comparison: Comparison, unused: Mapping[str, str]) -> dict[str, str]:
+    """Those of the resources that the incident has, by the names that they are shown by."""
+    names = {leaf.resource for leaf in comparison.leaves if leaf.resource}
+    return {_shown(name): unused[last_part(name)] for name in names if last_part(name) in unused}
+
+
+def _shown(resource: str) -> str:
+    """A resource's name for people: `volume/vol-1`, without whose it is and where."""
+    if resource.startswith("arn:"):
+        return masked(resource.rpartition(":")[2])
+    return masked("/".join(resource.split("/")[-2:]) if resource.startswith("/") else resource)
+
+
 def _bills(comparison: Comparison) -> tuple[Bill, Bill]:
     def bill(*, now: bool) -> Bill:
         lines = []
@@ -193,6 +208,7 @@ def _item(leaf: Leaf, aliases: Mapping[str, str], *, now: bool) -> Item:
         unit=values["unit"],
         pricing=_PRICING.get(values["pricing"].lower(), Pricing.UNKNOWN),
         kind=kind,
+        resource=_shown(leaf.resource),
         to_region=target,
         model=values.get("model", ""),
     )

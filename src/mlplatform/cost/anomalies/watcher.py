@@ -4,7 +4,7 @@ said before is confirmed or taken back. The shell around the pure parts."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -183,8 +183,9 @@ class Watcher:
             hint=f"there are: {listed}" if listed else "`mlplatform cost anomalies` looks for some",
         )
 
-    def compare(self, outlook: Outlook, alarm: Alarm) -> Comparison:
-        """An incident's days beside those that they are compared with."""
+    def compare(self, outlook: Outlook, alarm: Alarm, unused: Iterable[str] = ()) -> Comparison:
+        """An incident's days beside those that they are compared with. `unused`: the last parts of
+        the names of resources that nobody uses; each is a leaf of its own."""
         seen = outlook.seen
         path = path_of(alarm.where, outlook.levels)
         others = [
@@ -213,6 +214,7 @@ class Watcher:
             reference_of(alarm.since, alarm.until, known, unusual),
             tags=tags,
             resources="" not in kept,
+            unused=unused,
         )
 
     def say(

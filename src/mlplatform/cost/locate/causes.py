@@ -24,6 +24,8 @@ from enum import StrEnum
 ZERO = Decimal(0)
 _MONEY = Decimal("0.000001")
 """What products are rounded to, so that all that is taken and left adds up exactly."""
+_LISTED = 2
+"""So many resources of one kind are named in a sentence."""
 
 
 class Pricing(StrEnum):
@@ -81,8 +83,8 @@ class Item:
 class Facts:
     """What is known beside the bill."""
 
-    unused: frozenset[str] = frozenset()
-    """Resources that nobody uses."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """Resources that nobody uses, each with what says so."""
     replicated_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By our own replication in the period after, from region to region."""
 
@@ -353,16 +355,28 @@ def _transfer(changes: list[_Change], facts: Facts) -> Iterable[Cause]:
 
 
 def _forgotten(changes: list[_Change], facts: Facts) -> Iterable[Cause]:
-    for change in changes:
-        if change.now is None or change.left <= 0 or change.item.resource not in facts.unused:
-            continue
+    unused = [
+        change
+        for change in changes
+        if change.now is not None and change.left > 0 and change.item.resource in facts.unused
+    ]
+    for group in _grouped(
+        unused, lambda i: (i.region, i.service, i.sku, i.pricing.value, facts.unused[i.resource])
+    ):
+        item = group[0].item
+        names = sorted({change.item.resource for change in group})
+        if len(names) == 1:
+            said = f"{_named(item)} {names[0]}: nobody uses it"
+        else:
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            said = f"{_named(item)}: nobody uses {', '.join(names[:_LISTED])}{more}"
         yield Cause(
             Name.FORGOTTEN,
-            change.take(change.left),
-            change.item.region,
-            change.item.service,
-            (f"{_named(change.item)} {change.item.resource}: nobody uses it",),
-            (change.item,),
+            sum((change.take(change.left) for change in group), ZERO),
+            item.region,
+            item.service,
+            tuple(part for part in (said, facts.unused[item.resource]) if part),
+            tuple(change.item for change in group),
         )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DAYS = 14
 """Over how many days a resource is looked at."""
+SHORT = "CASE WHEN resource LIKE 'arn:%' THEN regexp_extract(resource, '[^/]+$') ELSE resource END"
+"""SQL for `last_part` of a resource's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,9 @@ class Charges:
     regions: Mapping[str, str]
     """What bills call a region, in small letters, and its name here."""
     deliveries: Sequence[Delivery]
+    begins: date | None = None
+    """Looked at are the days from there on, and what is gone since counts too; else the last days,
+    and what is charged to their end."""
 
     @property
     def covered(self) -> tuple[date, date] | None:
@@ -46,6 +51,8 @@ class Charges:
         if not ends:
             return None
         until = max(ends.values())
+        if self.begins is not None:
+            return self.begins, min(until, self.begins + timedelta(days=DAYS - 1))
         return until - timedelta(days=DAYS - 1), until
 
     @property
@@ -67,13 +74,9 @@ class Charges:
         if not wanted or relation is None:
             return {}
         names = ", ".join(text_of(each) for each in wanted)
-        short = (
-            "CASE WHEN resource LIKE 'arn:%' THEN regexp_extract(resource, '[^/]+$') "
-            "ELSE resource END"
-        )
         with told("the ledger"):
             rows = self.connection.execute(
-                f"SELECT {short} AS short, currency, sum({name_of(Measure.EFFECTIVE)}) "
+                f"SELECT {SHORT} AS short, currency, sum({name_of(Measure.EFFECTIVE)}) "
                 f"FROM {relation} WHERE {_USAGE} AND short IN ({names}) "
                 "GROUP BY ALL ORDER BY ALL"
             ).fetchall()
@@ -120,7 +123,7 @@ class Charges:
                 yield self._finding(row, meter.kind, why, since=long_ago)
 
     def _rows(self, where: str, provider: str) -> list[tuple[Any, ...]]:
-        """Resources of a provider by these meters, charged to the last day of the data."""
+        """Resources of a provider by these meters."""
         relation, _ = self._recent()
         if relation is None:
             return []
@@ -130,7 +133,7 @@ class Charges:
             f"WHERE {_USAGE} AND resource IS NOT NULL AND {where} "
             f"AND lower(provider) LIKE {text_of(provider)} "
             f"GROUP BY resource, currency HAVING sum({name_of(Measure.EFFECTIVE)}) > 0 "
-            f"AND max(day) >= (SELECT max(day) - 1 FROM {relation} WHERE {_USAGE}) ORDER BY ALL"
+            f"{'' if self.begins else _TO_THE_END.format(relation=relation)} ORDER BY ALL"
         ).fetchall()
 
     def _finding(
@@ -175,6 +178,7 @@ class Charges:
 
 _METER = "coalesce(meter, sku)"
 _USAGE = "category = 'Usage' AND class IS NULL"
+_TO_THE_END = f"AND max(day) >= (SELECT max(day) - 1 FROM {{relation}} WHERE {_USAGE})"
 
 
 def _monthly(cost: Decimal, currency: str, days: int) -> Amount:

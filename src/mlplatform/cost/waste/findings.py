@@ -87,7 +87,7 @@ def of_inventory(
 ) -> Iterator[Finding]:
     """What of an account's holdings is there for nothing."""
     for each in held:
-        why = _why(each, now)
+        why = why_unused(each, now)
         if why is None:
             continue
         price = _list_price(each, zone, pricing)
@@ -105,7 +105,7 @@ def of_inventory(
         )
 
 
-def _why(each: Held, now: datetime) -> str | None:
+def why_unused(each: Held, now: datetime) -> str | None:
     """Why it is waste; None if it is not, or if that cannot be told."""
     if each.kind is Kind.VOLUME:
         return None if each.used_by else "attached to nothing"

@@ -32,6 +32,7 @@ def other(sku: str, cost: str, quantity: str | None = None, **named: Any) -> Ite
 
 SPOT = {"pricing": Pricing.SPOT}
 CROSS = {"kind": Kind.TRANSFER, "to_region": "us"}
+IDLE = {f"vol-{number}": "attached to nothing" for number in range(1, 6)}
 
 CASES: dict[str, tuple[list[Item], list[Item], Facts, dict[Name, str]]] = {
     "autoscaling": (
@@ -74,8 +75,25 @@ CASES: dict[str, tuple[list[Item], list[Item], Facts, dict[Name, str]]] = {
         Facts(replicated_bytes={("eu", "us"): 400_000_000_000}), {Name.TRANSFER: "8"},
     ),
     "a volume that nobody uses": (
-        [], [other("gp3", "5", "60", resource="vol-1")], Facts(unused=frozenset({"vol-1"})),
-        {Name.FORGOTTEN: "5"},
+        [], [other("gp3", "5", "60", resource="vol-1")], Facts(IDLE), {Name.FORGOTTEN: "5"},
+    ),
+    "one that costs more than it did": (
+        [other("gp3", "5", "60", resource="vol-1")], [other("gp3", "8", "96", resource="vol-1")],
+        Facts(IDLE), {Name.FORGOTTEN: "3"},
+    ),
+    "one that costs what it always did": (
+        [other("gp3", "5", "60", resource="vol-1"), other("gp3", "1", "12", resource="vol-9")],
+        [other("gp3", "5", "60", resource="vol-1"), other("gp3", "3", "36", resource="vol-9")],
+        Facts(IDLE), {Name.MORE: "2"},
+    ),
+    "one that is gone": (
+        [other("gp3", "5", "60", resource="vol-1")], [], Facts(IDLE), {Name.GONE: "-5"},
+    ),
+    "several, beside one that is used": (
+        [other("gp3", "5", "60", resource="vol-9")],
+        [other("gp3", "1", "12", resource=name) for name in IDLE]
+        + [other("gp3", "6", "72", resource="vol-9")],
+        Facts(IDLE), {Name.FORGOTTEN: "5", Name.MORE: "1"},
     ),
     "a new service": (
         [other("standard", "5", "9")], [other("standard", "5", "9"), other("bedrock", "7", "1")],
@@ -112,6 +130,14 @@ def test_the_sentence() -> None:
     )
 
 
+def test_what_nobody_uses_is_named() -> None:
+    idle = [other("gp3", "1", "12", resource=name) for name in IDLE]
+    (cause,) = name_causes([], idle[:1], Facts(IDLE))
+    assert str(cause) == "eu gp3 vol-1: nobody uses it; attached to nothing"
+    (cause,) = name_causes([], idle, Facts(IDLE))
+    assert str(cause) == ("eu gp3: nobody uses vol-1, vol-2 and 3 more; attached to nothing")
+
+
 ITEMS = st.lists(
     st.builds(
         Item,
@@ -133,7 +159,7 @@ ITEMS = st.lists(
 
 @given(ITEMS, ITEMS)
 def test_nothing_is_lost_and_nothing_is_told_twice(before: list[Item], after: list[Item]) -> None:
-    causes = name_causes(before, after, Facts(unused=frozenset({"b"})))
+    causes = name_causes(before, after, Facts({"b": "attached to nothing"}))
     change = sum((item.cost for item in after), Decimal(0)) - sum(
         (item.cost for item in before), Decimal(0)
     )
