@@ -83,7 +83,9 @@ _OPTIONS = frozenset({"tls", "ca_file", "client_file", "host", "insecure", "time
 _WEIGHTED = "weighted_round_robin"
 _EVEN = (None, "random", "round_robin")
 """Policies under which every upstream gets the same: what they are replaced by means no less."""
-_DIAL = re.compile(r"(?:tcp/)?(?:[\w.-]+|\[[0-9A-Fa-f:.%]+\]):\d{1,5}|unix//\S+", re.ASCII)
+ADDRESS = re.compile(r"(?:tcp/)?(?:[\w.-]+|\[[0-9A-Fa-f:.%]+\]):\d{1,5}", re.ASCII)
+"""A server's dial address."""
+_DIAL = re.compile(rf"{ADDRESS.pattern}|unix/[/@]\S+", re.ASCII)
 _TIMEOUT_SECONDS = 10.0
 """A change is answered when it has been loaded: milliseconds, with many sites a second or two."""
 
@@ -113,6 +115,9 @@ def caddy_route(
 
 class CaddyTraffic:
     """One route of one Caddy."""
+
+    stranger_hint = "add it to the route's `targets` in the topology, or give it weight 0"
+    """What to do about an upstream that has weight, and belongs to no region."""
 
     def __init__(
         self, admin: JSONService, route_id: str, targets: Mapping[str, tuple[str, ...]]
@@ -167,18 +172,10 @@ class CaddyTraffic:
 
     def _read(self) -> tuple[CaddyRoute, RouteState]:
         try:
-            answer = self._admin.ask("GET", self._path)
+            found, tag = tagged(self._admin, self._path)
         except NotFound as error:
             raise self._missing() from error
-        found = answer.json(where=self.url)
-        tag = answer.headers.get("etag")
-        if not tag:
-            raise Unsupported(
-                "it states no Etag, so nothing can be written there safely",
-                store=self.url,
-                hint="this takes Caddy 2.6 or newer, and nothing before it that drops headers",
-            )
-        route = CaddyRoute(found, self._targets, where=self.url)
+        route = CaddyRoute(found, self._targets, where=self.url, stranger_hint=self.stranger_hint)
         return route, route.state(tag)
 
     def _overtaken(self, held: RouteState) -> ConditionFailed:
@@ -209,7 +206,14 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Caddy
     called, where a tunnel gives it another name), `timeout_seconds`. Plain HTTP needs loopback, or
     `insecure=true`. A bearer token comes from `MLPLATFORM_CADDY_TOKEN`.
     """
-    url.reject_unknown(_OPTIONS)
+    admin, route_id = open_admin(url)
+    return CaddyTraffic(admin, route_id, targets)
+
+
+def open_admin(url: StoreURL, options: frozenset[str] = frozenset()) -> tuple[JSONService, str]:
+    """The admin endpoint of a URL, and the `@id` that it names. `options` are those that the URL
+    may have beside those of `open_traffic`."""
+    url.reject_unknown(_OPTIONS | options)
     parts = urlsplit(f"//{url.authority}")
     route_id = url.path.strip("/")
     try:
@@ -243,7 +247,21 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Caddy
         timeout_seconds=url.seconds("timeout_seconds", default=_TIMEOUT_SECONDS),
         context=_tls(url) if tls else None,
     )
-    return CaddyTraffic(admin, route_id, targets)
+    return admin, route_id
+
+
+def tagged(admin: JSONService, path: str) -> tuple[Any, str]:
+    """What is at a path, and the tag that a write there is conditional on."""
+    answer = admin.ask("GET", path)
+    found = answer.json(where=admin.name)
+    tag = answer.headers.get("etag")
+    if not tag:
+        raise Unsupported(
+            "it states no Etag, so nothing can be written there safely",
+            store=admin.name,
+            hint="this takes Caddy 2.6 or newer, and nothing before it that drops headers",
+        )
+    return found, tag
 
 
 def _tls(url: StoreURL) -> ssl.SSLContext:
@@ -314,9 +332,15 @@ class CaddyRoute:
     `Unsupported` where it cannot carry weights."""
 
     def __init__(
-        self, found: object, targets: Mapping[str, tuple[str, ...]], *, where: str
+        self,
+        found: object,
+        targets: Mapping[str, tuple[str, ...]],
+        *,
+        where: str,
+        stranger_hint: str = CaddyTraffic.stranger_hint,
     ) -> None:
         self._where = where
+        self._stranger_hint = stranger_hint
         self._targets = targets
         self._region_of = {dial: region for region, dials in targets.items() for dial in dials}
         self._object = self._require(found, dict, "the object")
@@ -343,27 +367,88 @@ class CaddyRoute:
     def with_weights(self, weights: Weights, epoch: int, writer: str) -> dict[str, Any]:
         """A copy that says so, and is otherwise the same. Upstreams of a region that are missing
         are added."""
-        changed = CaddyRoute(deepcopy(self._object), self._targets, where=self._where)
+        changed = self._copy()
         upstreams = changed._proxy.setdefault("upstreams", [])
         present = {each.get("dial") for each in upstreams}
         upstreams += [{"dial": dial} for dial in self._region_of if dial not in present]
-        balancing = changed._proxy.setdefault("load_balancing", {})
-        balancing["selection_policy"] = {
-            "policy": _WEIGHTED,
-            "weights": changed._raw_of(weights),
-        }
-        handler = next(iter(changed._marked()), None)
+        changed._weigh(changed._raw_of(weights))
+        changed._set_mark(epoch, _Note(writer, dict(weights)))
+        return changed._object
+
+    @property
+    def epoch(self) -> int:
+        """Under which it was written; to be had even where its upstreams belong to no region."""
+        return self._mark()[0]
+
+    @property
+    def proxy(self) -> Mapping[str, Any]:
+        """Its `reverse_proxy`."""
+        return self._proxy
+
+    def upstream_weights(self) -> dict[str, int]:
+        """Caddy's own weights, by dial address, whoever that belongs to."""
+        given: dict[str, int] = {}
+        raw = self._raw_weights()
+        for upstream, weight in zip(self._proxy.get("upstreams", []), raw, strict=True):
+            dial = str(upstream.get("dial"))
+            given[dial] = given.get(dial, 0) + weight
+        return given
+
+    def with_upstreams(
+        self,
+        raw: Mapping[str, int],
+        epoch: int,
+        writer: str,
+        *,
+        unsaid: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """A copy with exactly those upstreams, by dial address with Caddy's own weights, and that
+        epoch. Those that stay keep their settings. `unsaid` are settings of the `reverse_proxy`
+        where it says nothing itself. Weights that were ours have `writer` now; others stay nobody's
+        """
+        _, note = self._mark()
+        is_ours = note is not None and self._raw_weights() == self._raw_of(note.weights)
+        changed = self._copy()
+        proxy = changed._proxy
+        held = {each.get("dial"): each for each in proxy.get("upstreams", [])}
+        proxy["upstreams"] = [held.get(dial, {"dial": dial}) for dial in raw]
+        shared = gcd(*raw.values()) or 1
+        changed._weigh([weight // shared for weight in raw.values()])
+        for name, setting in (unsaid or {}).items():
+            if isinstance(setting, dict) and isinstance(proxy.get(name), dict):
+                proxy[name] = {**setting, **proxy[name]}
+            else:
+                proxy.setdefault(name, deepcopy(setting))
+        ours = _Note(writer, note.weights) if note is not None and is_ours else None
+        changed._set_mark(epoch, ours)
+        return changed._object
+
+    def _copy(self) -> CaddyRoute:
+        return CaddyRoute(
+            deepcopy(self._object),
+            self._targets,
+            where=self._where,
+            stranger_hint=self._stranger_hint,
+        )
+
+    def _weigh(self, raw: list[int]) -> None:
+        balancing = self._proxy.setdefault("load_balancing", {})
+        balancing["selection_policy"] = {"policy": _WEIGHTED, "weights": raw}
+
+    def _set_mark(self, epoch: int, note: _Note | None) -> None:
+        """The epoch, and the note unless it is to stay as it is."""
+        handler = next(iter(self._marked()), None)
         if handler is None:
             handler = {"handler": "headers"}
-            changed._handlers.insert(0, handler)
-            changed._object["handle"] = changed._handlers
+            self._handlers.insert(0, handler)
+            self._object["handle"] = self._handlers
         response = handler.setdefault("response", {})
         # Deferred, so that an upstream which sends that header itself is not believed.
         response["deferred"] = True
         response.setdefault("set", {})[EPOCH_HEADER] = [str(epoch)]
-        request = handler.setdefault("request", {})
-        request.setdefault("set", {})[NOTE_HEADER] = [str(_Note(writer, dict(weights)))]
-        return changed._object
+        if note is not None:
+            request = handler.setdefault("request", {})
+            request.setdefault("set", {})[NOTE_HEADER] = [str(note)]
 
     def _marked(self) -> Iterator[dict[str, Any]]:
         """The handlers that set the epoch."""
@@ -434,7 +519,7 @@ class CaddyRoute:
             elif weight:
                 raise self._unfit(
                     f"its upstream {dialled.get('dial')} belongs to no region of the route",
-                    hint="add it to the route's `targets` in the topology, or give it weight 0",
+                    hint=self._stranger_hint,
                 )
         if not any(given.values()):
             raise self._unfit("no region of the route has any weight")

@@ -41,6 +41,7 @@ class World:
         self.behind = behind
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._route = route or caddy_route(ROUTE, behind.targets)
+        self.route_id: str = self._route["@id"]
         self._apps = apps
         self._port = free_port()
         self._running = stack.enter_context(ExitStack())
@@ -51,7 +52,7 @@ class World:
         """An adapter, by way of the detour, which Caddy knows by another name."""
         here = f"{self.endpoint.host}:{self.endpoint.port}"
         detour = self.way.url.removeprefix("http://")
-        text = f"caddy://{detour}/{ROUTE}?host={here}"
+        text = f"caddy://{detour}/{self.route_id}?host={here}"
         return open_traffic(StoreURL.parse(text, noun="actuator"), targets or self.behind.targets)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -92,7 +93,7 @@ class World:
         apps = dict(self._apps(f"127.0.0.1:{port}"))
         beside = apps.get("http", {}).get("servers", {})
         world = {**server, "automatic_https": {"disable": True}}
-        apps["http"] = {"servers": {"world": world, **beside}}
+        apps["http"] = {**apps.get("http", {}), "servers": {"world": world, **beside}}
         start = partial(catalogue.caddy, folder=self.folder, apps=apps, resume=resume)
         return self._running.enter_context(running("caddy", start=start, port=port))
 
@@ -118,11 +119,11 @@ class CaddySite(Site):
         return self._world.open()
 
     def change_by_hand(self, weights: Weights) -> None:
-        path = f"/id/{ROUTE}/handle/1/load_balancing/selection_policy/weights"
+        path = f"/id/{self._world.route_id}/handle/1/load_balancing/selection_policy/weights"
         self._world.ask("PATCH", path, [weights[region] for region in REGIONS])
 
     def remove(self) -> None:
-        self._world.ask("DELETE", f"/id/{ROUTE}")
+        self._world.ask("DELETE", f"/id/{self._world.route_id}")
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import caddy_site, dns_site, gateway_api_site, memory_site, route53_site
+from . import caddy_site, caddy_versions_site, dns_site, gateway_api_site, memory_site, route53_site
 from .site import Site
 
 TABLE = "tests/conformance/traffic/matrix.py"
@@ -38,6 +38,7 @@ ROWS: tuple[Row, ...] = (
     Row("memory", "memory", memory_site.weighted),
     Row("memory-like-dns", "memory", memory_site.in_or_out),
     Row("caddy", "caddy", caddy_site.caddy, "caddy"),
+    Row("caddy-versions", "caddy", caddy_versions_site.caddy_versions, "caddy"),
     Row("bind", "rfc2136", dns_site.bind_pair, "bind"),
     Row("powerdns", "rfc2136", dns_site.powerdns, "powerdns"),
     Row("kubernetes", "httproute", gateway_api_site.gateway_api, "kubernetes"),
