@@ -229,6 +229,12 @@ def open_servers(topology: Topology, model: str, region: str) -> Servers:
     return servers
 
 
+def opened_servers(topology: Topology) -> Callable[[str, str], Servers]:
+    """`open_servers` by model and region, each opened once and then shared by all threads."""
+    one = _once(lambda name: open_servers(topology, *name.split("/", 1)))
+    return lambda model, region: one(f"{model}/{region}")
+
+
 def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:
     """What each region of a route is to its actuator: its `targets`, else host and port of the
     region's endpoint. A region belongs to a route that gives it a weight (0 will do) or targets."""

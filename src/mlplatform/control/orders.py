@@ -42,6 +42,8 @@ class Kind(StrEnum):
     ABORT = "abort"
     """An operation is ended as soon as the step under way is over, and what it was about is not
     begun again by itself."""
+    PROMOTE = "promote"
+    """A rollout goes on without waiting for the verdict: somebody has taken it upon themselves."""
 
 
 class Order(Record):
@@ -172,7 +174,8 @@ class StandingOrders:
 
 def _parse(key: str, body: bytes) -> Order | None:
     """A record that is damaged stands for the order that its key names: the careful reading. Any
-    good copy outranks it. An override cannot be guessed, and is left out."""
+    good copy outranks it. An override cannot be guessed, and is left out, as are those that let
+    something be done."""
     try:
         order = Order.model_validate(json.loads(body))
         if order.key == key:
@@ -180,7 +183,7 @@ def _parse(key: str, body: bytes) -> Order | None:
     except (ValidationError, ValueError, RecursionError, UsageError) as error:
         log.error("%s: not an order that can be read: %s", key, type(error).__name__)
     kind, _, scope = key.removeprefix(_ORDERS).removesuffix(".json").partition("/")
-    if kind not in set(Kind) - {Kind.OVERRIDE, Kind.ABORT}:
+    if kind not in set(Kind) - {Kind.OVERRIDE, Kind.ABORT, Kind.PROMOTE}:
         return None
     return Order(
         kind=Kind(kind),

@@ -82,6 +82,8 @@ class RolledModel(Section):
     load_seconds: AboveZero | None = None
     """From the start of a server until its golden requests are right, as measured. By it the time
     to undo is reckoned; None: nobody has measured it."""
+    start_seconds: AboveZero = 900.0
+    """How long that may take before the step has failed."""
 
 
 class Waves(Section):
@@ -206,6 +208,11 @@ class Rollout(Section):
         """Who starts and stops a model's servers in a region, if anybody has said so."""
         own = self.models.get(model)
         return own.servers.get(region) if own is not None else None
+
+    def start_seconds_of(self, model: str) -> float:
+        """How long a server may take until it answers right, before that has failed."""
+        own = self.models.get(model)
+        return (own or RolledModel()).start_seconds
 
     def load_seconds_of(self, model: str) -> float | None:
         """How long one server takes from its start until it answers right, if that is known."""

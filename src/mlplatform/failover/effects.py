@@ -16,6 +16,7 @@ from datetime import datetime
 from random import Random
 from typing import TypeVar
 
+from mlplatform.control.claims import claimed
 from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.journal import Journal
 from mlplatform.control.lease import Background
@@ -223,16 +224,7 @@ class Estate:
         if epoch is None or sum(state.weights.values()) != 100:
             return state  # an answer that is none is not claimed; what it means is judged later
         try:
-            check_epoch(state, epoch, where=traffic.url)
-            if state.epoch == epoch and state.writer in ("", self.writer):
-                return state
-            if state.epoch == epoch:
-                raise Fenced(
-                    f"{traffic.url} was claimed under epoch {epoch} by {state.writer}, and it is "
-                    f"that of {self.writer} too",
-                    hint="a control store has forgotten who had it; run again",
-                )
-            return traffic.write(state.weights, epoch=epoch, writer=self.writer, expected=state)
+            return claimed(traffic, state, epoch=epoch, writer=self.writer)
         except Fenced as error:
             return _Newer(error)
 

@@ -1,25 +1,35 @@
-"""Stores, servers and orders, as a rollout needs to see them. All I/O of rollout is here, through
-ports; nothing is changed yet."""
+"""Stores, servers and orders, as a rollout needs to see them before it begins; and what it is
+carried out with. Nothing is changed here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from random import Random
 
 from mlplatform.control.catalogue import Catalogue
+from mlplatform.control.journal import Journal
+from mlplatform.control.lease import Background
 from mlplatform.control.orders import EVERYTHING, Kind, Order, StandingOrders
+from mlplatform.control.quorum import ControlStore
 from mlplatform.control.regions import each_region
-from mlplatform.core.errors import UsageError
+from mlplatform.core.errors import MlplatformError, UsageError
+from mlplatform.core.golden import GoldenRequest
 from mlplatform.core.placement import Integrity, ModelVersion
 from mlplatform.core.replica import RegionSeen, Remembered, placement_of
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.fleet import Fleet, Served
+from mlplatform.ports.probe import Probe
+from mlplatform.ports.servers import Servers
+from mlplatform.ports.split import Split
 from mlplatform.rollout.plan.room import gpus_free
 from mlplatform.rollout.plan.seen import Copy, RegionStands, Request, Rule, Seen, Standing
+from mlplatform.rollout.records import Records
 
+Golden = tuple[GoldenRequest, ...]
 Standings = Mapping[str, Standing | Unknown]
 """By region."""
 _Holds = Mapping[str, Served | Unknown]
@@ -38,7 +48,29 @@ class Sites:
     """How regions stand with failover, for a model. Failover knows."""
     clock: Clock
     executor: Executor
+    control: ControlStore
+    random: Random
+    writer: str
+    open_servers: Callable[[str, str], Servers]
+    """By model and region: who starts and stops its servers there. `UsageError` where nobody has
+    said who."""
+    open_split: Callable[[str, str, Sequence[str]], Split]
+    """By model and region: what divides its requests between those versions; likewise."""
+    probe: Probe
+    golden: Callable[[str, str], Golden | Unknown]
+    """By model and version: its golden requests; empty where it was published without any."""
+    stop: Callable[[], bool] = lambda: False
+    background: Background | None = None
+    """Where the lease is renewed; by default in a thread."""
     timeout_seconds: float = 10.0
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.control, self.clock, self.random, self.writer)
+
+    @property
+    def records(self) -> Records:
+        return Records(self.control, self.clock, self.writer)
 
     def observe(self, request: Request) -> Seen:
         """One round of looking. `NoMajority` when the control stores cannot say what was ordered,
@@ -57,7 +89,13 @@ class Sites:
         remembered = self.catalogue.recall(subject)
         stored = self.catalogue.see(subject, regions, remembered=remembered)
         orders = self.orders.read()
-        held = {name: _by_model(found, models) for name, found in holding.result().items()}
+        held = {
+            name: {
+                **_by_model(found, models),
+                subject.model: self._served(subject.model, name, found),
+            }
+            for name, found in holding.result().items()
+        }
         copies = self._copies(subject.model, held)
         for region, found in stored.items():
             copies.setdefault(region, {})[subject.version] = _copy(subject, region, found)
@@ -82,6 +120,23 @@ class Sites:
             locked=next(
                 (o.reason for o in orders if o.kind is Kind.LOCK and o.scope == EVERYTHING), None
             ),
+        )
+
+    def _served(self, model: str, region: str, found: _Holds | Unknown) -> Served | Unknown:
+        """What serves there: by who starts and stops the servers, where the topology says who does,
+        since they alone can count them; else as the servers themselves say."""
+        told = _by_model(found, frozenset({model}))[model]
+        if self.topology.rollout.servers_of(model, region) is None:
+            return told
+        try:
+            groups = self.open_servers(model, region).read().groups
+        except MlplatformError as error:
+            return Unknown(f"{region}: {error}")
+        ready = {version: group for version, group in groups.items() if group.ready}
+        return Served(
+            versions={version: group.digest for version, group in ready.items()},
+            servers=sum(len(group.ready) for group in ready.values()),
+            requests_per_second=told.requests_per_second if isinstance(told, Served) else None,
         )
 
     def _copies(

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 
-from mlplatform.core.errors import UsageError
+from mlplatform.control.journal import Kind as Entry
+from mlplatform.control.journal import Stream
+from mlplatform.control.lease import Lease, Waiting
+from mlplatform.control.orders import Kind as OrderKind
+from mlplatform.control.orders import Order
+from mlplatform.control.reconcile import Report, resume, run
+from mlplatform.core.errors import (
+    IntegrityError,
+    LeaseHeld,
+    NoMajority,
+    NotFound,
+    UsageError,
+)
 from mlplatform.core.placement import ModelVersion, parse_reference
-from mlplatform.core.plan import Plan
+from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.core.topology import Topology
+from mlplatform.rollout.course.decide import UNDO, is_back
 from mlplatform.rollout.effects import Sites
-from mlplatform.rollout.plan.decide import check_request, decide
+from mlplatform.rollout.plan.decide import FEATURE, check_request, decide
 from mlplatform.rollout.plan.seen import Copy, Request, Seen
+from mlplatform.rollout.plan.steps import Kind
+from mlplatform.rollout.records import StoredPlan
+from mlplatform.rollout.rolling import Roller
+
+LEASE_SECONDS = 15.0
+"""How long a controller that died keeps others from its model. A live one renews every third."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the caller wants to hear while a rollout runs, from several threads."""
+
+    plan: Callable[[Plan, str], None] = lambda plan, operation: None
+    outcome: Callable[[Outcome], None] = lambda outcome: None
+    text: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +81,351 @@ def propose(sites: Sites, request: Request) -> Proposal:
             hint=f"`mlplatform versions {request.subject.model}` lists those there are",
         )
     return Proposal(request, seen, decide(sites.topology, seen, sites.clock.now()))
+
+
+class Ended(StrEnum):
+    """What became of a rollout."""
+
+    NOTHING = "nothing"
+    """There was nothing to do."""
+    HELD = "held"
+    PROMOTED = "promoted"
+    RETURNED = "returned"
+    """The last good version serves again, wherever it was left."""
+    PARTLY = "partly"
+    """Some step of the way, there or back, did not end well: people have to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """A rollout, when nobody is at work on it any more."""
+
+    report: Report
+    ended: Ended
+    because: str = ""
+    """Why it went back."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 promoted · 3 returned, whole · 8 or the failures' own where people have to look."""
+        if self.ended is Ended.RETURNED:
+            return 3
+        return self.report.exit_code
+
+
+def ended(report: Report) -> Rolled:
+    """What a report amounts to."""
+    because = is_back(report.plan.actions)
+    failed = [each for each in report.outcomes if not each.ok]
+    if not report.outcomes:
+        return Rolled(report, Ended.HELD if report.plan.holds else Ended.NOTHING)
+    if not failed and not because:
+        return Rolled(report, Ended.PROMOTED)
+    back = [each for each in report.outcomes if f"/{UNDO}/" in each.action]
+    because = because or next((each.detail for each in failed), "")
+    if any(not each.ok for each in back) or report.plan.holds:
+        return Rolled(report, Ended.PARTLY, because)
+    return Rolled(report, Ended.RETURNED, because)
+
+
+def apply(
+    sites: Sites, stored: StoredPlan, *, wait: Waiting = False, said: Said | None = None
+) -> Rolled:
+    """Carry out a plan that was agreed to, under the lease of its model. `StalePlan` where the
+    world has changed since it was made; `LeaseHeld` where another hand is on the model, or where
+    another rollout of it was left and has to be ended first."""
+    said = said or Said()
+    request = stored.request
+    lease = lease_of(sites, request.subject.model, stored.plan)
+    roller = Roller(
+        sites,
+        request,
+        guard=lease.guard,
+        epoch=lambda: lease.generation,
+        told=said.text,
+        plan_name=stored.name,
+    )
+
+    def finisher(left: Stream) -> Roller:
+        asked = Plan.model_validate(left.entries[0].payload["plan"])
+        if asked.digest != stored.plan.digest:
+            raise LeaseHeld(
+                f"a rollout of {asked.actions[0].subject} was left unfinished: {left.operation}",
+                hint=f"`mlplatform rollout resume {left.operation}` goes on with it, "
+                f"`mlplatform rollout abort {left.operation}` takes it back",
+            )
+        return _recalled(sites, left, lease, said)
+
+    report = run(
+        roller,
+        sites.journal,
+        lease,
+        clock=sites.clock,
+        wait=wait,
+        approved=stored.plan,
+        amend=True,
+        stop=sites.stop,
+        on_plan=said.plan,
+        on_outcome=said.outcome,
+        background=sites.background,
+        finisher=finisher,
+    )
+    if report.operation is None and report.resumed:
+        report = report.resumed[-1]
+    return ended(report)
+
+
+def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
+    """One hand at a time on one model. Its generation is above every epoch at its entries."""
+    versions = {
+        action.region: (str(action.parameters["last_good"]), action.subject.partition("@")[2])
+        for action in plan.actions
+        if action.kind != Kind.APPROVE
+    }
+
+    def floor() -> int:
+        epochs = [
+            sites.open_split(model, region, those).read().epoch
+            for region, those in versions.items()
+            if sites.topology.rollout.actuator_of(model, region) is not None
+        ]
+        return max(epochs, default=0)
+
+    return Lease(
+        sites.control,
+        f"{FEATURE}/{model}",
+        holder=sites.writer,
+        clock=sites.clock,
+        random=sites.random,
+        stop=sites.stop,
+        term_seconds=LEASE_SECONDS,
+        floor=floor,
+    )
+
+
+def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
+    roller = Roller(
+        sites,
+        request_of(stream),
+        guard=lease.guard,
+        epoch=lambda: lease.generation,
+        told=said.text,
+    )
+    roller.recall(stream)
+    return roller
+
+
+def request_of(stream: Stream) -> Request:
+    """What an operation was asked to do."""
+    actions = _first_plan(stream).actions
+    regions = dict.fromkeys(a.region for a in actions if a.kind != Kind.APPROVE)
+    model, _, version = actions[0].subject.partition("@")
+    return Request(ModelVersion(model, version), tuple(regions))
+
+
+def _first_plan(stream: Stream) -> Plan:
+    return Plan.model_validate(stream.entries[0].payload["plan"])
+
+
+# What was begun.
+
+
+def operations_of(sites: Sites, reference: str = "") -> Iterator[Stream]:
+    """Rollouts, the newest first: all, or those of `model`, `model@version`, or one by its id."""
+    if f"-{FEATURE}-" in reference:
+        yield open_operation(sites, reference)
+        return
+    model, version = parse_reference(reference) if reference else ("", None)
+    for name in reversed(sites.journal.operations()):
+        if f"-{FEATURE}-" not in name:
+            continue
+        try:
+            stream = sites.journal.open(name)
+        except (IntegrityError, NoMajority, NotFound):
+            continue
+        if not stream.entries or not _first_plan(stream).actions:
+            continue
+        subject = request_of(stream).subject
+        if model in ("", subject.model) and version in (None, subject.version):
+            yield stream
+
+
+def open_operation(sites: Sites, operation: str) -> Stream:
+    """One rollout by its id; `UsageError` if there is none."""
+    try:
+        return sites.journal.open(operation)
+    except NotFound as error:
+        raise UsageError(str(error), hint=error.hint) from error
+
+
+def newest(sites: Sites, reference: str) -> Stream:
+    """The newest rollout that a reference may mean; `UsageError` if there was none."""
+    for stream in operations_of(sites, reference):
+        return stream
+    raise UsageError(
+        f"{reference}: nothing of it was ever rolled out",
+        hint="`mlplatform rollout history` lists what was",
+    )
+
+
+def require_open(stream: Stream) -> None:
+    """`UsageError` for one that is over."""
+    if stream.closed:
+        raise UsageError(
+            f"{stream.operation} is over already",
+            hint=f"`mlplatform rollout status {stream.operation}` tells how it ended",
+        )
+
+
+def order(sites: Sites, kind: OrderKind, reference: str, *, reason: str) -> tuple[Stream, Order]:
+    """Pause, abort or promote the rollout that is under way, or was left."""
+    stream = newest(sites, reference)
+    require_open(stream)
+    return stream, sites.orders.give(kind, stream.operation, reason=reason)
+
+
+def go_on(
+    sites: Sites, reference: str, *, wait: Waiting = False, said: Said | None = None
+) -> Rolled | None:
+    """Take back a pause, and finish what was left. None where another process is at work on it,
+    which hears of it within seconds."""
+    said = said or Said()
+    stream = newest(sites, reference)
+    require_open(stream)
+    with suppress(NotFound):
+        sites.orders.take_back(OrderKind.PAUSE, stream.operation, reason="resumed")
+    try:
+        return ended(_resume(sites, stream, wait=wait, said=said))
+    except LeaseHeld:
+        if wait:
+            raise
+        return None
+
+
+def _resume(sites: Sites, stream: Stream, *, said: Said, wait: Waiting = False) -> Report:
+    lease = lease_of(sites, request_of(stream).subject.model, _first_plan(stream))
+    return resume(
+        stream.operation,
+        _recalled(sites, stream, lease, said),
+        sites.journal,
+        lease,
+        clock=sites.clock,
+        wait=wait,
+        amend=True,
+        stop=sites.stop,
+        on_plan=said.plan,
+        on_outcome=said.outcome,
+        background=sites.background,
+    )
+
+
+def abort(
+    sites: Sites, reference: str, *, reason: str, said: Said | None = None
+) -> tuple[Stream, Rolled | None]:
+    """End a rollout and go back. By whoever is at work on it; by us, where nobody is."""
+    stream, _ = order(sites, OrderKind.ABORT, reference, reason=reason)
+    try:
+        return stream, ended(_resume(sites, stream, said=said or Said()))
+    except LeaseHeld:
+        return stream, None
+
+
+def undo(
+    sites: Sites, reference: str, *, reason: str, wait: Waiting = False, said: Said | None = None
+) -> Rolled | None:
+    """Bring back the last good version in every region of the newest rollout that a reference may
+    mean, whether it is over or not. None where another process does it."""
+    said = said or Said()
+    stream = newest(sites, reference)
+    if not stream.closed:
+        return abort(sites, reference, reason=reason, said=said)[1]
+    plan = _first_plan(stream)
+    request = request_of(stream)
+    lease = lease_of(sites, request.subject.model, plan)
+    roller = Roller(
+        sites,
+        request,
+        guard=lease.guard,
+        epoch=lambda: lease.generation,
+        told=said.text,
+        agreed=plan,
+        going_back=reason,
+        whole=True,
+    )
+    report = run(
+        roller,
+        sites.journal,
+        lease,
+        clock=sites.clock,
+        wait=wait,
+        amend=True,
+        stop=sites.stop,
+        on_plan=said.plan,
+        on_outcome=said.outcome,
+        background=sites.background,
+        finisher=lambda left: _recalled(sites, left, lease, said),
+    )
+    return ended(report)
+
+
+# How it stands.
+
+
+@dataclass(frozen=True, slots=True)
+class StepStands:
+    """One step of a rollout."""
+
+    action: Action
+    result: str
+    """`done`, `failed`, `unknown`, `nothing-to-do`; `under way`, or `waits`."""
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """One rollout, as its journal tells it."""
+
+    operation: str
+    request: Request
+    closed: bool
+    steps: tuple[StepStands, ...]
+    going_back: str = ""
+    paused: str = ""
+    writer: str = ""
+
+
+def stands(sites: Sites, stream: Stream) -> Stands:
+    """How far a rollout has come."""
+    outcomes = stream.outcomes()
+    begun: set[str] = set()
+    actions: dict[str, Action] = {}
+    for entry in stream.entries:
+        if entry.kind in (Entry.PLAN, Entry.REVISION):
+            for action in Plan.model_validate(entry.payload["plan"]).actions:
+                actions.setdefault(action.key, action)
+        elif entry.kind is Entry.INTENT:
+            begun.update(entry.payload.get("actions", ()))
+    steps = []
+    for key, action in actions.items():
+        outcome = outcomes.get(key)
+        if outcome is not None:
+            result = outcome.result.value
+            if outcome.result is Result.NOTHING and key not in begun:
+                result = "not done"
+        else:
+            result = "under way" if key in begun and not stream.closed else "waits"
+        steps.append(StepStands(action, result, outcome))
+    paused = [
+        each.reason
+        for each in (sites.orders.read() if not stream.closed else ())
+        if each.kind is OrderKind.PAUSE and each.scope == stream.operation
+    ]
+    return Stands(
+        stream.operation,
+        request_of(stream),
+        stream.closed,
+        tuple(steps),
+        is_back(stream.plan.actions),
+        paused[0] if paused else "",
+        stream.entries[-1].writer,
+    )

@@ -4,16 +4,20 @@ topology."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import SystemRandom
 
 from mlplatform import wiring
 from mlplatform.control.catalogue import Catalogue
 from mlplatform.control.executors import DaemonThreads
+from mlplatform.control.golden_library import GoldenLibrary
 from mlplatform.control.orders import StandingOrders
 from mlplatform.control.retry import Retry
+from mlplatform.core.placement import ModelVersion
+from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
-from mlplatform.rollout.effects import Sites, Standings
+from mlplatform.rollout.effects import Golden, Sites, Standings
 
 _ATTEMPTS = 3
 _REGION_SECONDS = 10.0
@@ -30,11 +34,23 @@ def open_sites(
     wiring.require_schemes(wiring.places_of(topology))
     clock, random, executor = SystemClock(), SystemRandom(), DaemonThreads()
     control = wiring.open_control(topology, clock, random, stop=stop)
+    stores = wiring.region_stores(topology)
+    library = GoldenLibrary(
+        stores,
+        lambda model: topology.models[model].regions,
+        clock,
+        executor,
+        folder=None,
+    )
+
+    def golden(model: str, version: str) -> Golden | Unknown:
+        return library.of(ModelVersion(model, version), wait_seconds=_REGION_SECONDS)
+
     return Sites(
         topology=topology,
         catalogue=Catalogue(
             topology,
-            wiring.region_stores(topology),
+            stores,
             control,
             Retry(clock, random, attempts=_ATTEMPTS, deadline_seconds=_REGION_SECONDS, stop=stop),
             executor=executor,
@@ -45,6 +61,14 @@ def open_sites(
         standings=standings,
         clock=clock,
         executor=executor,
+        control=control,
+        random=random,
+        writer=wiring.writer_name(),
+        open_servers=wiring.opened_servers(topology),
+        open_split=partial(wiring.open_split, topology),
+        probe=wiring.open_probe(),
+        golden=golden,
+        stop=stop,
         timeout_seconds=_REGION_SECONDS,
     )
 

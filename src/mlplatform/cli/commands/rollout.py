@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,55 +18,331 @@ from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.core.money import Cost, Pricing
-    from mlplatform.core.plan import Action, Hold
-    from mlplatform.rollout.operations import Proposal
+    from mlplatform.core.plan import Action, Hold, Outcome, Plan
+    from mlplatform.rollout.effects import Sites
+    from mlplatform.rollout.operations import Proposal, Rolled, Said, Stands
+    from mlplatform.rollout.records import StoredPlan
 
 PROG = "python -m mlplatform.rollout.rollout_controller"
 
 
-@command
-def plan(
-    session: Session,
-    reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL@VERSION", help="What is to serve; without a version, the topology's."
-        ),
-    ],
-    *,
-    regions: options.Regions = None,
-) -> int:
-    """Show what a rollout would do, region by region and step by step; change nothing.
+Reference = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL@VERSION", help="What is to serve; without a version, the topology's."
+    ),
+]
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="ROLLOUT",
+        help="MODEL, MODEL@VERSION or the operation: the newest that it may mean.",
+    ),
+]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the journal.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for whoever has a hand on the model.")]
 
-    Each step says what it waits for, what it touches, and how it is undone. While anything stands
-    in the way in any region that is asked for, there are no steps, and what stands in the way is
-    named with what to do: exit code 3, or 5 where something could not be read.
 
-    $ mlplatform rollout plan resnet50@v1.3.0
-    $ mlplatform rollout plan resnet50@v1.3.0 --region eu-west-1 --output json
-    """
+@contextmanager
+def sites_of(session: Session) -> Iterator[Sites]:
+    """Rollout over the operator's topology, stopped in good order by Ctrl-C."""
     from mlplatform.cli.standings import looking_at_failover
     from mlplatform.core.errors import UsageError
 
     try:
-        from mlplatform.rollout import operations
         from mlplatform.rollout.rollout_controller import open_sites
     except ModuleNotFoundError as error:
         raise UsageError(
             f"rollouts are judged with {error.name}, which is not installed",
             hint="pip install 'mlplatform[rollout]'",
         ) from error
-
     topology = session.topology()
-    request = operations.request_for(topology, reference, options.split(regions))
     with session.working() as work:
-        sites = open_sites(topology, looking_at_failover(topology, work.stop), stop=work.stop)
+        yield open_sites(topology, looking_at_failover(topology, work.stop), stop=work.stop)
+
+
+@command
+def plan(
+    session: Session,
+    reference: Reference,
+    *,
+    regions: options.Regions = None,
+) -> int:
+    """Show what a rollout would do, region by region and step by step; change nothing.
+
+    Each step says what it waits for, what it touches, and how it is undone. The plan is kept in the
+    control store under the name that is printed, for whoever is to approve and apply it. While
+    anything stands in the way in any region that is asked for, there are no steps, and what stands
+    in the way is named with what to do: exit code 3, or 5 where something could not be read.
+
+    $ mlplatform rollout plan resnet50@v1.3.0
+    $ mlplatform rollout plan resnet50@v1.3.0 --region eu-west-1 --output json
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        request = operations.request_for(sites.topology, reference, options.split(regions))
         proposal = operations.propose(sites, request)
+        if proposal.plan.actions:
+            sites.records.store(request, proposal.plan)
     return show_proposal(session, proposal)
 
 
+@command
+def apply(
+    session: Session,
+    reference: Reference,
+    *,
+    regions: options.Regions = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--plan", metavar="NAME", help="Exactly this plan, as `rollout plan` named it."
+        ),
+    ] = None,
+    yes: options.Yes = False,
+    wait: Wait = False,
+) -> int:
+    """Roll a version out: plan, ask, then every step of it, watched, and back if it is worse.
+
+    Exit codes: 0 promoted everywhere; 3 returned, the last good version serves again, or something
+    stands in the way; 7 the plan is stale; 8 people have to look. Interrupted, it stays as it is,
+    and `rollout resume` goes on. In GitHub Actions what became of it is annotated.
+
+    $ mlplatform rollout apply resnet50@v1.3.0
+    $ mlplatform rollout apply resnet50@v1.3.0 --plan 4f3a9c01 --output json
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        if name is not None:
+            stored = sites.records.plan(name)
+            _require_same(stored, reference)
+        else:
+            request = operations.request_for(sites.topology, reference, options.split(regions))
+            proposal = operations.propose(sites, request)
+            if proposal.plan.holds or proposal.plan.noop:
+                return show_proposal(session, proposal)
+            stored = sites.records.store(request, proposal.plan)
+            if not yes:
+                show_proposal(session, proposal)
+                what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
+                session.confirm(what, str(request.subject), yes=yes)
+        rolled = operations.apply(sites, stored, wait=wait, said=said_by(session))
+    return show_rolled(session, rolled, f"{stored.model}@{stored.version}")
+
+
+@command
+def approve(
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(metavar="PLAN", help="Its name, as `rollout plan` printed it.")
+    ],
+    *,
+    reason: Reason = "",
+) -> int:
+    """Say yes to a plan. Who you are is recorded, and whether anybody vouches for it.
+
+    $ mlplatform rollout approve 4f3a9c01 --reason "load test passed"
+    """
+    with sites_of(session) as sites:
+        from mlplatform.core.errors import Denied
+        from mlplatform.rollout.course.approval import standing
+
+        stored = sites.records.plan(name)
+        who = who_types()
+        approvers = sites.topology.rollout.waves.approvers
+        if approvers and standing([who], approvers).waits:
+            raise Denied(
+                f"{who.by}{'' if who.verified else ' (unverified)'} may not approve rollouts: "
+                f"rollout.waves.approvers names {', '.join(approvers)}",
+                hint="let one of them run this, where it can be proven who they are",
+            )
+        approval = sites.records.approve(
+            stored.name, by=who.by, verified=who.verified, reason=reason
+        )
+    session.show(
+        "approvals",
+        [{**approval.model_dump(mode="json"), "plan": stored.name[:12]}],
+        columns=[Column("plan"), Column("by"), Column("verified"), Column("reason")],
+    )
+    return 0
+
+
+@command
+def status(
+    session: Session,
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="[ROLLOUT]", help="MODEL, MODEL@VERSION or the operation."),
+    ] = None,
+) -> int:
+    """Show how far a rollout has come: every step, and what became of it.
+
+    Exit code 3 while one is open that waits for people, or ended with something to look at.
+
+    $ mlplatform rollout status
+    $ mlplatform rollout status resnet50 --output json
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        if which is None:
+            found = next(operations.operations_of(sites), None)
+            if found is None:
+                session.say("nothing was ever rolled out")
+                return 0
+        else:
+            found = operations.newest(sites, which)
+        stands = operations.stands(sites, found)
+    return show_stands(session, stands)
+
+
+@command
+def pause(session: Session, which: Which, *, reason: Reason = "") -> int:
+    """Let a rollout begin no further step; what serves goes on serving.
+
+    $ mlplatform rollout pause resnet50 --reason "incident 4711"
+    """
+    return _order(session, "pause", which, reason)
+
+
+@command
+def resume(session: Session, which: Which, *, wait: Wait = False) -> int:
+    """Take back a pause, and go on with what a controller that ended has left.
+
+    $ mlplatform rollout resume resnet50
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        rolled = operations.go_on(sites, which, wait=wait, said=said_by(session))
+    return _show_or_elsewhere(session, rolled, which)
+
+
+@command
+def abort(session: Session, which: Which, *, reason: Reason = "") -> int:
+    """End a rollout, and bring back the last good version where it was left.
+
+    $ mlplatform rollout abort resnet50 --reason "wrong labels"
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        _, rolled = operations.abort(sites, which, reason=reason, said=said_by(session))
+    return _show_or_elsewhere(session, rolled, which)
+
+
+@command
+def promote(session: Session, which: Which, *, reason: Reason = "") -> int:
+    """Let a rollout go on without waiting for the verdict. It is on you, and the journal says so.
+
+    A verdict to return the canary still returns it.
+
+    $ mlplatform rollout promote resnet50 --reason "no traffic at night; verified by hand"
+    """
+    return _order(session, "promote", which, reason)
+
+
+@command
+def undo(
+    session: Session,
+    which: Which,
+    *,
+    reason: Reason = "",
+    yes: options.Yes = False,
+    wait: Wait = False,
+) -> int:
+    """Bring back the last verified good version in every region of a rollout, over or not.
+
+    $ mlplatform rollout undo resnet50 --reason "complaints" --yes
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        stream = operations.newest(sites, which)
+        request = operations.request_of(stream)
+        what = f"the last good version comes back in {', '.join(request.regions)}"
+        session.confirm(what, str(request.subject), yes=yes)
+        rolled = operations.undo(
+            sites, which, reason=reason or "undone", wait=wait, said=said_by(session)
+        )
+    return _show_or_elsewhere(session, rolled, which)
+
+
+@command
+def retry(session: Session, which: Which, *, yes: options.Yes = False, wait: Wait = False) -> int:
+    """Go on with a rollout that was left; or plan and apply it anew, when it has ended.
+
+    $ mlplatform rollout retry resnet50 --yes
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        stream = operations.newest(sites, which)
+        if not stream.closed:
+            rolled = operations.go_on(sites, stream.operation, wait=wait, said=said_by(session))
+            return _show_or_elsewhere(session, rolled, which)
+        request = operations.request_of(stream)
+        proposal = operations.propose(sites, request)
+        if proposal.plan.holds or proposal.plan.noop:
+            return show_proposal(session, proposal)
+        stored = sites.records.store(request, proposal.plan)
+        what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
+        session.confirm(what, str(request.subject), yes=yes)
+        done = operations.apply(sites, stored, wait=wait, said=said_by(session))
+    return show_rolled(session, done, str(request.subject))
+
+
+@command
+def history(
+    session: Session,
+    which: Annotated[
+        str | None, typer.Argument(metavar="[ROLLOUT]", help="MODEL or MODEL@VERSION.")
+    ] = None,
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many, at most.")] = 20,
+) -> int:
+    """List rollouts, the newest first, and what became of each.
+
+    $ mlplatform rollout history resnet50
+    """
+    from itertools import islice
+
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        streams = islice(operations.operations_of(sites, which or ""), limit)
+        rows = [_history_row(operations.stands(sites, stream)) for stream in streams]
+    session.show(
+        "rollouts",
+        rows,
+        columns=[
+            Column("operation"),
+            Column("subject", "VERSION"),
+            Column("regions", show=_joined),
+            Column("state"),
+            Column("because", optional=True),
+        ],
+    )
+    return 0
+
+
 app = frame.new_group(help="Bring a version into service, region by region.")
-frame.add(app, plan)
+for _command in (
+    plan,
+    apply,
+    approve,
+    status,
+    pause,
+    resume,
+    abort,
+    promote,
+    undo,
+    retry,
+    history,
+):
+    frame.add(app, _command)
 
 
 def main() -> None:
@@ -147,3 +426,190 @@ def _said(cost: Mapping[str, Any] | None) -> str:
 
 def _least(seconds: float | None) -> str:
     return "unknown" if seconds is None else duration(seconds) if seconds else "-"
+
+
+def said_by(session: Session) -> Said:
+    """What goes on, as it goes on, on stderr."""
+    from mlplatform.rollout.operations import Said
+
+    def plan(_: Plan, operation: str) -> None:
+        session.say(f"operation {operation}", operation=operation)
+
+    def outcome(outcome: Outcome) -> None:
+        _, _, region, step = outcome.action.split("/", 3)
+        level = {} if outcome.ok else {"level": "error"}
+        text = f"{region}: {step}: {outcome.result.value}: {outcome.detail}"
+        session.say(text, region=region, **level)
+
+    return Said(plan, outcome, session.say)
+
+
+def show_rolled(session: Session, rolled: Rolled, subject: str) -> int:
+    """What became of a rollout, step by step."""
+    from mlplatform.rollout.operations import Ended
+
+    report = rolled.report
+    rows = []
+    for outcome in report.outcomes:
+        _, _, region, step = [*outcome.action.split("/", 3), "", ""][:4]
+        rows.append({**outcome.model_dump(mode="json"), "region": region, "step": step})
+    session.show(
+        "outcomes",
+        rows,
+        columns=[
+            Column("region"),
+            Column("step"),
+            Column("result", style=_colour),
+            Column("detail"),
+        ],
+        operation=report.operation,
+        ended=rolled.ended.value,
+        because=rolled.because,
+        holds=[hold.model_dump(mode="json") for hold in report.plan.holds],
+    )
+    _tell_holds(session, report.plan.holds)
+    text = {
+        Ended.NOTHING: f"nothing to do: {subject} serves there already",
+        Ended.HELD: f"{subject}: nothing was begun",
+        Ended.PROMOTED: f"{subject} serves in every region of the plan",
+        Ended.RETURNED: f"{subject} was returned, the last good version serves: {rolled.because}",
+        Ended.PARTLY: f"{subject}: people have to look: {rolled.because}",
+    }[rolled.ended]
+    failed = rolled.ended in (Ended.RETURNED, Ended.PARTLY)
+    session.say(text, **({"level": "error"} if failed else {}))
+    annotate(session, f"rollout of {subject}", text, failed=failed)
+    return rolled.exit_code
+
+
+def annotate(session: Session, title: str, text: str, *, failed: bool) -> None:
+    """Where GitHub Actions runs this, as an annotation of the run.
+    https://docs.github.com/actions/reference/workflow-commands-for-github-actions"""
+    if session.environ.get("GITHUB_ACTIONS") != "true":
+        return
+    kind = "error" if failed else "notice"
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    named = title.replace(":", "%3A").replace(",", "%2C")
+    sys.stderr.write(f"::{kind} title={named}::{escaped}\n")
+
+
+def show_stands(session: Session, stands: Stands) -> int:
+    """Every step, and what became of it."""
+    rows = [
+        {
+            "wave": each.action.parameters.get("wave"),
+            "region": each.action.region,
+            "step": each.action.key.split("/", 3)[3],
+            "result": each.result,
+            "detail": each.outcome.detail if each.outcome else each.action.reason,
+            "measured": each.outcome.measured if each.outcome else {},
+        }
+        for each in stands.steps
+    ]
+    state = _state_of(stands)
+    session.show(
+        "steps",
+        rows,
+        columns=[
+            Column("wave", right=True),
+            Column("region"),
+            Column("step"),
+            Column("result", style=_colour),
+            Column("detail"),
+        ],
+        operation=stands.operation,
+        subject=str(stands.request.subject),
+        state=state,
+        because=stands.going_back,
+        paused=stands.paused,
+    )
+    why = f": {stands.going_back}" if stands.going_back else ""
+    session.say(f"{stands.operation}: {stands.request.subject}: {state}{why}")
+    if stands.paused:
+        session.say(f"paused: {stands.paused}; mlplatform rollout resume {stands.operation}")
+    looks = any(each.result in ("failed", "unknown") for each in stands.steps)
+    return 3 if stands.paused or looks else 0
+
+
+def _state_of(stands: Stands) -> str:
+    if not stands.closed:
+        return "paused" if stands.paused else "going back" if stands.going_back else "open"
+    failed = [each for each in stands.steps if each.result in ("failed", "unknown")]
+    if stands.going_back:
+        wrong = any("/undo/" in each.action.key for each in failed)
+        return "people have to look" if wrong else "returned"
+    return "people have to look" if failed else "promoted"
+
+
+def _history_row(stands: Stands) -> dict[str, Any]:
+    return {
+        "operation": stands.operation,
+        "subject": str(stands.request.subject),
+        "regions": list(stands.request.regions),
+        "state": _state_of(stands),
+        "because": stands.going_back or None,
+    }
+
+
+def _joined(values: Sequence[str]) -> str:
+    return ", ".join(values)
+
+
+def _order(session: Session, kind: str, which: str, reason: str) -> int:
+    from mlplatform.control.orders import Kind
+
+    with sites_of(session) as sites:
+        from mlplatform.rollout import operations
+
+        stream, order = operations.order(sites, Kind(kind), which, reason=reason)
+    session.show(
+        "orders",
+        [{**order.model_dump(mode="json"), "subject": which}],
+        columns=[Column("kind"), Column("scope", "OPERATION"), Column("by"), Column("reason")],
+    )
+    session.say(f"whoever is at work on {stream.operation} hears of it within seconds")
+    return 0
+
+
+def _show_or_elsewhere(session: Session, rolled: Rolled | None, which: str) -> int:
+    if rolled is None:
+        session.say(
+            "another process is at work on it, and has heard; "
+            f"`mlplatform rollout status {which}` shows how it goes on"
+        )
+        return 0
+    return show_rolled(session, rolled, which)
+
+
+def _require_same(stored: StoredPlan, reference: str) -> None:
+    from mlplatform.core.errors import UsageError
+    from mlplatform.core.placement import parse_reference
+
+    model, version = parse_reference(reference)
+    if model != stored.model or version not in (None, stored.version):
+        raise UsageError(
+            f"plan {stored.name[:12]} is of {stored.model}@{stored.version}, not of {reference}",
+            hint=f"mlplatform rollout apply {stored.model}@{stored.version} "
+            f"--plan {stored.name[:12]}",
+        )
+
+
+def who_types() -> Identity:
+    """Who types this, as far as anybody vouches for it."""
+    from mlplatform.wiring import writer_name
+
+    return Identity(writer_name().rpartition(":")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Somebody."""
+
+    by: str
+    verified: str = ""
+    """Who vouches for it; empty: nobody does."""
+
+
+def _colour(result: object) -> str | None:
+    return {"done": "green", "failed": "red", "unknown": "yellow", "under way": "cyan"}.get(
+        str(result)
+    )

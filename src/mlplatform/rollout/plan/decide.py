@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import zip_longest
 
 from mlplatform.core.digest import blake3_hex
 from mlplatform.core.errors import UsageError
@@ -113,9 +114,15 @@ def _wave(
     alpha_each = policy_of(
         topology.rollout.verdict, [r for r, each in judged.items() if not each.done]
     ).alpha_each
-    for region in wave:
-        for step in judged[region].steps:
-            yield _action(topology, seen, number, judged[region], step, alpha_each)
+    # Regions of a wave take each step together: none goes further than a bad canary is found in
+    # another.
+    abreast = zip_longest(*(judged[region].steps for region in wave))
+    for place, steps in enumerate(abreast, start=1):
+        for region, step in zip(wave, steps, strict=True):
+            if step is not None:
+                action = _action(topology, seen, number, judged[region], step, alpha_each)
+                batch = f"wave-{number}/{place}" if len(wave) > 1 else ""
+                yield action.model_copy(update={"batch": batch})
 
 
 def _action(
@@ -139,6 +146,8 @@ def _action(
             "digest": copy.digest,
             "last_good": judged.last_good,
             "last_good_digest": judged.last_good_digest,
+            "servers": judged.servers,
+            "at_once": judged.at_once,
             "old_servers": step.old,
             "new_servers": step.new,
             "weight": step.weight,

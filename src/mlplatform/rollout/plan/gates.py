@@ -40,6 +40,10 @@ class Judged:
     steps: tuple[Step, ...] = ()
     last_good: str = ""
     last_good_digest: str = ""
+    servers: int = 0
+    """That serve now."""
+    at_once: int = 0
+    """How many of them may be away at once."""
     done: bool = False
     """The version serves there already, and no other."""
 
@@ -66,7 +70,15 @@ def judge(topology: Topology, seen: Seen, region: str, today: date) -> Judged:
     if not _goes_first(case) or (case.at_once >= 1 and (case.in_place or case.servers > 1)):
         steps = tuple(steps_of(case))
         found += _of_undo(topology, case, steps)
-    return Judged(region, tuple(found), steps if not found else (), last_good, digest)
+    return Judged(
+        region,
+        tuple(found),
+        steps if not found else (),
+        last_good,
+        digest,
+        servers=case.servers,
+        at_once=case.at_once,
+    )
 
 
 def _of_bytes(seen: Seen, region: str, stands: RegionStands) -> Iterator[Finding]:

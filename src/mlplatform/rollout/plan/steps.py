@@ -32,9 +32,14 @@ class Kind(StrEnum):
     PROMOTE = "promote"
     BAKE = "bake"
     RETIRE = "retire"
+    STOP = "stop"
+    """Of the way back: servers of the version on trial go."""
+    RELOAD = "reload"
+    """Of the way back: servers of the last good version are started again."""
+    UNPIN = "unpin"
 
 
-SEVERE = frozenset({Kind.SHRINK, Kind.REPLACE, Kind.WEIGHT, Kind.PROMOTE, Kind.RETIRE})
+SEVERE = frozenset({Kind.SHRINK, Kind.REPLACE, Kind.WEIGHT, Kind.PROMOTE, Kind.RETIRE, Kind.STOP})
 """What clients may notice."""
 
 

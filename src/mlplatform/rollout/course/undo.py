@@ -1,0 +1,142 @@
+"""The way back of one region, from wherever it stands. Pure.
+
+It is the way there with the versions changed over: a share never comes before the servers that bear
+it. Only where the version on trial answers nothing is it left at once, whatever the others bear:
+what is sent there is lost in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlplatform.rollout.plan.steps import Case, Kind, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a region has come."""
+
+    old: int
+    """Ready servers of the last good version."""
+    new: int
+    """Servers of the version on trial, whether they are ready or not."""
+    weight: int
+    """Per cent that the version on trial has."""
+    answers: bool = True
+    """Whether any server of the version on trial is ready."""
+
+
+def back(case: Case, now: Standing) -> Iterator[Step]:
+    """The steps until the last good version alone serves, with as many servers as before."""
+    old, new, weight = now.old, now.new, now.weight
+    n = case.servers
+    if weight and old and not now.answers:
+        weight = 0
+        yield _weight(case, old, new, weight)
+    room = n if case.strategy.kind == "blue_green" else case.strategy.surge_servers
+    while old < n:
+        adds = min(case.batch, n - old)
+        left = min(new, max(0, n + room - old - adds))
+        if left < new:
+            bears = 100 * left // max(1, old + left)
+            if bears < weight and old:
+                weight = bears
+                yield _weight(case, old, new, weight)
+            new = left
+            yield _stop(case, old, new, weight)
+        old += adds
+        yield _start(case, old, adds, new, weight)
+        yield _warm_up(case, old, new, weight)
+        wanted = 100 - 100 * old // n
+        if wanted < weight:
+            weight = wanted
+            yield _weight(case, old, new, weight)
+    if weight:
+        yield _weight(case, old, new, 0)
+    if new:
+        yield _stop(case, old, 0, 0)
+    yield _step(
+        case,
+        Kind.UNPIN,
+        f"takes off the pin of {case.last_good}",
+        "nothing",
+        "the pin",
+        old,
+        0,
+        0,
+    )
+
+
+def _step(
+    case: Case,
+    kind: Kind,
+    does: str,
+    gate: str,
+    touches: str,
+    old: int,
+    new: int,
+    weight: int,
+    name: str = "",
+) -> Step:
+    again = f"a rollout of {case.version}"
+    return Step(kind, does, gate, touches, again, old, new, weight, 0.0, 0.0, name)
+
+
+def _weight(case: Case, old: int, new: int, weight: int) -> Step:
+    return _step(
+        case,
+        Kind.WEIGHT,
+        f"leaves {case.version} {weight} % of the requests; {case.last_good} has the rest"
+        if weight
+        else f"gives {case.last_good} all requests",
+        "it is in force",
+        f"the weights at {case.actuator}",
+        old,
+        new,
+        weight,
+        str(weight),
+    )
+
+
+def _stop(case: Case, old: int, new: int, weight: int) -> Step:
+    return _step(
+        case,
+        Kind.STOP,
+        f"lets servers of {case.version} go" + (f", {new} stay" if new else ""),
+        "their requests have ended, and what they held is free",
+        f"servers of {case.version} in {case.region}",
+        old,
+        new,
+        weight,
+        str(new),
+    )
+
+
+def _start(case: Case, old: int, adds: int, new: int, weight: int) -> Step:
+    plural = "s" * (adds != 1)
+    return _step(
+        case,
+        Kind.RELOAD,
+        f"starts {adds} server{plural} of {case.last_good}, {old} in all",
+        f"they state {case.last_good} and the digest of its manifest",
+        f"servers of {case.last_good} in {case.region}",
+        old,
+        new,
+        weight,
+        str(old),
+    )
+
+
+def _warm_up(case: Case, old: int, new: int, weight: int) -> Step:
+    return _step(
+        case,
+        Kind.WARM_UP,
+        f"sends golden requests to new servers of {case.last_good}",
+        "answers match, at the latency that is asked for",
+        "nothing that clients use",
+        old,
+        new,
+        weight,
+        str(old),
+    )

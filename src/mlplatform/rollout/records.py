@@ -1,0 +1,211 @@
+"""What rollout keeps in the control store beside the journal: plans that wait for somebody, who
+said yes to them, what is pinned, and the windows by which a canary is judged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from mlplatform.control.quorum import ControlStore
+from mlplatform.core.errors import Fenced, IntegrityError, NoMajority, UsageError
+from mlplatform.core.placement import ModelVersion
+from mlplatform.core.plan import Plan, Record, canonical
+from mlplatform.ports.clock import Clock
+from mlplatform.rollout.plan.seen import Request
+from mlplatform.rollout.verdict.window import Window
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Record)
+
+_PLANS, _APPROVALS = "plans/rollout/", "observations/approvals/"
+_PINS, _WINDOWS = "observations/pins/", "observations/windows/"
+_SHORTEST = 6
+"""Of a plan's name that somebody types."""
+_HEX = re.compile(r"[0-9a-f]{6,64}")
+
+
+class StoredPlan(Record):
+    """A plan, as somebody made it. Its name is its digest: whoever edits it makes another."""
+
+    model: str
+    version: str
+    regions: tuple[str, ...]
+    plan: Plan
+    made_by: str
+    made_at: datetime
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return Request(ModelVersion(self.model, self.version), self.regions)
+
+    @property
+    def name(self) -> str:
+        """By which it is approved and applied."""
+        return name_of(self.plan)
+
+
+def name_of(plan: Plan) -> str:
+    """The plan's digest without its algorithm."""
+    return plan.digest.rpartition(":")[2]
+
+
+class Approval(Record):
+    """Somebody's yes to a plan."""
+
+    plan: str
+    """Its name."""
+    by: str
+    """Who, as far as they say or it was proven."""
+    verified: str = ""
+    """By whom it was proven who they are; empty: by nobody."""
+    reason: str = ""
+    at: datetime
+
+
+class Pin(Record):
+    """Bytes that may not be removed from a region's store while a rollout may go back to them."""
+
+    model: str
+    version: str
+    digest: str
+    region: str
+    operation: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All of it, in one control store."""
+
+    control: ControlStore
+    clock: Clock
+    writer: str
+
+    def store(self, request: Request, plan: Plan) -> StoredPlan:
+        """Keep a plan for whoever is to say yes to it. One that is kept already stays."""
+        stored = StoredPlan(
+            model=request.subject.model,
+            version=request.subject.version,
+            regions=request.regions,
+            plan=plan,
+            made_by=self.writer,
+            made_at=self.clock.now(),
+        )
+        try:
+            self.control.create(f"{_PLANS}{stored.name}.json", _body(stored))
+        except Fenced:
+            return self.plan(stored.name)  # somebody made the very same
+        return stored
+
+    def plan(self, name: str) -> StoredPlan:
+        """A plan by its name, or the beginning of it. `UsageError` where none or several are meant;
+        `IntegrityError` for one that was edited."""
+        if not _HEX.fullmatch(name):
+            raise UsageError(
+                f"{name}: not the name of a plan",
+                hint=f"{_SHORTEST} digits of it or more, as `mlplatform rollout plan` prints them",
+            )
+        keys = [key for key in self.control.list(f"{_PLANS}{name}") if key.endswith(".json")]
+        if len(keys) != 1:
+            raise UsageError(
+                f"{name}: {len(keys) or 'no'} plans are called so",
+                hint="`mlplatform rollout plan MODEL@VERSION` makes one",
+            )
+        reading = self.control.read(keys[0])
+        meant = keys[0].removeprefix(_PLANS).removesuffix(".json")
+        for body in reading.bodies():
+            try:
+                stored = StoredPlan.model_validate_json(body)
+            except ValidationError:
+                continue
+            if stored.name == meant:
+                return stored
+        raise IntegrityError(
+            f"plan {meant[:12]}: what is stored is not what was planned: it was edited by hand, or "
+            "is damaged",
+            hint="make the plan again",
+        )
+
+    def approve(self, name: str, *, by: str, verified: str, reason: str) -> Approval:
+        """Say yes to a plan. `NoMajority` if it may not have been heard."""
+        approval = Approval(plan=name, by=by, verified=verified, reason=reason, at=self.clock.now())
+        who = re.sub(r"[^A-Za-z0-9._-]", "_", by)[:80]
+        self._put(f"{_APPROVALS}{name}/{who}.json", approval, f"the approval of {name[:12]}")
+        return approval
+
+    def approvals(self, name: str) -> tuple[Approval, ...]:
+        """Everybody's yes to a plan, the first first. `NoMajority` if they cannot be known."""
+        found = _parsed(Approval, self.control.read_observations(f"{_APPROVALS}{name}/").records)
+        return tuple(sorted({a for a in found if a.plan == name}, key=lambda each: each.at))
+
+    def pin(self, pin: Pin) -> None:
+        """Keep a version in a region. `NoMajority` if it may not have been heard."""
+        self._put(_pin_key(pin.model, pin.region), pin, f"the pin of {pin.model} in {pin.region}")
+
+    def pins(self, model: str = "") -> tuple[Pin, ...]:
+        """Every pin, or those of a model."""
+        below = f"{_PINS}{model}/" if model else _PINS
+        return tuple(set(_parsed(Pin, self.control.read_observations(below).records)))
+
+    def unpin(self, model: str, region: str) -> None:
+        """Take a pin off; without one there is nothing to do."""
+        self.control.drop_observation(_pin_key(model, region))
+
+    def keep_windows(self, operation: str, region: str, windows: Sequence[Window]) -> None:
+        """Keep what was counted in a region, so that whoever goes on need not begin again."""
+        self.control.put_observation(
+            f"{_WINDOWS}{operation}/{region}.json", _WINDOWS_FORM.dump_json(list(windows))
+        )
+
+    def windows(self, operation: str, region: str) -> list[Window]:
+        """What was counted so far. Of several copies the one that knows most; none that is damaged:
+        then it is counted anew."""
+        best: list[Window] = []
+        key = f"{_WINDOWS}{operation}/{region}.json"
+        for body in self.control.read(key).bodies():
+            try:
+                found = _WINDOWS_FORM.validate_json(body)
+            except ValidationError:
+                log.error("%s: cannot be read; it is counted anew", key)
+                continue
+            best = max(best, found, key=len)
+        return best
+
+    def _put(self, key: str, record: Record, what: str) -> None:
+        took = self.control.put_observation(key, _body(record))
+        if took < self.control.majority:
+            raise NoMajority(
+                f"{what}: {took} of {len(self.control.urls)} control stores took it, so it may not "
+                "be heeded",
+                hint="see to the control stores, then run again",
+            )
+
+
+_WINDOWS_FORM: TypeAdapter[list[Window]] = TypeAdapter(list[Window])
+
+
+def _pin_key(model: str, region: str) -> str:
+    return f"{_PINS}{model}/{region}.json"
+
+
+def _body(record: Record) -> bytes:
+    return canonical(record.model_dump(mode="json"))
+
+
+def _parsed(kind: type[R], records: Iterable[tuple[str, bytes]]) -> list[R]:
+    found = []
+    for key, body in records:
+        try:
+            found.append(kind.model_validate(json.loads(body)))
+        except (ValidationError, ValueError, RecursionError):
+            log.error("%s: not a record that can be read", key)
+    return found

@@ -1,0 +1,191 @@
+"""Three regions that are rolled out in, in memory: servers that start by a clock, an entry that
+clients send requests through while time passes, and control stores that may fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from mlplatform.adapters.memory_servers import MemoryServers, MemorySplit
+from mlplatform.control.executors import InlineExecutor
+from mlplatform.control.orders import StandingOrders
+from mlplatform.control.quorum import ControlStore
+from mlplatform.core.golden import GoldenRequest
+from mlplatform.core.plan import Plan
+from mlplatform.core.topology import Topology
+from mlplatform.ports.fleet import Served
+from mlplatform.ports.probe import Answer, Question
+from mlplatform.rollout import operations
+from mlplatform.rollout.effects import Sites
+from mlplatform.rollout.operations import Rolled, Said
+from mlplatform.rollout.plan.seen import RegionStands, Request, Seen, Standing
+from mlplatform.rollout.records import StoredPlan
+from tests.features.control.members import Members
+from tests.features.failover.estate import Time
+from tests.features.rollout.plan import world as plans
+from tests.features.rollout.plan.world import DECLARED, ONE, REGIONS, SUBJECT, TWO, topology
+
+GOLDEN = GoldenRequest({"inputs": []}, ({"name": "y", "data": [1]},))
+RIGHT = json.dumps({"outputs": [{"name": "y", "data": [1]}]}).encode()
+WRONG = json.dumps({"outputs": [{"name": "y", "data": [2]}]}).encode()
+POLICY: Mapping[str, Any] = {
+    "strategy": {"weights": [10, 50], "step_seconds": 120},
+    "waves": {"bake_seconds": 120},
+    "verdict": {
+        "metrics": ["errors"],
+        "window_seconds": 30,
+        "dispersion": {"errors": {"phi": 1, "sigma": 0, **DECLARED}},
+    },
+}
+
+
+class Passing(Time):
+    """Virtual time in which clients send requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: list[Callable[[float], None]] = []
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        for happens in self.meanwhile:
+            happens(seconds)
+
+
+@dataclass
+class Asked:
+    """A probe that gets right answers, but from the versions that answer wrongly or slowly."""
+
+    wrong: set[str] = field(default_factory=set)
+    slow_seconds: float = 0.01
+
+    def ask(self, question: Question, *, timeout_seconds: float) -> Answer:
+        assert timeout_seconds > 0
+        version = question.url.split("/versions/")[1].split("/")[0]
+        body = WRONG if version in self.wrong else RIGHT
+        return Answer(self.slow_seconds, status=200, body=body)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched(Sites):
+    """`Sites` whose stores are taken to be well."""
+
+    world: World = None  # type: ignore[assignment]
+
+    def observe(self, request: Request) -> Seen:
+        return self.world.seen(request)
+
+
+@dataclass
+class World:
+    """What is true."""
+
+    policy: Mapping[str, Any] = field(default_factory=lambda: POLICY)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    per_second: float = 100.0
+    """Requests that enter each region."""
+    errors: dict[str, float] = field(default_factory=lambda: {"v1": 0.002, "v2": 0.002})
+    """Share of requests that fail, by version."""
+    closed: dict[str, Standing] = field(default_factory=dict)
+    time: Passing = field(default_factory=Passing)
+    members: Members = field(default_factory=Members)
+    probe: Asked = field(default_factory=Asked)
+    said: list[str] = field(default_factory=list)
+    stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        named = {region: f"memory://{region}" for region in REGIONS}
+        self.topology: Topology = topology(
+            self.policy, model={"servers": named, "load_seconds": 20, **self.model}
+        )
+        self.servers = {r: MemoryServers(r, clock=self.time, start_seconds=20) for r in REGIONS}
+        self.splits = {r: MemorySplit(("v1",), name=r, clock=self.time) for r in REGIONS}
+        for region, servers in self.servers.items():
+            servers.scale("v1", 4, digest=ONE, epoch=0, writer="")
+            assert self.splits[region].read().weights == {"v1": 100}
+        self.time.sleep(20)
+        self.time.meanwhile.append(self._send)
+
+    def _send(self, seconds: float) -> None:
+        for split in self.splits.values():
+            split.send(seconds * self.per_second, self.errors)
+
+    def sites(self, writer: str = "one") -> Watched:
+        """As a controller has it."""
+        control = ControlStore(self.members.stores, self.time, executor=InlineExecutor())
+        return Watched(
+            topology=self.topology,
+            catalogue=None,  # type: ignore[arg-type]
+            open_fleet=lambda region: None,  # type: ignore[arg-type,return-value]
+            orders=StandingOrders(control, self.time, writer),
+            standings=lambda model: {r: self.closed.get(r, Standing(load=100.0)) for r in REGIONS},
+            clock=self.time,
+            executor=InlineExecutor(),
+            control=control,
+            random=Random(writer),
+            writer=writer,
+            open_servers=lambda model, region: self.servers[region],
+            open_split=self._split,
+            probe=self.probe,
+            golden=lambda model, version: (GOLDEN,),
+            stop=lambda: bool(self.stop()),
+            background=self.time.keep,
+            timeout_seconds=60.0,
+            world=self,
+        )
+
+    def _split(self, model: str, region: str, versions: Sequence[str]) -> MemorySplit:
+        self.splits[region].know(versions)
+        return self.splits[region]
+
+    def seen(self, request: Request) -> Seen:
+        """Every region: its bytes are well, its servers are those that there are."""
+        regions: dict[str, RegionStands] = {}
+        for region in REGIONS:
+            groups = self.servers[region].read().groups
+            ready = {v: g for v, g in groups.items() if g.ready}
+            regions[region] = replace(
+                plans.well(),
+                served=Served(
+                    {v: g.digest for v, g in ready.items()},
+                    sum(len(g.ready) for g in ready.values()),
+                ),
+                standing=self.closed.get(region, Standing(load=100.0)),
+            )
+        return Seen(request, regions, recorded_digest=TWO)
+
+    def plan(self, *regions: str) -> StoredPlan:
+        """What is planned now, stored."""
+        sites = self.sites()
+        request = Request(SUBJECT, regions or REGIONS)
+        proposal = operations.propose(sites, request)
+        assert not proposal.plan.holds, [hold.reason for hold in proposal.plan.holds]
+        return sites.records.store(request, proposal.plan)
+
+    def apply(self, *regions: str, plan: StoredPlan | None = None, writer: str = "one") -> Rolled:
+        """Carry it out."""
+        said = Said(text=self.said.append)
+        return operations.apply(self.sites(writer), plan or self.plan(*regions), said=said)
+
+    def holds(self, region: str) -> dict[str, int]:
+        """Ready servers by version."""
+        return {v: len(g.ready) for v, g in self.servers[region].read().groups.items()}
+
+    def weights(self, region: str) -> dict[str, int]:
+        """Per cent by version that has any."""
+        return {v: w for v, w in self.splits[region].read().weights.items() if w}
+
+
+def steps(rolled: Rolled) -> list[str]:
+    """`region step result` of everything that was done."""
+    return [
+        f"{each.action.split('/', 2)[2].replace('/', ' ', 1)} {each.result.value}"
+        for each in rolled.report.outcomes
+    ]
+
+
+def plan_of(rolled: Rolled) -> Plan:
+    return rolled.report.plan
