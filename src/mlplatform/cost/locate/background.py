@@ -201,7 +201,9 @@ def _often_seen(
     leaves = len(noise)
     groups = min(4, max(1, leaves // _LEAVES_A_GROUP))
     edges = np.quantile(weight, np.arange(1, groups) / groups)
-    group = np.searchsorted(edges, weight)
+    group = np.zeros(leaves, dtype=np.int64)
+    for edge in edges:
+        group += weight > edge
     sizes = np.maximum(np.bincount(group, minlength=groups), 1)
     width = _BINS_A_UNIT + 1
     cell = np.minimum((np.abs(noise) * _BINS_A_UNIT).astype(np.int64), _BINS_A_UNIT) + width * group

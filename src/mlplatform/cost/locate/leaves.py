@@ -121,8 +121,8 @@ def cells(
         _, keys = np.unique(first, return_inverse=True)
         combined, total = keys * sizes[-1] + codes[-1], (int(keys.max()) + 1) * sizes[-1]
     else:
-        combined, total = np.zeros(leaves, dtype=np.int64), 1
-        for each, size in zip(codes, sizes, strict=True):
+        combined, total = codes[0].astype(np.int64), sizes[0]
+        for each, size in zip(codes[1:], sizes[1:], strict=True):
             combined *= size
             combined += each
             total *= size

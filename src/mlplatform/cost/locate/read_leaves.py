@@ -1,7 +1,7 @@
 """Leaves from a CSV: a line each, dimensions as text, values as numbers.
 
 What is no number is refused, with its line and column: a leaf that is left out would be missed in
-every sum. A file of a million lines is read in blocks, a column at a time.
+every sum. A file of a million lines is read in blocks, each a column at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from mlplatform.core.errors import UsageError
 from mlplatform.cost.locate.leaves import Codes, Floats, Leaves, merged
+from mlplatform.cost.locate.tokens import Block, Coder
 
 ACTUAL = ("actual", "real")
 EXPECTED = ("expected", "predict", "predicted", "forecast")
@@ -90,8 +91,8 @@ def _read(file: TextIO, name: str, ratio: Ratio | None) -> Leaves:
             hint="every column beside the values is one: region, service, …",
         )
     gathered = _Gathered(name, header, wanted, places)
-    for lines, columns in _blocks(file, name, len(header), delimiter):
-        gathered.add(lines, columns)
+    for lines in _blocks(file, name, len(header), delimiter):
+        gathered.add(lines)
     return merged(gathered.leaves())
 
 
@@ -133,44 +134,45 @@ def _spelt(measure: str, words: Iterable[str]) -> Iterator[str]:
             yield f"{word}{between}{measure}".lower()
 
 
-_Columns = list[Sequence[str]]
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Lines that were parsed one by one."""
+
+    columns: list[list[str]]
+    lines: list[int]
+    """On which line of the file each begins."""
 
 
-def _blocks(
-    file: TextIO, name: str, width: int, delimiter: str
-) -> Iterator[tuple[Callable[[int], int], _Columns]]:
-    """Blocks of lines as columns, and how to tell the line of a row. The file is split by text
-    alone until there is a quotation mark in it."""
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Lines that were taken apart all at once."""
+
+    block: Block
+    before: int
+    """How many there are in the file before them."""
+
+
+def _blocks(file: TextIO, name: str, width: int, delimiter: str) -> Iterator[_Rows | _Lines]:
+    """The lines, many at a time. The file is split by delimiters alone until there is a quotation
+    mark in it."""
     before = 1
-    while block := file.read(_BLOCK) + file.readline():
-        if '"' in block:
-            yield from _parsed(chain(io.StringIO(block), file), name, width, delimiter, before)
+    while text := file.read(_BLOCK) + file.readline():
+        if '"' in text:
+            yield from _parsed(chain(io.StringIO(text), file), name, width, delimiter, before)
             return
-        if not block.endswith("\n"):
-            block += "\n"
-        count = block.count("\n")
-        if _is_even(block, width, delimiter):
-            cells = block.replace("\n", delimiter).split(delimiter)
-            cells.pop()
-            line_of = range(before + 1, before + 1 + count).__getitem__
-            yield line_of, [cells[k::width] for k in range(width)]
+        if not text.endswith("\n"):
+            text += "\n"
+        block = Block.of(text, width, delimiter)
+        if block is not None:
+            yield _Lines(block, before)
         else:
-            yield from _parsed(io.StringIO(block), name, width, delimiter, before)
-        before += count
-
-
-def _is_even(block: str, width: int, delimiter: str) -> bool:
-    """Whether each line has as many columns as the header."""
-    text = np.frombuffer(block.encode(), np.uint8)
-    ends = text == ord("\n")
-    kinds = ends[ends | (text == ord(delimiter))]
-    last = kinds[width - 1 :: width]
-    return len(kinds) % width == 0 and bool(last.all()) and last.sum() == kinds.sum()
+            yield from _parsed(io.StringIO(text), name, width, delimiter, before)
+        before += text.count("\n")
 
 
 def _parsed(
     lines: Iterable[str], name: str, width: int, delimiter: str, before: int
-) -> Iterator[tuple[Callable[[int], int], _Columns]]:
+) -> Iterator[_Rows]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     rows: list[list[str]] = []
     numbers: list[int] = []
@@ -187,20 +189,12 @@ def _parsed(
             rows.append(row)
             numbers.append(first)
             if len(rows) == 50_000:
-                yield numbers.__getitem__, [list(column) for column in zip(*rows, strict=True)]
+                yield _Rows([list(column) for column in zip(*rows, strict=True)], numbers)
                 rows, numbers = [], []
     except csv.Error as error:
         raise UsageError(f"{name}: line {last + 1}: {error}") from error
     if rows:
-        yield numbers.__getitem__, [list(column) for column in zip(*rows, strict=True)]
-
-
-class _Coder(dict[str, int]):
-    """Numbers texts in the order in which they are met."""
-
-    def __missing__(self, text: str) -> int:
-        self[text] = len(self)
-        return len(self) - 1
+        yield _Rows([list(column) for column in zip(*rows, strict=True)], numbers)
 
 
 class _Gathered:
@@ -208,32 +202,48 @@ class _Gathered:
         self, name: str, header: Sequence[str], wanted: Sequence[int], places: Sequence[int]
     ) -> None:
         self.name, self.header, self.wanted, self.places = name, header, wanted, places
-        self.coders = [_Coder() for _ in places]
+        self.coders = [Coder() for _ in places]
         self.codes: list[list[Codes]] = [[] for _ in places]
         self.amounts: list[list[Floats]] = [[] for _ in wanted]
 
-    def add(self, line_of: Callable[[int], int], columns: _Columns) -> None:
+    def add(self, lines: _Rows | _Lines) -> None:
         for coder, codes, place in zip(self.coders, self.codes, self.places, strict=True):
-            column = columns[place]
-            codes.append(np.fromiter(map(coder.__getitem__, column), np.int32, len(column)))
+            codes.append(
+                coder.of_texts(lines.columns[place])
+                if isinstance(lines, _Rows)
+                else coder.of_column(lines.block, place)
+            )
         for amounts, place in zip(self.amounts, self.wanted, strict=True):
-            column = columns[place]
-            try:
-                numbers = np.fromiter(map(float, column), np.float64, len(column))
-            except ValueError:
-                raise self._refused(line_of, place, column) from None
-            if not np.isfinite(numbers).all():
-                raise self._refused(line_of, place, column)
-            amounts.append(numbers)
+            amounts.append(self._numbers(lines, place))
+
+    def _numbers(self, lines: _Rows | _Lines, place: int) -> Floats:
+        if isinstance(lines, _Rows):
+            return self._each(lines.columns[place], place, lines.lines.__getitem__)
+        numbers, odd = lines.block.numbers(place)
+        if len(odd):
+            texts = lines.block.texts(place, odd.tolist())
+            numbers[odd] = self._each(texts, place, lambda at: lines.before + 1 + int(odd[at]))
+        return numbers
+
+    def _each(self, texts: Sequence[str], place: int, line_of: Callable[[int], int]) -> Floats:
+        """Texts as numbers, by `float`; `line_of` tells where one is. `UsageError` if it is none,
+        or none that can be added up."""
+        try:
+            numbers = np.fromiter(map(float, texts), np.float64, len(texts))
+        except ValueError:
+            raise self._refused(texts, place, line_of) from None
+        if not np.isfinite(numbers).all():
+            raise self._refused(texts, place, line_of)
+        return numbers
 
     def _refused(
-        self, line_of: Callable[[int], int], place: int, column: Sequence[str]
+        self, texts: Sequence[str], place: int, line_of: Callable[[int], int]
     ) -> UsageError:
-        row = next(row for row, text in enumerate(column) if not _is_number(text))
-        text = column[row].strip()
+        at = next(at for at, text in enumerate(texts) if not _is_number(text))
+        text = texts[at].strip()
         what = f"{text[:40]!r} is not a number" if text else "empty, and a number is wanted"
         return UsageError(
-            f"{self.name}: line {line_of(row)}, column {self.header[place]}: {what}",
+            f"{self.name}: line {line_of(at)}, column {self.header[place]}: {what}",
             hint="write 0 for nothing; decimals with a point, and no thousands' marks",
         )
 
@@ -243,7 +253,7 @@ class _Gathered:
         amounts = [np.concatenate(each) for each in self.amounts]
         return Leaves(
             tuple(self.header[place] for place in self.places),
-            tuple(tuple(coder) for coder in self.coders),
+            tuple(coder.texts for coder in self.coders),
             tuple(np.concatenate(each) for each in self.codes),
             *amounts,
         )

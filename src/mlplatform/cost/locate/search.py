@@ -13,8 +13,9 @@ An element that holds several causes, and normal leaves between them, must not b
 is passed over where its parts, each with its own cost, tell the same leaves better.
 
 Not every element is looked at. All are screened, by sums over each cuboid; a few of each cuboid are
-fitted. In large cubes the cuboids of three and more dimensions are screened only by the leaves that
-noise does not explain, and elements with many leaves are fitted on some of them.
+fitted. In large cubes the sums of one and two dimensions are taken from a few that are summed over
+more; the cuboids of three and more dimensions are screened only by the leaves that noise does not
+explain, and elements with many leaves are fitted on some of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb, log, pi, prod, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from mlplatform.cost.locate.leaves import (
     DENSE,
     Codes,
     Combination,
+    Condition,
     Floats,
     Indices,
     Leaves,
@@ -105,12 +108,14 @@ def search(leaves: Leaves, prior: Prior | None = None) -> Found:
 
 
 _Cuboid = tuple[int, ...]
-_Place = tuple[_Cuboid, int]
-"""A cuboid, and a leaf of the element that is meant."""
+_Place = tuple[_Cuboid, tuple[int, ...]]
+"""An element: a cuboid, and its value of each of these dimensions."""
 
 _CLIPPED = 8.0
 _HOT = 2.0
 _LARGE = 150_000
+_COARSE = 8
+"""A table that others are summed from has so many times fewer cells than there are leaves."""
 _FITTED = 4000
 _TESTED = 40_000
 
@@ -124,13 +129,40 @@ class _Fit:
     """Its leaves that are not yet explained."""
 
 
+class _Sums(NamedTuple):
+    """Of each cell of a cuboid: how far it is shifted, and how well that is known, by what is not
+    yet explained."""
+
+    shift: Floats
+    precision: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The cells of a cuboid that some leaves are in."""
+
+    keys: Indices
+    """By leaf."""
+    count: int
+    leaf_of: Indices
+    """One leaf of each; -1 where there is none."""
+
+    @classmethod
+    def of(cls, keys: Indices, count: int, leaves: Indices) -> _Cells:
+        leaf_of = np.full(count, -1, dtype=np.int64)
+        leaf_of[keys] = leaves
+        return cls(keys, count, leaf_of)
+
+
 class _Search:
     def __init__(self, leaves: Leaves, prior: Prior) -> None:
         self.whole = leaves
         self.prior = prior
         actual, expected, kept = leaves.measured()
         self.rows = np.flatnonzero(kept)
-        self.codes: tuple[Codes, ...] = tuple(each[kept] for each in leaves.codes)
+        self.codes: tuple[Codes, ...] = (
+            leaves.codes if kept.all() else tuple(each[kept] for each in leaves.codes)
+        )
         self.sizes = leaves.sizes
         self.count = len(self.rows)
         delta = (actual - expected)[kept]
@@ -144,7 +176,8 @@ class _Search:
             for layer in range(len(self.told_apart) + 1)
             for cuboid in combinations(self.told_apart, layer)
         ]
-        self.kept_cells: dict[_Cuboid, tuple[Indices, int]] = {}
+        self.kept_cells: dict[_Cuboid, _Cells] = {}
+        self.kept_members: dict[tuple[int, int], Indices] = {}
         self.fits: dict[tuple[_Place, int], tuple[float, Effect] | None] = {}
         if self.count:
             self.background: Background = learn(leaves, kept, self.codes)
@@ -156,8 +189,12 @@ class _Search:
             self.shift = self.deviation / self.background.scale
             self.precision = 1 / self.background.scale**2
             self.beyond = np.sign(self.deviation) * (np.minimum(self.deviation**2 / 2, 20.0) - 2.0)
-            self.hot: Indices | None = None
-            self.kept_sums: dict[_Cuboid, tuple[Floats, Floats, Indices]] = {}
+            self.kept_sums: dict[_Cuboid, _Sums] = self._summed_up() if self.large else {}
+            # The leaves that noise hardly explains.
+            self.hot: Indices = np.flatnonzero(np.abs(self.deviation) > _HOT)
+            self.hot_beyond = self.beyond[self.hot]
+            self.hot_codes = tuple(each[self.hot] for each in self.codes) if self.large else ()
+            self.kept_hot_cells: dict[_Cuboid, _Cells] = {}
 
     def run(self) -> Found:
         if not self.count or not self.background.change.any():
@@ -192,8 +229,10 @@ class _Search:
         return Found(causes, others, doubtful)
 
     def _told(self, fit: _Fit) -> Cause:
-        cuboid, leaf = fit.place
-        combination = self.whole.combination(cuboid, int(self.rows[leaf]))
+        combination = tuple(
+            Condition(self.whole.dimensions[d], self.whole.values[d][value])
+            for d, value in zip(*fit.place, strict=True)
+        )
         return Cause(combination, fit.saves, fit.effect)
 
     # --- which elements are looked at -------------------------------------------------------------
@@ -220,25 +259,22 @@ class _Search:
         """The elements of a cuboid that promise most: by the common shift of their leaves, and by
         how many of them noise does not explain."""
         cost = self._cost(cuboid)
-        rows: Indices | None = None
         if not self._is_summed(cuboid):
-            rows = self._hot()
-            if not len(rows):
+            if not len(self.hot):
                 return
-            keys, count = cells(self._codes(cuboid, rows), self._sizes(cuboid))
-            promise = np.abs(np.bincount(keys, self.beyond[rows], count))
+            hot = self._hot_cells(cuboid)
+            count = hot.count
+            promise = np.abs(np.bincount(hot.keys, self.hot_beyond, count))
             scores = [promise]
-            leaf_of = np.zeros(count, dtype=np.int64)
-            leaf_of[keys] = rows
         else:
-            shift, precision, leaf_of = self._sums(cuboid)
+            shift, precision = self._sums(cuboid)
             count = len(shift)
             promise = np.divide(
                 shift**2, 2 * precision, out=np.zeros_like(shift), where=precision > 1e-6
             )
             scores = [promise]
             if not self.large:
-                keys, _ = self._cells(cuboid)
+                keys = self._cells(cuboid).keys
                 alive = self.alive.astype(np.float64)
                 beyond = alive * (np.minimum(self.deviation**2 / 2, 20.0) - 2.0)
                 risen = self.deviation > 0
@@ -251,44 +287,76 @@ class _Search:
             top = np.argpartition(-score, best - 1)[:best]
             chosen.update(int(key) for key in top if score[key] - cost > -5)
         for key in chosen:
-            if leaf_of[key] >= 0:
-                yield float(promise[key]) - cost, (cuboid, int(leaf_of[key]))
+            values = self._values(cuboid, key)
+            if values is not None:
+                yield float(promise[key]) - cost, (cuboid, values)
+
+    def _values(self, cuboid: _Cuboid, key: int) -> tuple[int, ...] | None:
+        """The values of a cell; None where it has no leaf."""
+        if self.large and self._is_summed(cuboid):
+            if not self._sums(cuboid).precision[key]:
+                return None
+            return tuple(map(int, np.unravel_index(key, self._sizes(cuboid))))[: len(cuboid)]
+        found = self._cells(cuboid) if self._is_summed(cuboid) else self._hot_cells(cuboid)
+        leaf = found.leaf_of[key]
+        return None if leaf < 0 else self._values_of(cuboid, leaf)
+
+    def _values_of(self, cuboid: _Cuboid, leaf: int) -> tuple[int, ...]:
+        return tuple(int(self.codes[d][leaf]) for d in cuboid)
 
     def _is_summed(self, cuboid: _Cuboid) -> bool:
         """Whether a cuboid is summed over all leaves, and not only over those that stand out."""
         small = prod(self._sizes(cuboid)) <= DENSE * self.count + 1000
         return not self.large or (len(cuboid) <= 2 and small)
 
-    def _hot(self) -> Indices:
-        """The leaves that noise hardly explains."""
-        if self.hot is None:
-            self.hot = np.flatnonzero(self.alive & (np.abs(self.deviation) > _HOT))
-        return self.hot
-
-    def _sums(self, cuboid: _Cuboid) -> tuple[Floats, Floats, Indices]:
-        """How far each element is shifted, and how well that is known, by what is not explained;
-        and one leaf of each."""
+    def _sums(self, cuboid: _Cuboid) -> _Sums:
         if cuboid not in self.kept_sums:
-            keys, count = self._cells(cuboid)
-            leaf_of = np.full(count, -1, dtype=np.int64)
-            leaf_of[keys] = np.arange(self.count)
-            self.kept_sums[cuboid] = (
-                np.asarray(np.bincount(keys, self.shift * self.alive, count), dtype=np.float64),
-                np.asarray(np.bincount(keys, self.precision * self.alive, count), dtype=np.float64),
-                leaf_of,
+            found = self._cells(cuboid)
+            self.kept_sums[cuboid] = _Sums(
+                _total(found.keys, self.shift * self.alive, found.count),
+                _total(found.keys, self.precision * self.alive, found.count),
             )
         return self.kept_sums[cuboid]
 
+    def _summed_up(self) -> dict[_Cuboid, _Sums]:
+        """The sums of all cuboids that are summed over all leaves, of a large cube: most are sums
+        over tables of several dimensions, which are fewer and far smaller than the leaves."""
+        wanted = [cuboid for cuboid in self.cuboids if self._is_summed(cuboid)]
+        wanted.sort(key=lambda each: (-len(each), -prod(self._sizes(each))))
+        found: dict[_Cuboid, _Sums] = {}
+        for cuboid in wanted:
+            if cuboid in found:
+                continue
+            wide = self._widened(cuboid)
+            sizes = self._sizes(wide)
+            keys, count = cells(self._codes(wide), sizes, dense=True)
+            shift = _total(keys, self.shift, count).reshape(sizes)
+            precision = _total(keys, self.precision, count).reshape(sizes)
+            for inner in wanted:
+                if inner not in found and set(inner) <= set(wide):
+                    beside = tuple(place for place, d in enumerate(wide) if d not in inner)
+                    found[inner] = _Sums(
+                        shift.sum(axis=beside).reshape(-1), precision.sum(axis=beside).reshape(-1)
+                    )
+        return found
+
+    def _widened(self, cuboid: _Cuboid) -> _Cuboid:
+        """With as many dimensions beside its own as leave a table small."""
+        wide = set(cuboid)
+        for d in sorted(self.told_apart, key=self.sizes.__getitem__):
+            if prod(self.sizes[each] for each in wide | {d}) * _COARSE <= self.count:
+                wide.add(d)
+        return tuple(sorted(wide))
+
     def _set_aside(self, place: _Place) -> None:
-        index = self._leaves_of(place)
-        index = index[self.alive[index]]
+        index = self._alive_of(place)
         self.alive[index] = False
-        self.hot = None
-        for cuboid, (shift, precision, _) in self.kept_sums.items():
+        self.hot_beyond[~self.alive[self.hot]] = 0.0
+        for cuboid, (shift, precision) in self.kept_sums.items():
             if self.large:
                 keys, _ = cells(self._codes(cuboid, index), self._sizes(cuboid), dense=True)
             else:
-                keys = self._cells(cuboid)[0][index]
+                keys = self._cells(cuboid).keys[index]
             np.subtract(shift, np.bincount(keys, self.shift[index], len(shift)), out=shift)
             known = np.bincount(keys, self.precision[index], len(shift))
             np.subtract(precision, known, out=precision)
@@ -296,28 +364,40 @@ class _Search:
     def _sizes(self, cuboid: _Cuboid) -> tuple[int, ...]:
         return tuple(self.sizes[d] for d in cuboid) or (1,)
 
-    def _cells(self, cuboid: _Cuboid) -> tuple[Indices, int]:
-        if cuboid in self.kept_cells:
-            return self.kept_cells[cuboid]
-        found = cells(self._codes(cuboid), self._sizes(cuboid), dense=self.large)
-        if not self.large:
-            self.kept_cells[cuboid] = found
-        return found
+    def _cells(self, cuboid: _Cuboid) -> _Cells:
+        if cuboid not in self.kept_cells:
+            keys, count = cells(self._codes(cuboid), self._sizes(cuboid))
+            self.kept_cells[cuboid] = _Cells.of(keys, count, np.arange(self.count))
+        return self.kept_cells[cuboid]
+
+    def _hot_cells(self, cuboid: _Cuboid) -> _Cells:
+        """Of the leaves that noise hardly explains."""
+        if cuboid not in self.kept_hot_cells:
+            keys, count = cells(tuple(self.hot_codes[d] for d in cuboid), self._sizes(cuboid))
+            self.kept_hot_cells[cuboid] = _Cells.of(keys, count, self.hot)
+        return self.kept_hot_cells[cuboid]
 
     def _codes(self, cuboid: _Cuboid, rows: Indices | None = None) -> tuple[Codes, ...]:
         if not cuboid:
             return (np.zeros(self.count if rows is None else len(rows), dtype=np.int32),)
         return tuple(self.codes[d] if rows is None else self.codes[d][rows] for d in cuboid)
 
-    def _leaves_of(self, place: _Place) -> Indices:
-        cuboid, leaf = place
-        if self.large:
-            mask = np.ones(self.count, dtype=bool)
-            for d in cuboid:
-                mask &= self.codes[d] == self.codes[d][leaf]
-            return np.flatnonzero(mask)
-        keys, _ = self._cells(cuboid)
-        return np.flatnonzero(keys == keys[leaf])
+    def _alive_of(self, place: _Place) -> Indices:
+        """The leaves of an element that nothing explains yet."""
+        if not place[0]:
+            return np.flatnonzero(self.alive)
+        # From the dimension with the most values on: it has the fewest leaves of each.
+        conditions = sorted(zip(*place, strict=True), key=lambda each: -self.sizes[each[0]])
+        index = self._members(*conditions[0])
+        for dimension, value in conditions[1:]:
+            index = index[self.codes[dimension][index] == value]
+        return index[self.alive[index]]
+
+    def _members(self, dimension: int, value: int) -> Indices:
+        if (dimension, value) not in self.kept_members:
+            members = np.flatnonzero(self.codes[dimension] == value)
+            self.kept_members[dimension, value] = members
+        return self.kept_members[dimension, value]
 
     def _cost(self, cuboid: _Cuboid) -> float:
         dimensions, layer = max(1, len(self.told_apart)), len(cuboid)
@@ -327,8 +407,7 @@ class _Search:
     # --- how well an element explains its leaves --------------------------------------------------
 
     def _fit(self, place: _Place) -> _Fit | None:
-        index = self._leaves_of(place)
-        index = index[self.alive[index]]
+        index = self._alive_of(place)
         if not len(index):
             return None
         key = (place, len(index))
@@ -350,24 +429,20 @@ class _Search:
         cuboid = like.place[0]
         if not cuboid:
             return
-        if self.large:
-            rows = self._hot()
-            keys, count = cells(self._codes(cuboid, rows), self._sizes(cuboid))
-        else:
-            rows = np.flatnonzero(self.alive)
-            keys, count = self._cells(cuboid)
-            keys = keys[rows]
+        found = self._hot_cells(cuboid) if self.large else self._cells(cuboid)
+        rows = self.hot if self.large else np.arange(self.count)
+        alive = self.alive[rows]
+        rows, keys = rows[alive], found.keys[alive]
         if not len(rows):
             return
-        gain = np.bincount(keys, self._gain(rows, like.effect), count)
+        gain = np.bincount(keys, self._gain(rows, like.effect), found.count)
         cost = sum(log(self.sizes[d]) for d in cuboid)
-        best = min(3, count)
+        best = min(3, found.count)
         for key in np.argpartition(-gain, best - 1)[:best]:
             if gain[key] <= cost:
                 continue
-            place = (cuboid, int(rows[np.flatnonzero(keys == key)[0]]))
-            index = self._leaves_of(place)
-            index = index[self.alive[index]]
+            place = (cuboid, self._values_of(cuboid, found.leaf_of[key]))
+            index = self._alive_of(place)
             saves = float(self._gain(index, like.effect).sum()) - cost
             yield _Fit(saves, place, replace(like.effect, cost=0.0), index)
 
@@ -439,6 +514,10 @@ class _Search:
             if np.maximum(parts - log(size), 0.0).sum() - stated > fit.saves:
                 return True
         return False
+
+
+def _total(keys: Indices, amounts: Floats, count: int) -> Floats:
+    return np.asarray(np.bincount(keys, amounts, count), dtype=np.float64)
 
 
 def _normal(change: Floats, effect: Effect, scale: Floats) -> Floats:
