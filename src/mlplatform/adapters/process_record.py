@@ -152,8 +152,10 @@ class ModelRecord:
         self, version: str, group: VersionRecord | None, *, epoch: int, writer: str
     ) -> ModelRecord:
         """With that group, or without it, under an epoch that is no lower."""
-        groups = {name: each for name, each in self.groups.items() if name != version}
-        if group is not None:
+        groups = dict(self.groups)
+        if group is None:
+            groups.pop(version, None)
+        else:
             groups[version] = group
         if groups == self.groups and epoch == self.epoch:
             return self

@@ -193,7 +193,7 @@ class ProcessServers:
             group = replace(
                 group,
                 wanted=servers,
-                digest=digest,
+                digest=digest or group.digest,
                 lacking=lacking,
                 servers=(*self._told(group.servers, go), *new),
             )

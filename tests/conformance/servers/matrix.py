@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import processes_site
+from . import memory_site, processes_site
 from .site import Site
 
 TABLE = "tests/conformance/servers/matrix.py"
@@ -34,4 +34,7 @@ class Row:
         return self.server
 
 
-ROWS: tuple[Row, ...] = (Row("processes", "processes", processes_site.processes),)
+ROWS: tuple[Row, ...] = (
+    Row("memory", "memory", memory_site.memory),
+    Row("processes", "processes", processes_site.processes),
+)
