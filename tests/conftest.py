@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.servers.catalogue import BY_NAME, SERVERS, Server
+from tests.real.servers.cluster import Cluster, cluster_of
 from tests.real.servers.control_plane import ControlPlane, control_plane
 from tests.real.servers.launch import Endpoint, ServerMissing, running
 
@@ -86,6 +87,7 @@ unbound = _server("unbound")
 prometheus = _server("prometheus")
 promtool = _tool("promtool")
 rclone = _tool("rclone")
+kwok = _tool("kwok")
 tritonclient = _tool("tritonclient")
 tensorrt_rtx = _tool("tensorrt-rtx")
 schemathesis = _tool("schemathesis")
@@ -98,6 +100,15 @@ def kubernetes(etcd: Endpoint) -> Iterator[ControlPlane]:
     _require(BY_NAME["kubernetes"])
     with control_plane(etcd) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster(kwok: Path) -> Iterator[Cluster]:
+    """A control plane with its controllers, and simulated nodes, up for the rest of the session."""
+    for name in ("kubernetes", "etcd"):
+        _require(BY_NAME[name])
+    with running("etcd") as etcd, control_plane(etcd) as plane, cluster_of(plane) as cluster:
+        yield cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

