@@ -8,6 +8,8 @@ from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI, path_of
 from mlplatform.core.errors import NotFound
 
 _PAUSED = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
+_AUTOSCALER = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
+_SCALED_OBJECT = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Scaler:
     stated: tuple[int | None, int | None]
     """Floor and ceiling as the object has them; None where it leaves them out."""
     body: JSON
-    """The object."""
+    """The object, with the kind that lists leave out."""
     paused: bool = False
 
     def __str__(self) -> str:
@@ -45,7 +47,7 @@ def scalers(api: KubernetesAPI, namespace: str) -> dict[str, Scaler]:
         target = spec["scaleTargetRef"]
         if target.get("kind") == "Deployment":
             found[target["name"]] = Scaler(
-                "HorizontalPodAutoscaler",
+                _AUTOSCALER["kind"],
                 about["name"],
                 f"{autoscalers}/{about['name']}",
                 floor=spec.get("minReplicas", 1),
@@ -53,7 +55,7 @@ def scalers(api: KubernetesAPI, namespace: str) -> dict[str, Scaler]:
                 floor_at="/spec/minReplicas",
                 ceiling_at="/spec/maxReplicas",
                 stated=(spec.get("minReplicas"), spec["maxReplicas"]),
-                body=each,
+                body={**each, **_AUTOSCALER},
             )
     scaled_objects = path_of(namespace, "keda.sh", "v1alpha1", "scaledobjects")
     try:
@@ -66,7 +68,7 @@ def scalers(api: KubernetesAPI, namespace: str) -> dict[str, Scaler]:
         if target.get("kind", "Deployment") == "Deployment":
             notes = about.get("annotations") or {}
             found[target["name"]] = Scaler(
-                "ScaledObject",
+                _SCALED_OBJECT["kind"],
                 about["name"],
                 f"{scaled_objects}/{about['name']}",
                 floor=spec.get("minReplicaCount", 0),
@@ -74,7 +76,7 @@ def scalers(api: KubernetesAPI, namespace: str) -> dict[str, Scaler]:
                 floor_at="/spec/minReplicaCount",
                 ceiling_at="/spec/maxReplicaCount",
                 stated=(spec.get("minReplicaCount"), spec.get("maxReplicaCount")),
-                body=each,
+                body={**each, **_SCALED_OBJECT},
                 paused=any(notes.get(name, "false") != "false" for name in _PAUSED),
             )
     return found
