@@ -214,6 +214,18 @@ def open_split(topology: Topology, model: str, region: str, versions: Sequence[s
     return split
 
 
+def opened_splits(topology: Topology) -> Callable[[str, str, Sequence[str]], Split]:
+    """`open_split` by model, region and versions, each opened once and then shared by all threads:
+    an adapter may carry counters over a change of its own."""
+    opened = _once(lambda name: open_split(topology, *_parted(name)))
+    return lambda model, region, versions: opened(f"{model}/{region}/{'/'.join(versions)}")
+
+
+def _parted(name: str) -> tuple[str, str, Sequence[str]]:
+    model, region, *versions = name.split("/")
+    return model, region, versions
+
+
 def open_servers(topology: Topology, model: str, region: str) -> Servers:
     """Who starts and stops a model's servers in a region. Nothing is asked of them yet.
     `UsageError` where the topology does not say who does."""

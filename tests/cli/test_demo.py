@@ -42,9 +42,11 @@ def processes_of(folder: Path) -> list[str]:
         try:
             line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             environ = (process / "environ").read_bytes().decode(errors="replace")
+            works_in = (process / "cwd").readlink()
         except OSError:
             continue
-        if f"MLPLATFORM_TOPOLOGY={folder}" in environ:
+        # Model servers get nothing of our environment, and work in the folder.
+        if f"MLPLATFORM_TOPOLOGY={folder}" in environ or works_in.is_relative_to(folder):
             found.append(line)
     return found
 
@@ -71,7 +73,8 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
 
     _, _, night = told.partition("The night: us-east-1 is lost")
     night, _, morning = night.partition("us-east-1 comes back")
-    morning, _, bill = morning.partition("What it costs")
+    morning, _, rollouts = morning.partition("Two new versions of magika")
+    rollouts, _, bill = rollouts.partition("What it costs")
     assert re.search(r"\+ *[\d.]+ s  us-east-1 is unhealthy", night)
     assert re.search(r"Since then: \d+ requests, \d+ failed, \d+ slow", night)
     assert re.search(r"\| authoritative \| \+[\d.]+ s \|", night)
@@ -83,6 +86,18 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
     sent, failed = (int(number) for number in meanwhile.groups())
     assert failed <= 0.02 * sent, "Caddy hangs up on one now and then; more is a broken failback"
     assert re.search(r"api +auto +us-east-1 50, eu-west-1 50, ap-southeast-1 0", morning)
+
+    good, _, bad = rollouts.partition("v3.4.0: caught, and taken back")
+    assert "magika@v3.3.1 serves in every region of the plan" in good
+    for region in ("eu-west-1", "us-east-1", "ap-southeast-1"):
+        assert re.search(rf"{region} +promote +done +v3.3.1 has 100 % there", good)
+    returned = re.search(r"errors: (\d+) of (\d+) requests failed.*e-value \d+ against it", bad)
+    assert returned is not None, bad
+    assert re.search(r"eu-west-1 +undo/weight-0 +done", bad)
+    assert "us-east-1 +preflight" not in bad
+    assert re.search(r"magika@v3.4.0 .* returned", bad)
+    assert re.search(r"magika@v3.3.1 .* promoted", bad)
+    assert re.search(r"magika@v3.3.1 +SERVING api 50 %.*SERVING api 50 %.*WARM", bad)
 
     assert re.search(r"[\d.]+ MB were sent between regions, and for\s[\d.]+ minutes others", bill)
     assert "nothing unusual from" in bill
@@ -137,7 +152,7 @@ def test_a_chapter_that_there_is_not(tmp_path: Path) -> None:
         env=environment(tmp_path),
     )
     assert ran.returncode == 2
-    assert "chapters: publish, failover, cost" in ran.stderr
+    assert "chapters: publish, failover, rollout, cost" in ran.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -82,6 +82,9 @@ class RolledModel(Section):
     load_seconds: AboveZero | None = None
     """From the start of a server until its golden requests are right, as measured. By it the time
     to undo is reckoned; None: nobody has measured it."""
+    first_servers: Annotated[StrictInt, Field(ge=1)] | None = None
+    """How many servers to start in a region where none serves. None: a rollout there is refused,
+    for there is nothing to compare with or to go back to."""
     start_seconds: AboveZero = 900.0
     """How long that may take before the step has failed."""
 
@@ -208,6 +211,11 @@ class Rollout(Section):
         """Who starts and stops a model's servers in a region, if anybody has said so."""
         own = self.models.get(model)
         return own.servers.get(region) if own is not None else None
+
+    def first_servers_of(self, model: str) -> int | None:
+        """How many servers of a model to start where none serves, if anybody has said so."""
+        own = self.models.get(model)
+        return own.first_servers if own is not None else None
 
     def start_seconds_of(self, model: str) -> float:
         """How long a server may take until it answers right, before that has failed."""

@@ -29,7 +29,7 @@ from mlplatform.rollout.plan.decide import FEATURE, check_request, decide
 from mlplatform.rollout.plan.seen import Copy, Request, Seen
 from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.records import StoredPlan
-from mlplatform.rollout.rolling import Roller
+from mlplatform.rollout.rolling import NOT_WANTED, Roller
 
 LEASE_SECONDS = 15.0
 """How long a controller that died keeps others from its model. A live one renews every third."""
@@ -128,6 +128,11 @@ def ended(report: Report) -> Rolled:
     return Rolled(report, Ended.RETURNED, because)
 
 
+def is_not_begun(outcome: Outcome) -> bool:
+    """Whether a step was planned and, in the end, not wanted: nothing was done of it."""
+    return outcome.result is Result.NOTHING and outcome.detail.startswith(NOT_WANTED)
+
+
 def apply(
     sites: Sites, stored: StoredPlan, *, wait: Waiting = False, said: Said | None = None
 ) -> Rolled:
@@ -178,7 +183,11 @@ def apply(
 def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
     """One hand at a time on one model. Its generation is above every epoch at its entries."""
     versions = {
-        action.region: (str(action.parameters["last_good"]), action.subject.partition("@")[2])
+        action.region: tuple(
+            each
+            for each in (str(action.parameters["last_good"]), action.subject.partition("@")[2])
+            if each
+        )
         for action in plan.actions
         if action.kind != Kind.APPROVE
     }

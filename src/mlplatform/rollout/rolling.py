@@ -193,7 +193,7 @@ class Roller:
     def _note(self, outcome: Outcome) -> None:
         with self._lock:
             self._begun.add(outcome.action)
-            if outcome.ok and not outcome.detail.startswith(_UNDECIDED):
+            if outcome.ok and not outcome.detail.startswith(NOT_WANTED):
                 self._done.add(outcome.action)
                 self._failed.pop(outcome.action, None)
             elif outcome.result is Result.FAILED:
@@ -259,6 +259,7 @@ class Roller:
         """No step begins where failover is at work. The way back waits for nothing."""
         if _is_undo(action):
             return
+        first = not action.parameters["last_good"]
 
         def closed() -> str:
             orders = self._read_orders(fresh=True)
@@ -266,11 +267,13 @@ class Roller:
             if locked:
                 return f"everything is locked: {locked[0]}"
             found = self.sites.standings(self.request.subject.model).get(action.region)
+            if isinstance(found, Unknown) and first:
+                return ""
             if isinstance(found, Unknown):
                 return f"nobody knows how it stands with failover: {found.reason}"
             shut = found.closed if isinstance(found, Standing) else {}
             for rule, reason in shut.items():
-                if rule in _WAITED_FOR:
+                if rule in _WAITED_FOR and (not first or rule is Rule.MAINTENANCE):
                     return f"{rule.value}: {reason}"
             return ""
 
@@ -429,13 +432,13 @@ class Roller:
         group = servers.read().groups.get(version)
         if group is None:
             if left == 0:
-                self._admit(action.region, version, ())
+                self._let_out(action, version)
                 return self._did(action, f"no server of {version} was there", Result.NOTHING)
             raise CheckFailed(f"{action.region}: no server of {version} is known")
         if left and len(group.ready) > left:
             self._admit(action.region, version, group.ready[:left])
         elif not left:
-            self._admit(action.region, version, ())
+            self._let_out(action, version)
         self.guard()
         servers.scale(version, left, digest=digest, epoch=self.epoch(), writer=self.sites.writer)
 
@@ -448,6 +451,11 @@ class Roller:
         limit = self.sites.topology.rollout.start_seconds_of(self.request.subject.model)
         self._wait(action, there, limit_seconds=limit, heeds_orders=False)
         return self._did(action, f"{left} servers of {version} stay" if left else "they have gone")
+
+    def _let_out(self, action: Action, version: str) -> None:
+        """Nothing more is sent to a version; where it is the only one, nothing can be done."""
+        if action.parameters["last_good"]:
+            self._admit(action.region, version, ())
 
     def _weight(self, action: Action) -> Outcome:
         """A share, then a look at what becomes of it."""
@@ -607,7 +615,7 @@ class Roller:
             last = now
             if verdict.decision is Decision.ROLL_BACK:
                 raise _GoesBack(
-                    f"{version} is returned: {'; '.join(verdict.because)}",
+                    "; ".join(verdict.because),
                     verdict={"verdict": evidence_json(verdict, watch.policy)},
                 )
             if verdict.weight_zero and not left_at_zero:
@@ -669,7 +677,7 @@ class Roller:
         epoch = self.epoch()
         state = split.read()
         check_epoch(state, epoch, where=split.url)
-        after = {last_good: 100 - weight, version: weight}
+        after = {last_good: 100 - weight, version: weight} if last_good else {version: 100}
         if dict(state.weights) != after or state.epoch != epoch:
             self.guard()
             state = split.write(after, epoch=epoch, writer=self.sites.writer, expected=state)
@@ -679,7 +687,8 @@ class Roller:
             limit_seconds=_IN_FORCE_SECONDS,
             heeds_orders=False,
         )
-        self.told(f"{action.region}: {last_good} {100 - weight} %, {version} {weight} %")
+        said = (f"{each} {share} %" for each, share in after.items())
+        self.told(f"{action.region}: {', '.join(said)}")
         measured: JSON = {"weights": after, "epoch": epoch}
         return f"{version} has {weight} % there", measured
 
@@ -692,7 +701,7 @@ class Roller:
         agreed = self.agreed or self._decided
         assert agreed is not None  # noqa: S101 - nothing is written before that
         first = next(a for a in agreed.actions if a.region == region and a.kind != Kind.APPROVE)
-        versions = (str(first.parameters["last_good"]), subject.version)
+        versions = tuple(v for v in (str(first.parameters["last_good"]), subject.version) if v)
         return self.sites.open_split(subject.model, region, versions)
 
     def _servers(self, region: str) -> Servers:
@@ -816,7 +825,8 @@ class Roller:
         )
 
 
-_UNDECIDED = "no longer decided"
+NOT_WANTED = "no longer decided"
+"""Begins what `control.reconcile` says of a step that the way back has made needless."""
 
 
 @dataclass(frozen=True, slots=True)

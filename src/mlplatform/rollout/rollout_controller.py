@@ -4,7 +4,6 @@ topology."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from random import SystemRandom
 
 from mlplatform import wiring
@@ -65,7 +64,7 @@ def open_sites(
         random=random,
         writer=wiring.writer_name(),
         open_servers=wiring.opened_servers(topology),
-        open_split=partial(wiring.open_split, topology),
+        open_split=wiring.opened_splits(topology),
         probe=wiring.open_probe(),
         golden=golden,
         stop=stop,

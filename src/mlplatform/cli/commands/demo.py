@@ -17,7 +17,7 @@ def demo(
     session: Session,
     chapter: Annotated[
         str | None,
-        typer.Argument(metavar="CHAPTER", help="Only this one: publish, failover, cost."),
+        typer.Argument(metavar="CHAPTER", help="Only this one: publish, failover, rollout, cost."),
     ] = None,
     *,
     keep: Annotated[
@@ -33,11 +33,16 @@ def demo(
     import shutil
     import tempfile
 
-    from mlplatform.cli.demo import cost, failover, publish
+    from mlplatform.cli.demo import cost, failover, publish, rollout
     from mlplatform.cli.demo.stage import Stage
     from mlplatform.core.errors import UsageError
 
-    chapters = {"publish": publish.tell, "failover": failover.tell, "cost": cost.tell}
+    chapters = {
+        "publish": publish.tell,
+        "failover": failover.tell,
+        "rollout": rollout.tell,
+        "cost": cost.tell,
+    }
     if chapter not in (None, *chapters):
         raise UsageError(f"{chapter}: no such chapter", hint=f"chapters: {', '.join(chapters)}")
     folder = Path(tempfile.mkdtemp(prefix="mlplatform-demo-"))

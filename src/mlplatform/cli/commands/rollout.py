@@ -13,7 +13,7 @@ import typer
 from mlplatform.cli import frame, options
 from mlplatform.cli.costs import pricing_of, tell_cost
 from mlplatform.cli.frame import command
-from mlplatform.cli.render import Column, duration
+from mlplatform.cli.render import Column, Output, duration
 from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
@@ -430,13 +430,19 @@ def _least(seconds: float | None) -> str:
 
 def said_by(session: Session) -> Said:
     """What goes on, as it goes on, on stderr."""
-    from mlplatform.rollout.operations import Said
+    from mlplatform.rollout.operations import Said, is_not_begun
+
+    told: set[str] = set()
 
     def plan(_: Plan, operation: str) -> None:
-        session.say(f"operation {operation}", operation=operation)
+        if operation not in told:
+            told.add(operation)
+            session.say(f"operation {operation}", operation=operation)
 
     def outcome(outcome: Outcome) -> None:
         _, _, region, step = outcome.action.split("/", 3)
+        if is_not_begun(outcome):
+            return
         level = {} if outcome.ok else {"level": "error"}
         text = f"{region}: {step}: {outcome.result.value}: {outcome.detail}"
         session.say(text, region=region, **level)
@@ -446,13 +452,18 @@ def said_by(session: Session) -> Said:
 
 def show_rolled(session: Session, rolled: Rolled, subject: str) -> int:
     """What became of a rollout, step by step."""
-    from mlplatform.rollout.operations import Ended
+    from mlplatform.rollout.operations import Ended, is_not_begun
 
     report = rolled.report
     rows = []
     for outcome in report.outcomes:
         _, _, region, step = [*outcome.action.split("/", 3), "", ""][:4]
-        rows.append({**outcome.model_dump(mode="json"), "region": region, "step": step})
+        row = {**outcome.model_dump(mode="json"), "region": region, "step": step}
+        if is_not_begun(outcome):
+            if session.output is Output.TABLE:
+                continue
+            row["result"] = "not begun"
+        rows.append(row)
     session.show(
         "outcomes",
         rows,

@@ -6,7 +6,9 @@ import http.client
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from urllib.parse import urlsplit
 
 SLOW_SECONDS = 0.5
@@ -58,9 +60,11 @@ class Client:
     """Several connections to one door, so many requests a second together."""
 
     url: str
-    body: bytes
+    bodies: Sequence[bytes]
+    """Sent in turn."""
     per_second: float = 40.0
     _requests: list[Request] = field(default_factory=list)
+    _turns: Iterator[int] = field(default_factory=count)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -95,7 +99,8 @@ class Client:
         connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
         try:
             headers = {"Content-Type": "application/json"}
-            connection.request("POST", path, self.body, headers)
+            body = self.bodies[next(self._turns) % len(self.bodies)]
+            connection.request("POST", path, body, headers)
             answer = connection.getresponse()
             answer.read()
             ok = answer.status == 200

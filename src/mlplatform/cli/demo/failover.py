@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from mlplatform.cli.demo.client import Client
-from mlplatform.cli.demo.models import GOLDEN, MAGIKA, magika
+from mlplatform.cli.demo.models import MAGIKA, beyond_ascii, magika, requests
 from mlplatform.cli.demo.stage import REGIONS, Process, Stage, program_named, wait_for
-from mlplatform.cli.demo.world import Ports, caddy_config, server_line
+from mlplatform.cli.demo.world import (
+    Ports,
+    caddy_config,
+    entry_config,
+    entry_id,
+    server_settings,
+)
 from mlplatform.core.errors import MlplatformError
 from mlplatform.core.placement import ModelVersion
 
+PER_SECOND = 40.0
 LOST, STANDBY = "us-east-1", "ap-southeast-1"
 WEIGHTS = {"us-east-1": 50, "eu-west-1": 50, "ap-southeast-1": 0}
 VANTAGES = ("frankfurt", "ashburn", "singapore")
@@ -26,7 +35,7 @@ traffic:
       models: [magika]
       weights: {{us-east-1: 50, eu-west-1: 50, ap-southeast-1: 0}}
       mode: auto                                   # the default is advise
-      peak: {{requests_per_second: 40, measured_on: {today}, expires_on: {expiry}}}
+      peak: {{requests_per_second: 100, measured_on: {today}, expires_on: {expiry}}}
   vantages:
     frankfurt: {{references: "http://127.0.0.1:{elsewhere}"}}
     ashburn: {{references: "http://127.0.0.1:{elsewhere}"}}
@@ -34,7 +43,7 @@ traffic:
   # What one server can do, where nobody measures it.
   capacity:
     us-east-1: &server
-      magika: {{requests_per_second: 60, measured_on: {today}, expires_on: {expiry}}}
+      magika: {{requests_per_second: 200, measured_on: {today}, expires_on: {expiry}}}
     eu-west-1: *server
     ap-southeast-1: *server
   # A night in a minute. By default probes are 10 s apart, a region that was left is well for
@@ -43,19 +52,36 @@ traffic:
   safety: {{hold_off_seconds: 4, step_seconds: 1, cooldown_seconds: 1, drill_percent: 5}}
 """
 
+ROLLOUT = """\
+rollout:
+  # An hour in seconds: by default a canary gets 1, 5, 25 and 50 %, five minutes each, windows
+  # are a minute long, and what was promoted is watched for half an hour.
+  strategy: {{weights: [10, 50], step_seconds: 3}}
+  waves: {{order: [eu-west-1, us-east-1, ap-southeast-1], bake_seconds: 2}}
+  verdict:
+    metrics: [errors]
+    window_seconds: 0.5
+    epsilon: 0.05                                  # little traffic proves little: 5 points, not 0.5
+    # How errors scatter where nothing is wrong: measured before, or declared until it expires.
+    dispersion: {{errors: {{phi: 1, measured_on: {today}, expires_on: {expiry}}}}}
+  models:
+    magika:
+      first_servers: 1                             # where none serves
+      load_seconds: 10
+      regions:                                     # no clients there: golden requests decide
+        ap-southeast-1: {{kind: blue_green}}
+      servers:                                     # who starts and stops them
+{servers}
+      actuators:                                   # the region's own router, and its route
+{actuators}
+"""
+
 
 def tell(stage: Stage) -> None:
     """The chapter."""
-    program_named("caddy")
-    stage.heading("Servers in three regions, behind a router")
-    ports = Ports.found(REGIONS)
-    publish_magika(stage)
-    _start_all(stage, ports)
-    client = Client(
-        f"http://127.0.0.1:{ports.front}/v2/models/magika/infer",
-        (GOLDEN / "magika.ndjson").read_bytes().splitlines()[0],
-    )
-    client.body = json.dumps(json.loads(client.body)["request"]).encode()
+    stage.heading("Servers in three regions, behind routers")
+    set_up(stage)
+    client = client_of(stage, PER_SECOND)
     stage.until("mlplatform failover ready", lambda code, said: code == 0 and " no " not in said)
     client.start()
     try:
@@ -66,13 +92,29 @@ def tell(stage: Stage) -> None:
         stage.run("mlplatform regions")
         stage.run("mlplatform failover status")
         _before_the_night(stage, client)
-        operation = _in_the_night(stage, client, ports)
+        operation = _in_the_night(stage, client)
     finally:
         client.stop()
     stage.heading("What stands now, and how it came to be so")
     stage.run("mlplatform failover status")
     stage.run("mlplatform status magika")
     stage.run(f"mlplatform history --operation {operation}")
+
+
+def set_up(stage: Stage) -> None:
+    """Servers of the model in three regions, routers and vantages."""
+    program_named("caddy")
+    ports = Ports.found(REGIONS)
+    publish_magika(stage)
+    _start_all(stage, ports)
+    stage.front_door = f"http://127.0.0.1:{ports.front}/v2/models/magika/infer"
+
+
+def client_of(stage: Stage, per_second: float) -> Client:
+    """A client at the front door, with files in several languages; it has not begun to send."""
+    asked = requests(MAGIKA.partition("@")[0])
+    bodies = [json.dumps(each).encode() for each in (*asked, beyond_ascii(asked[0]))]
+    return Client(stage.front_door, bodies, per_second)
 
 
 def publish_magika(stage: Stage) -> None:
@@ -83,37 +125,64 @@ def publish_magika(stage: Stage) -> None:
 
 
 def _start_all(stage: Stage, ports: Ports) -> None:
-    today = datetime.now(UTC).date()
-    traffic = TRAFFIC.format(
-        admin=ports.admin,
-        front=ports.front,
-        elsewhere=ports.elsewhere,
-        today=today,
-        expiry=today + timedelta(days=90),
-    )
+    sections = _traffic(ports) + rollout_section(stage, ports)
     endpoints = {region: f"http://127.0.0.1:{port}" for region, port in ports.regions.items()}
-    (stage.folder / "topology.yaml").write_text(stage.topology(endpoints=endpoints) + traffic)
+    (stage.folder / "topology.yaml").write_text(stage.topology(endpoints=endpoints) + sections)
     stage.tell(
-        "To the topology are added where the regions' servers answer, and the traffic:\n\n"
-        + traffic.rstrip()
+        "To the topology are added where requests enter each region, the traffic, and who\n"
+        "starts servers:\n\n" + sections.rstrip()
     )
     (stage.folder / "caddy.json").write_text(json.dumps(caddy_config(ports, WEIGHTS), indent=2))
     stage.tell(
-        "A model server in each region, which serves the version from the region's own\n"
-        "store, verified; a Caddy, with the weights in its route `api`; and three vantages,\n"
-        "which look at all regions, and at the front door:"
+        "A Caddy for the world, with the weights between regions in its route `api`; one in\n"
+        "each region, with the weights between versions; and three vantages, which look at\n"
+        "all regions, and at the front door:"
     )
+    model, _, version = MAGIKA.partition("@")
     for region in REGIONS:
-        _start(stage, region, _server(stage, region, ports))
+        config = entry_config(ports, region, ModelVersion(model, version))
+        (stage.folder / region / "caddy.json").write_text(json.dumps(config, indent=2))
+        servers = stage.folder / region / "servers"
+        servers.mkdir()
+        (servers / "server.toml").write_text(server_settings(ports, region, stage.store(region)))
+        start_entry(stage, region)
     _start(stage, "caddy", "caddy run --config caddy.json --resume")
     for vantage in VANTAGES:
         _start(stage, vantage, f"mlplatform probe --vantage {vantage}")
+    stage.tell(
+        "Nothing serves yet. A first rollout starts a server in each region, which takes the\n"
+        "version from the region's own store, verified, and lets it in when it has answered\n"
+        "golden requests:"
+    )
+    stage.run(f"mlplatform rollout apply {MAGIKA} --yes")
 
 
-def _server(stage: Stage, region: str, ports: Ports) -> str:
-    model, _, version = MAGIKA.partition("@")
-    subject = ModelVersion(model, version)
-    return server_line(subject, region, ports.regions[region], stage.store(region))
+def start_entry(stage: Stage, region: str) -> Process:
+    """The router of a region, which goes on with what it had."""
+    keeps = f"XDG_CONFIG_HOME={region}/config"
+    return _start(stage, region, f"{keeps} caddy run --config {region}/caddy.json --resume")
+
+
+def _traffic(ports: Ports) -> str:
+    return TRAFFIC.format(
+        admin=ports.admin, front=ports.front, elsewhere=ports.elsewhere, **_dates()
+    )
+
+
+def _dates() -> dict[str, date]:
+    today = datetime.now(UTC).date()
+    return {"today": today, "expiry": today + timedelta(days=90)}
+
+
+def rollout_section(stage: Stage, ports: Ports) -> str:
+    """The topology's section `rollout`: who starts servers, and where weights lie."""
+    servers = {r: f"processes://{stage.folder}/{r}/servers" for r in REGIONS}
+    actuators = {r: f"caddy://127.0.0.1:{ports.entries[r]}/{entry_id(ports, r)}" for r in REGIONS}
+    return ROLLOUT.format(
+        servers="\n".join(f'        {r}: "{url}"' for r, url in servers.items()),
+        actuators="\n".join(f'        {r}: "{url}"' for r, url in actuators.items()),
+        **_dates(),
+    )
 
 
 def _start(stage: Stage, name: str, line: str) -> Process:
@@ -133,7 +202,7 @@ def _before_the_night(stage: Stage, client: Client) -> None:
     stage.run("mlplatform failover ready")
 
 
-def _in_the_night(stage: Stage, client: Client, ports: Ports) -> str:
+def _in_the_night(stage: Stage, client: Client) -> str:
     """The operation that moved the traffic."""
     stage.heading(f"The night: {LOST} is lost")
     stage.tell(
@@ -148,11 +217,13 @@ def _in_the_night(stage: Stage, client: Client, ports: Ports) -> str:
 
     lost = heard.began = time.monotonic()
     stage.processes[LOST].kill()
+    for server in stage.servers(LOST):
+        os.kill(server, signal.SIGKILL)
     there = stage.folder / LOST
     away = there.rename(stage.folder / f"{LOST}.lost")
     stage.tell(
-        f"Now {LOST} is gone: its servers (kill -9), its models' store, and the control\n"
-        "store that stood there, one of three. What the controller says:"
+        f"Now {LOST} is gone: its router and its server (kill -9), its models' store, and\n"
+        "the control store that stood there, one of three. What the controller says:"
     )
     _until_said(watching, "api: unplanned is over")
     operation = heard.operation
@@ -166,10 +237,12 @@ def _in_the_night(stage: Stage, client: Client, ports: Ports) -> str:
     stage.heading(f"{LOST} comes back, and gets its traffic back by steps")
     returned = heard.began = time.monotonic()
     away.rename(there)
-    stage.start(LOST, _server(stage, LOST, ports))
+    start_entry(stage, LOST)
+    stage.run(f"mlplatform rollout apply {MAGIKA} --region {LOST} --yes")
     stage.tell(
-        "Its stores and its servers are there again. Nothing is done until it has been well\n"
-        "for the hold-off; then 1, 5, 25, 50 and 100 % of what it is to have, each gated:"
+        "Its stores, its router and its server are there again. Nothing is done until it has\n"
+        "been well for the hold-off; then 1, 5, 25, 50 and 100 % of what it is to have, each\n"
+        "gated:"
     )
     _until_said(watching, "api: failback is over")
     _meanwhile(stage, client, returned)

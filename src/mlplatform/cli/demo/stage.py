@@ -30,8 +30,9 @@ control: [
 regions:
 {regions}
 models:
-  # tells a file's type from its bytes (Apache-2.0)
-  magika: {{version: v3.3.0, home: us-east-1, replicate_to: [eu-west-1, ap-southeast-1]}}
+  # tells a file's type from its bytes (Apache-2.0); a server of it takes no GPU
+  magika: {{version: v3.3.0, home: us-east-1, replicate_to: [eu-west-1, ap-southeast-1],
+    gpus: {{}}}}
   # sentence embeddings, all-MiniLM-L6-v2 (Apache-2.0)
   minilm: {{version: v1.0.0, home: us-east-1, replicate_to: [eu-west-1, ap-southeast-1]}}
 """
@@ -68,6 +69,8 @@ class Stage:
     session: Session
     folder: Path
     step: int = 0
+    front_door: str = ""
+    """Where clients infer, once servers are there."""
     processes: dict[str, Process] = field(default_factory=dict)
     """By name, those that go on beside the story."""
     _running: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -204,6 +207,9 @@ class Stage:
 
     def end_processes(self) -> None:
         """End all that still run; a second Ctrl-C does not keep us from it."""
+        for pid in self.servers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for each in self.processes.values():
             each.heard = None
         running = [each for each in self._running if each.poll() is None]
@@ -220,6 +226,18 @@ class Stage:
                     process.wait()
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def servers(self, region: str = "") -> list[int]:
+        """Model servers, which belong to nobody: they run in a folder of ours, of all regions or of
+        one."""
+        root = (self.folder / region).resolve()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                folder = (process / "cwd").readlink()
+                if folder.name == "servers" and folder.is_relative_to(root):
+                    found.append(int(process.name))
+        return found
 
     def how_to_go_on(self) -> str:
         """For `--keep`: what to type, and a script that starts the processes again."""

@@ -30,8 +30,8 @@ class Standing:
 def back(case: Case, now: Standing) -> Iterator[Step]:
     """The steps until the last good version alone serves, with as many servers as before."""
     old, new, weight = now.old, now.new, now.weight
-    n = case.servers
-    if weight and old and not now.answers:
+    n = case.servers if case.last_good else 0
+    if weight and old and not now.answers and case.last_good:
         weight = 0
         yield _weight(case, old, new, weight)
     room = n if case.strategy.kind == "blue_green" else case.strategy.surge_servers
@@ -52,7 +52,7 @@ def back(case: Case, now: Standing) -> Iterator[Step]:
         if wanted < weight:
             weight = wanted
             yield _weight(case, old, new, weight)
-    if weight:
+    if weight and case.last_good:
         yield _weight(case, old, new, 0)
     if new:
         yield _stop(case, old, 0, 0)

@@ -47,12 +47,16 @@ def decide(topology: Topology, seen: Seen, now: datetime) -> Plan:
     check_request(topology, request)
     judged = {each: judge(topology, seen, each, now.date()) for each in request.regions}
     changing = [region for region, each in judged.items() if not each.done]
-    waves = waves_of(topology, request.subject.model, changing)
+    # Where nothing serves there is nothing to lose by going together.
+    first = tuple(region for region in changing if not judged[region].last_good)
+    others = [region for region in changing if region not in first]
+    waves = ((first,) if first else ()) + waves_of(topology, request.subject.model, others)
     holds = [hold for region in changing for hold in _holds(seen, region, judged[region].findings)]
+    changed = [[r for r in wave if judged[r].last_good] for wave in waves]
     if not _is_moved(seen):
-        lacking = lacking_spare(topology, seen, waves, now.date())
+        lacking = lacking_spare(topology, seen, changed, now.date())
         for wave, finding in zip(waves, lacking, strict=True):
-            if finding is not None:
+            if finding is not None and any(judged[region].last_good for region in wave):
                 holds += [hold for region in wave for hold in _holds(seen, region, [finding])]
     basis = _basis(topology, seen)
     if holds:

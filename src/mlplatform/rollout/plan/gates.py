@@ -20,7 +20,7 @@ from mlplatform.rollout.plan.room import (
     spared,
 )
 from mlplatform.rollout.plan.seen import Copy, Finding, RegionStands, Rule, Seen, Standing
-from mlplatform.rollout.plan.steps import Case, Kind, Step, steps_of
+from mlplatform.rollout.plan.steps import Case, Kind, Step, first_steps_of, steps_of
 
 _ORDERED = "what was ordered or begun has to end first: mlplatform failover status"
 _FIXES = {
@@ -60,6 +60,8 @@ def judge(topology: Topology, seen: Seen, region: str, today: date) -> Judged:
         return Judged(region, tuple(found))
     if _is_done(seen, served, region):
         return Judged(region, done=True)
+    if _is_first(topology, seen, region, served):
+        return _first(topology, seen, region)
     if (refused := _of_servers(seen, region, served)) is not None:
         return Judged(region, (*found, refused))
     ((last_good, digest),) = served.versions.items()
@@ -120,6 +122,56 @@ def _of_failover(seen: Seen, region: str, stands: RegionStands) -> Iterator[Find
         yield Finding(rule, reason, _FIXES.get(rule, _ORDERED).format(region=region))
 
 
+def _is_first(topology: Topology, seen: Seen, region: str, served: Served) -> bool:
+    """Whether nothing serves there, and the topology says what to begin with."""
+    model = seen.request.subject.model
+    return (
+        not served.versions
+        and not served.servers
+        and topology.rollout.first_servers_of(model) is not None
+        and topology.rollout.servers_of(model, region) is not None
+    )
+
+
+def _first(topology: Topology, seen: Seen, region: str) -> Judged:
+    """A region in which nothing serves has nothing to lose: of failover's reasons only those count
+    that people gave."""
+    model, section = seen.request.subject.model, topology.rollout
+    servers = section.first_servers_of(model) or 1
+    stands = seen.regions[region]
+    found = list(_of_bytes(seen, region, stands))
+    found += [
+        each
+        for each in _of_failover(seen, region, stands)
+        if each.rule in (Rule.LOCKED, Rule.MAINTENANCE)
+    ]
+    actuator = section.actuator_of(model, region)
+    if actuator is None:
+        found.append(_no_route(model, region))
+    found += lacking_room(topology, model, region, servers, stands.gpus_free)
+    case = Case(
+        subject=seen.request.subject,
+        last_good="",
+        region=region,
+        servers=servers,
+        strategy=section.strategy_of(model, region),
+        at_once=servers,
+        bake_seconds=0.0,
+        actuator=actuator,
+        load_seconds=section.load_seconds_of(model),
+    )
+    steps = tuple(first_steps_of(case)) if not found else ()
+    return Judged(region, tuple(found), steps, servers=servers, at_once=servers)
+
+
+def _no_route(model: str, region: str) -> Finding:
+    return Finding(
+        Rule.NO_ROUTE,
+        f"nothing says where the weights between versions of {model} lie in {region}",
+        f"set rollout.models.{model}.actuators.{region}, or kind: in_place",
+    )
+
+
 def _is_done(seen: Seen, served: Served, region: str) -> bool:
     version = seen.request.subject.version
     copy = seen.regions[region].copies.get(version)
@@ -146,7 +198,8 @@ def _of_servers(seen: Seen, region: str, served: Served) -> Finding | None:
         return Finding(
             Rule.NOTHING_SERVES,
             f"no server of {region} holds {model}: there is nothing to compare with or go back to",
-            "start servers there first, or leave the region out with --region",
+            f"set rollout.models.{model}.first_servers, start servers there by hand, or leave the "
+            "region out with --region",
         )
     if seen.request.subject.version in served.versions:
         copy = seen.regions[region].copies.get(seen.request.subject.version)
@@ -233,11 +286,7 @@ def _goes_first(case: Case) -> bool:
 def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Iterator[Finding]:
     model, region, strategy = case.subject.model, case.region, case.strategy
     if strategy.kind != "in_place" and case.actuator is None:
-        yield Finding(
-            Rule.NO_ROUTE,
-            f"nothing says where the weights between versions of {model} lie in {region}",
-            f"set rollout.models.{model}.actuators.{region}, or kind: in_place",
-        )
+        yield _no_route(model, region)
     stands = seen.regions[region]
     extra = extra_servers(strategy, case.servers)
     for finding in lacking_room(topology, model, region, extra, stands.gpus_free):

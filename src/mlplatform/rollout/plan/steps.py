@@ -135,18 +135,41 @@ def steps_of(case: Case) -> Iterator[Step]:
     yield from _in_place(case) if case.in_place else _beside(case)
 
 
-def _prepare(case: Case) -> Iterator[Step]:
+def first_steps_of(case: Case) -> Iterator[Step]:
+    """Where nothing serves, nothing is compared: servers, their warm-up, and all requests there
+    are. `last_good` is empty."""
     n = case.servers
+    yield _preflight(case, 0)
+    yield replace(_load(case, 0, n, n, 0), undo="they are stopped", undo_seconds=0.0)
+    yield replace(_warm_up(case, 0, n, 0), undo="they are stopped", undo_seconds=0.0)
     yield Step(
+        Kind.PROMOTE,
+        f"gives {case.version} all requests that enter there",
+        "every server has passed its warm-up",
+        f"the weights at {case.actuator}",
+        "they are stopped; nothing served before",
+        0,
+        n,
+        100,
+    )
+
+
+def _preflight(case: Case, old: int) -> Step:
+    return Step(
         Kind.PREFLIGHT,
         f"looks again whether {case.version} can be loaded in {case.region}",
         f"{case.version} stored and verified; GPU, driver and runtime fit its manifest; room",
         "nothing",
         "nothing to undo",
-        n,
+        old,
         0,
         0,
     )
+
+
+def _prepare(case: Case) -> Iterator[Step]:
+    n = case.servers
+    yield _preflight(case, n)
     yield Step(
         Kind.PIN,
         f"keeps {case.last_good}, the last verified good, in {case.region} until the bake is over",

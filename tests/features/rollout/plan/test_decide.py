@@ -146,7 +146,8 @@ REFUSED: dict[str, tuple[Mapping[str, RegionStands], str]] = {
         (
             "nothing-serves: no server of eu holds m: there is nothing to compare with or go "
             "back to; "
-            "start servers there first, or leave the region out with --region"
+            "set rollout.models.m.first_servers, start servers there by hand, or leave the "
+            "region out with --region"
         ),
     ),
     "a rollout that is open": (

@@ -26,5 +26,5 @@ def test_a_canary_that_is_worse_goes_back() -> None:
     for region in ("us", "eu", "ap"):
         assert world.holds(region) == {"v1": 4}
         assert world.weights(region) == {"v1": 100}
-    assert "returned" in rolled.because
+    assert "5 %, beside 0.2 % of the fleet's" in rolled.because
     assert not [s for s in steps(rolled) if s.startswith("us ") and "done" in s]
