@@ -23,6 +23,10 @@ or its ceiling, to have fewer; what they were is kept beside them, and comes bac
 autoscaler does nothing while `replicas` is 0; KEDA's is paused there by its own annotation.) Where
 Argo CD or Flux puts the number back, nothing is written, and the error says what to change.
 
+**Ready** is a pod that is, and whose server states the digest that it was started for, where one is
+recorded: it is asked at its own address, once, so that whoever runs this has to reach pods. Where
+that cannot be, or servers state none, `?ask=false` takes Kubernetes' word.
+
 **What is there** is read from Deployments, their ReplicaSets and pods. `crashes` counts restarts of
 containers, those of pods that are gone too, for as long as this object lives; after that the count
 falls, and begins anew.
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -43,6 +48,7 @@ from mlplatform.adapters.deployment_template import (
     is_ours,
     service_for,
 )
+from mlplatform.adapters.http_fleet import open_fleet
 from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI, path_of
 from mlplatform.adapters.kubernetes_owners import fix_of, owner_of
 from mlplatform.adapters.kubernetes_pods import MODEL, TRACK, is_ready, port_of, version_of
@@ -53,21 +59,25 @@ from mlplatform.core.errors import (
     Fenced,
     IntegrityError,
     NotFound,
+    StoreError,
     Unavailable,
     Unsupported,
     UsageError,
     VersionConflict,
 )
+from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
-from mlplatform.ports.servers import Group, ServersFeatures, ServersState
+from mlplatform.ports.servers import Ailing, Group, ServersFeatures, ServersState, Stuck
 
 EPOCH, WRITER = "mlplatform.dev/epoch", "mlplatform.dev/writer"
 _BOUNDS = "mlplatform.dev/bounds"
 """Annotation of an autoscaler: floor and ceiling before we changed them, `2 10`; a dash where one
 was left out."""
 _PAUSED = "autoscaling.keda.sh/paused-replicas"
-_OPTIONS = frozenset({"image", "kubeconfig", "stall_seconds"})
+_OPTIONS = frozenset({"ask", "image", "kubeconfig", "stall_seconds"})
 _STALL_SECONDS = 10.0
+_ASK_SECONDS = 3.0
+_ASKED_AT_ONCE = 16
 _STEPS = 12
 """More looks than any call needs: claims, creations, and several conflicts."""
 
@@ -81,8 +91,9 @@ def open_servers(url: StoreURL, model: str) -> DeploymentServers:
     """A model's servers in a namespace of the cluster of a kubeconfig context. Nothing is asked of
     it yet. In the name of a context `/` is written `%2F`, and `@` `%40`.
 
-    Options: `image`, with `{version}` in it, where tags are not the versions; `kubeconfig`, a file,
-    else `KUBECONFIG`, else `~/.kube/config`; `stall_seconds` without an answer.
+    Options: `image`, with `{version}` in it, where tags are not the versions; `ask=false`, where
+    pods cannot be asked what they hold; `kubeconfig`, a file, else `KUBECONFIG`, else
+    `~/.kube/config`; `stall_seconds` without an answer.
     """
     url.reject_unknown(_OPTIONS)
     place = urlsplit(url.text)
@@ -103,7 +114,8 @@ def open_servers(url: StoreURL, model: str) -> DeploymentServers:
         kubeconfig=url.options.get("kubeconfig"),
         timeout_seconds=url.seconds("stall_seconds", default=_STALL_SECONDS),
     )
-    return DeploymentServers(api, parts[1], model, url=str(url), image=image)
+    asks = url.flag("ask", default=True)
+    return DeploymentServers(api, parts[1], model, url=str(url), image=image, asks=asks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +147,18 @@ class DeploymentServers:
         *,
         url: str = "",
         image: str | None = None,
+        asks: bool = True,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._model = model
         self._url = url or f"deployments://{api.context}/{namespace}"
         self._image = image
+        self._asks = asks
         self._ended: dict[str, dict[str, int]] = {}
         self._counting = threading.Lock()
+        self._proven: set[tuple[str, int, str]] = set()
+        """Pods whose server has stated its digest: uid, restarts, digest."""
 
     def __repr__(self) -> str:
         return f"<DeploymentServers {self._url} {self._model}>"
@@ -165,7 +181,7 @@ class DeploymentServers:
             raise UsageError(f"{self._url}: {servers} servers of {version}")
         mark = _Mark(epoch, writer)
         made: JSON | None = None
-        refused: ConditionFailed | None = None
+        refused: StoreError | None = None
         for _ in range(_STEPS):
             seen = self._look()
             try:
@@ -176,7 +192,7 @@ class DeploymentServers:
                 if step is None:
                     return seen.state
                 made = step() or made
-            except ConditionFailed as error:
+            except (ConditionFailed, NotFound) as error:
                 refused = error  # somebody was there meanwhile: look again
             except Fenced:
                 self._take_back(made, epoch)
@@ -262,18 +278,22 @@ class DeploymentServers:
             (pod, owner) for pod, owner in pods if not pod["metadata"].get("deletionTimestamp")
         ]
         wanted = sum(_replicas(each) for each in deployments)
-        ready = tuple(_address(pod) for pod, _ in staying if is_ready(pod) and _ip(pod))
+        digest = next((_note(each, DIGEST) for each in deployments if _note(each, DIGEST)), "")
+        willing = [pod for pod, _ in staying if is_ready(pod) and _ip(pod)]
+        wrong = self._wrong(willing, version, digest)
+        ready = tuple(_address(pod) for pod in willing if pod["metadata"]["uid"] not in wrong)
         ailing = [refused for each in deployments if (refused := refused_of(each)) is not None]
         for pod, owner in sorted(staying, key=lambda each: str(each[0]["metadata"]["name"])):
             is_over = pod.get("status", {}).get("phase") == "Failed"
             if is_over and len(ready) >= wanted:
                 continue  # another has taken its place
             late = owner is not None and is_overdue(owner)
-            if (found := ailing_of(pod, overdue=late)) is not None:
+            found = wrong.get(str(pod["metadata"]["uid"])) or ailing_of(pod, overdue=late)
+            if found is not None:
                 ailing.append(found)
         return Group(
             version,
-            digest=next((_note(each, DIGEST) for each in deployments if _note(each, DIGEST)), ""),
+            digest=digest,
             wanted=wanted,
             ready=ready,
             ailing=tuple(ailing),
@@ -289,6 +309,43 @@ class DeploymentServers:
                 uid = str(pod["metadata"]["uid"])
                 known[uid] = max(known.get(uid, 0), ended(pod))
             return sum(known.values())
+
+    def _wrong(self, pods: Sequence[JSON], version: str, digest: str) -> dict[str, Ailing]:
+        """By uid: those that are ready, and do not state that digest."""
+        asked = [pod for pod in pods if (_life(pod, digest)) not in self._proven]
+        if not asked or not digest or not self._asks:
+            return {}
+        with ThreadPoolExecutor(min(len(asked), _ASKED_AT_ONCE), "mlplatform-asks") as pool:
+            told = list(pool.map(lambda pod: self._stated(pod, version, digest), asked))
+        self._proven |= {
+            _life(pod, digest) for pod, wrong in zip(asked, told, strict=True) if not wrong
+        }
+        return {
+            str(pod["metadata"]["uid"]): wrong
+            for pod, wrong in zip(asked, told, strict=True)
+            if wrong is not None
+        }
+
+    def _stated(self, pod: JSON, version: str, digest: str) -> Ailing | None:
+        """What is wrong with what a pod's server states; None: nothing."""
+        name = str(pod["metadata"]["name"])
+        hint = "if it cannot be asked from here, or states no digest, add ?ask=false"
+        fleet = open_fleet(f"http://{_address(pod)}", timeout_seconds=_ASK_SECONDS, environ={})
+        try:
+            served = fleet.served(frozenset({self._model}))[self._model]
+        except StoreError as error:
+            return Ailing(name, Stuck.NOT_READY, f"it is not known what it holds: {error}; {hint}")
+        if isinstance(served, Unknown):
+            return Ailing(name, Stuck.NOT_READY, f"it is not known what it holds: {served}; {hint}")
+        stated = served.versions.get(version)
+        if stated == digest:
+            return None
+        if stated is None:
+            there = ", ".join(sorted(served.versions)) or "nothing"
+            return Ailing(name, Stuck.NOT_READY, f"it serves {there} of {self._model}")
+        if not stated:
+            return Ailing(name, Stuck.NOT_READY, f"it states no digest; {hint}")
+        return Ailing(name, Stuck.CONFIGURATION, f"it states {stated}, not {digest}")
 
     # ------------------------------------------------------------------------- the fence
 
@@ -640,6 +697,10 @@ def _note(body: JSON, name: str) -> str:
 def _annotation(name: str) -> str:
     """Its place in the object, by RFC 6901."""
     return "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _life(pod: JSON, digest: str) -> tuple[str, int, str]:
+    return str(pod["metadata"]["uid"]), ended(pod), digest
 
 
 def _replicas(deployment: JSON) -> int:

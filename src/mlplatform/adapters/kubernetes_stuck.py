@@ -143,6 +143,8 @@ def _waiting(status: JSON, conditions: dict[str, JSON], *, overdue: bool) -> tup
     was_ready = _was_ready(status, conditions)
     if not late and conditions.get("ContainersReady", {}).get("status") == "True":
         said = _words(conditions.get("Ready") or {}) or "a readiness gate is shut"
+    if not said:
+        said = "nothing is known of its containers yet"
     return (Stuck.NOT_READY if overdue or was_ready else Stuck.STARTING), said
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import memory_site, processes_site
+from . import deployments_site, memory_site, processes_site
 from .site import Site
 
 TABLE = "tests/conformance/servers/matrix.py"
@@ -37,4 +37,5 @@ class Row:
 ROWS: tuple[Row, ...] = (
     Row("memory", "memory", memory_site.memory),
     Row("processes", "processes", processes_site.processes),
+    Row("kubernetes", "deployments", deployments_site.deployments, "kubernetes_cluster"),
 )

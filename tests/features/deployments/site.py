@@ -24,6 +24,7 @@ class Site:
 
     def __init__(self, cluster: Cluster, folder: Path, *, gpus: int = 8) -> None:
         self.plane = cluster.plane
+        self.cluster = cluster
         self.namespace = f"servers-{next(_numbers)}"
         self._folder = folder
         self.plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
@@ -58,11 +59,15 @@ class Site:
         return [each for each in items if each["metadata"]["name"].startswith(f"{app}-")]
 
     def open(
-        self, *, user: str = "rollout-1", api: type[KubernetesAPI] = KubernetesAPI
+        self,
+        *,
+        user: str = "rollout-1",
+        api: type[KubernetesAPI] = KubernetesAPI,
+        asks: bool = True,
     ) -> DeploymentServers:
         file = self.plane.kubeconfig(self._folder / f"{user}.yaml", user, context="eu")
         opened = api("eu", kubeconfig=str(file), timeout_seconds=10.0)
-        return DeploymentServers(opened, self.namespace, MODEL)
+        return DeploymentServers(opened, self.namespace, MODEL, asks=asks)
 
     def first(
         self,
@@ -81,7 +86,7 @@ class Site:
                 {"name": "MODEL_VERSION", "value": version},
                 {"name": "MODELS", "value": "resnet50"},
             ],
-            "ports": [{"name": "http", "containerPort": 8000}],
+            "ports": [{"name": "http", "containerPort": self.cluster.port}],
             "resources": {"limits": {"nvidia.com/gpu": "1"}},
         }
         self.put(

@@ -29,7 +29,7 @@ from tests.real.servers.cluster import Cluster, eventually
 
 from .site import MODEL, Site, group
 
-pytestmark = [pytest.mark.real("kubernetes", "etcd"), pytest.mark.xdist_group("kubernetes-cluster")]
+pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
 
 DIGEST = "blake3:aa"
 
@@ -70,7 +70,7 @@ def test_a_version_is_started_as_the_one_that_serves(site: Site) -> None:
     scale(servers, "v2.0", 3)
     found = until(servers, "v2.0", ready(3))
     assert (found.wanted, found.digest, found.scaled_by) == (3, DIGEST, "")
-    assert all(each.endswith(":8000") for each in found.ready)
+    assert all(each.endswith(f":{site.cluster.port}") for each in found.ready)
     made = site.deployment("resnet50-v2-0")
     (container,) = made["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example/resnet50:v2.0"
@@ -133,6 +133,49 @@ def test_a_version_of_other_bytes(site: Site) -> None:
     scale(servers, "v2", 1)
     with pytest.raises(VersionConflict, match="blake3:aa, not blake3:bb"):
         scale(servers, "v2", 2, digest="blake3:bb")
+
+
+def test_servers_of_other_bytes(site: Site) -> None:
+    """Ready is what a pod says of itself; which bytes it has, its server says."""
+    site.first()
+    servers = site.open()
+    site.cluster.pods.states[MODEL, "v2.other"] = "blake3:bb"
+    scale(servers, "v2.other", 1)
+    (ailing,) = until(servers, "v2.other", _is_asked).ailing
+    assert (ailing.state, ailing.reason) == (
+        Stuck.CONFIGURATION,
+        "it states blake3:bb, not blake3:aa",
+    )
+    assert group(servers.read(), "v2.other").ready == ()
+    assert len(group(site.open(asks=False).read(), "v2.other").ready) == 1
+    site.cluster.pods.states[MODEL, "v2.other"] = ""
+    (ailing,) = group(servers.read(), "v2.other").ailing
+    assert "it states no digest" in ailing.reason
+    assert "?ask=false" in ailing.reason
+
+
+def test_servers_that_cannot_be_asked(site: Site) -> None:
+    """From a laptop, say: no pod's network is there."""
+    site.first()
+    servers = site.open()
+    scale(servers, "v2", 1)
+    until(servers, "v2", ready(1))
+    (pod,) = site.pods("resnet50-v2")
+    path = site.path("v1", "pods", pod["metadata"]["name"]) + "/status"
+    elsewhere = {"podIP": "::1", "podIPs": [{"ip": "::1"}]}  # where nobody listens
+    site.plane.merge(path, {"status": elsewhere})
+    assert len(group(servers.read(), "v2").ready) == 1  # it was asked
+    found = group(site.open().read(), "v2")
+    assert found.ready == ()
+    (ailing,) = found.ailing
+    assert ailing.state is Stuck.NOT_READY
+    assert "it is not known what it holds" in ailing.reason
+    assert "?ask=false" in ailing.reason
+    assert len(group(site.open(asks=False).read(), "v2").ready) == 1
+
+
+def _is_asked(found: Group) -> bool:
+    return any("states" in each.reason for each in found.ailing)
 
 
 def test_a_name_that_somebody_else_has(site: Site) -> None:

@@ -122,7 +122,7 @@ PODS: dict[str, tuple[JSON, Stuck, str]] = {
         Stuck.STARTING,
         "ReadinessGatesNotReady",
     ),
-    "nothing is known of it yet": (pod(phase="Pending"), Stuck.STARTING, ""),
+    "nothing is known of it yet": (pod(phase="Pending"), Stuck.STARTING, "nothing is known"),
 }
 
 

@@ -273,7 +273,7 @@ class _Hop(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(reply.body)
 
-    do_GET = do_PATCH = _pass_on  # noqa: N815 - the base class's names
+    do_GET = do_PATCH = do_POST = do_DELETE = _pass_on  # noqa: N815 - the base class's names
 
     def _ask(self, body: bytes) -> Reply:
         plane = self.server.plane

@@ -1,0 +1,144 @@
+"""Sites of Deployments: a namespace of a cluster whose nodes and pods are simulated, with a
+Deployment that a person has put there, and scaled to 0, to start versions by."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json import load
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlplatform.adapters.deployments import DeploymentServers, open_servers
+from mlplatform.core.store_url import StoreURL
+from tests.real.servers.cluster import Cluster
+from tests.real.servers.gateway import Way, way_to
+
+from .site import Site
+
+ROLE = Path(__file__).parents[3] / "infra/rbac/servers.yaml"
+MODEL, CONTEXT = "layers", "eu"
+_numbers = itertools.count(1)
+_DIES = """
+import os, signal, sys
+from mlplatform.adapters.deployments import open_servers
+from mlplatform.core.store_url import StoreURL
+url, model, version, servers, digest, epoch, writer = sys.argv[1:]
+keeper = open_servers(StoreURL.parse(url, noun="servers"), model)
+keeper.scale(version, int(servers), digest=digest, epoch=int(epoch), writer=writer)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class DeploymentsSite(Site):
+    """One namespace, under the Role that we ship, with a node of its own."""
+
+    def __init__(self, cluster: Cluster, folder: Path, way: Way) -> None:
+        self.cluster = cluster
+        self.plane = cluster.plane
+        self.namespace = f"keeper-{next(_numbers)}"
+        self._folder = folder
+        self._way = way
+        self.plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        cluster.node(16, site=self.namespace)
+        for document in yaml.safe_load_all(ROLE.read_text()):
+            document["metadata"]["namespace"] = self.namespace
+            self._put("rbac.authorization.k8s.io/v1", f"{document['kind'].lower()}s", document)
+        # Its servers state what was published, whatever they are started for.
+        cluster.pods.states |= {(MODEL, each): self.digest(each) for each in ("v1", "v2")}
+        self._put("apps/v1", "deployments", self._first())
+
+    def open(self) -> DeploymentServers:
+        return open_servers(StoreURL.parse(self._url(), noun="servers"), MODEL)
+
+    def digest(self, version: str) -> str:
+        return f"blake3:{version.encode().hex():0>64}"
+
+    def answers(self, address: str) -> str:
+        with urllib.request.urlopen(f"http://{address}/v2/models/{MODEL}", timeout=10) as answer:
+            return str(load(answer)["version"])
+
+    def crash(self, address: str) -> None:
+        ip = address.rpartition(":")[0]
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        (pod,) = (
+            each
+            for each in self.plane.ask("GET", path)["items"]
+            if each["status"].get("podIP") == ip
+        )
+        path = f"{path}/{pod['metadata']['name']}"
+        self.plane.merge(path, {"metadata": {"labels": {"mlplatform.test/crashes": "true"}}})
+        fallen = {
+            **pod["status"]["containerStatuses"][0],
+            "ready": False,
+            "restartCount": 1,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 139, "reason": "Error"}},
+        }
+        conditions = [
+            {**each, "status": "False"} if each["type"] in ("Ready", "ContainersReady") else each
+            for each in pod["status"]["conditions"]
+        ]
+        status = {"containerStatuses": [fallen], "conditions": conditions}
+        self.plane.merge(f"{path}/status", {"status": status})
+
+    def scale_by_one_who_dies(
+        self, version: str, servers: int, *, digest: str, epoch: int, writer: str
+    ) -> None:
+        said = [self._url(), MODEL, version, str(servers), digest, str(epoch), writer]
+        ran = subprocess.run([sys.executable, "-c", _DIES, *said], env=os.environ, check=False)
+        assert ran.returncode == -signal.SIGKILL
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        self._way.cut = True
+        yield
+        self._way.cut = False
+
+    def _url(self) -> str:
+        server = f"https://127.0.0.1:{self._way.server_port}"
+        file = self._folder / "kubeconfig"
+        self.plane.kubeconfig(file, "rollout-1", context=CONTEXT, server=server)
+        return f"deployments://{CONTEXT}/{self.namespace}?kubeconfig={file}"
+
+    def _put(self, version: str, plural: str, body: Any) -> None:
+        path = f"/apis/{version}/namespaces/{self.namespace}/{plural}"
+        self.plane.ask("POST", path, body)
+
+    def _first(self) -> dict[str, Any]:
+        container = {
+            "name": "server",
+            "image": "registry.example/server:1",
+            "ports": [{"name": "http", "containerPort": self.cluster.port}],
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        }
+        return {
+            "metadata": {"name": MODEL, "labels": {"mlplatform.dev/model": MODEL}},
+            "spec": {
+                "replicas": 0,
+                "selector": {"matchLabels": {"app": MODEL}},
+                "template": {
+                    "metadata": {"labels": {"app": MODEL, "mlplatform.dev/version": "v0"}},
+                    "spec": {
+                        "nodeSelector": {"site": self.namespace},
+                        "containers": [container],
+                    },
+                },
+            },
+        }
+
+
+@contextmanager
+def deployments(cluster: Cluster) -> Iterator[DeploymentsSite]:
+    """A fresh site in a cluster."""
+    with tempfile.TemporaryDirectory() as folder, way_to(cluster.plane) as way:
+        yield DeploymentsSite(cluster, Path(folder), way)
