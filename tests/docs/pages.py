@@ -12,7 +12,8 @@ stands for any lines, `…` within a line for any text. Numbers differ from run 
 for any number. A page runs from its top in one folder, which holds three regions on `file://`, a
 topology and two small models (`stage`). Pages in SERVED have servers, a router and vantages too
 (`tests.docs.served`), those in WITH_ONNX_FILE a real model (`tests.docs.onnx_file`), those in
-BILLED a bill (`tests.docs.billed`). An incident's id is another one each day: where a page types
+BILLED a bill (`tests.docs.billed`), those in MONITORED a bill and a Prometheus
+(`tests.docs.monitored`). An incident's id is another one each day: where a page types
 one that it has shown, the one is typed that was shown in its place.
 """
 
@@ -33,6 +34,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVED = {"failover.md"}
 WITH_ONNX_FILE = {"serving.md"}
 BILLED = {"cost.md"}
+MONITORED = {"cost-prices-and-waste.md"}
 REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-1")
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
@@ -115,6 +117,12 @@ def staged(page: Path, folder: Path) -> Iterator[dict[str, str]]:
 
         with with_onnx_file(folder, environment) as inside:
             yield inside
+        return
+    if page.name in MONITORED:
+        from tests.docs.monitored import monitored
+
+        with monitored(folder):
+            yield environment
         return
     if page.name in BILLED:
         from tests.docs.billed import bill

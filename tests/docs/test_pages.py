@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, matches, run, staged, steps_of
+from tests.docs.pages import MONITORED, PAGES, ROOT, matches, run, staged, steps_of
 
 EXECUTED = [page for page in PAGES if "```console" in page.read_text()]
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
-def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_the_page_does_what_it_says(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if page.name in MONITORED:
+        request.getfixturevalue("prometheus")  # it is skipped where there is none
     with staged(page, tmp_path) as environment:
         incidents: dict[str, str] = {}
         for step in steps_of(page.read_text()):

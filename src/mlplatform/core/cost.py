@@ -63,6 +63,44 @@ class Counters(Section):
     model_label: str = Field(default="model", pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")
 
 
+_GPU = 'resource="nvidia_com_gpu"'
+_ALLOCATABLE = f"max by (node, $region) (kube_node_status_allocatable{{{_GPU}}})"
+
+
+class Gpus(Section):
+    """How Prometheus is asked for the GPUs: kube-state-metrics for what there is and who has it,
+    DCGM's exporter for how busy it is. In a query `$window` is the time that a sample is to speak
+    for, and `$region` the label that `prometheus.region_label` names. `node` tells nodes apart."""
+
+    allocatable: str = _ALLOCATABLE
+    """A sample a node: the GPUs that it has for pods."""
+    requested: str = (
+        "sum by (namespace, pod, node, $region) (max by (namespace, pod, container, node, $region)"
+        f' (kube_pod_container_resource_requests{{{_GPU}, node!=""}})'
+        " * on (namespace, pod, $region) group_left () (max by (namespace, pod, $region)"
+        ' (kube_pod_status_phase{phase=~"Pending|Running"}) == 1))'
+        f" or (0 * {_ALLOCATABLE} and on ($region) kube_pod_container_resource_requests)"
+    )
+    """A sample a pod with GPUs on a node, and a 0 for each node: so that nothing asked for is told
+    from nothing known. Pods that have ended are stated too, and hold nothing (kube-state-metrics,
+    docs/metrics/workload/pod-metrics.md)."""
+    utilisation: str = (
+        "avg_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE[$window])"
+        " or avg_over_time(DCGM_FI_DEV_GPU_UTIL[$window]) / 100"
+        " or (avg_over_time(model_serving_gpu_utilization_ratio[$window]) unless on ($region)"
+        ' {__name__=~"DCGM_FI_PROF_GR_ENGINE_ACTIVE|DCGM_FI_DEV_GPU_UTIL"})'
+    )
+    """A sample a GPU, or one a node: how busy it is, 0 to 1."""
+    servers: str = "model_serving_requests_total"
+    """Samples with `namespace`, `pod` and `cost.counters.model_label`: which pods hold which
+    models."""
+    weights: str = "mlplatform_route_weight"
+    """Samples with `route` and `region`: per cent of the traffic, as `failover watch` states it."""
+    labels: str = f"kube_node_labels and on (node, $region) {_ALLOCATABLE}"
+    """Samples with labels of nodes: region, product, instance type. kube-state-metrics states them
+    with `--metric-labels-allowlist=nodes=[...]`."""
+
+
 class Cost(Section):
     """Owned by cost."""
 
@@ -84,6 +122,7 @@ class Cost(Section):
     """By what reports call it: the tags that say it, the first one that a charge has."""
     budgets: Mapping[BudgetName, Budget] = Field(default_factory=dict)
     counters: Counters = Counters()
+    gpus: Gpus = Gpus()
     resources: bool = True
     """Whether the ledger keeps resources apart; without them it is a fraction of its size, and
     waste cannot be found."""

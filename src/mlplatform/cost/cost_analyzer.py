@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mlplatform.cost.anomalies.happened import Known
     from mlplatform.cost.anomalies.watcher import Watcher
+    from mlplatform.cost.gpus.hours import GpuHours, Naming
     from mlplatform.cost.importing import Importer, Source
     from mlplatform.cost.unit.counters import Counts
     from mlplatform.cost.waste.unused import Unused
@@ -72,11 +73,7 @@ class Office:
     @property
     def regions(self) -> dict[str, str]:
         """What bills call a region, in small letters, and its name in the topology."""
-        return {
-            name.lower(): region.name
-            for region in self.topology.regions.values()
-            for name in (region.name, *region.bills_as)
-        }
+        return regions_of(self.topology)
 
     def deliveries(self) -> list[Delivery]:
         """What stands in the ledger. `UsageError`, with what to set, where nothing does and no
@@ -150,6 +147,26 @@ class Office:
         label = self.topology.prometheus.region_label
         return ask(history, self.topology.cost.counters, label, self.regions, days)
 
+    def gpus(self, days: Sequence[date]) -> GpuHours | None:
+        """What was seen of GPUs on some days; None if the topology names no Prometheus."""
+        from mlplatform.cost.gpus.hours import GpuHours
+        from mlplatform.cost.gpus.readings import STEP_SECONDS, Asker
+
+        history = wiring.open_history(self.topology)
+        if history is None or self.topology.prometheus is None:
+            return None
+        seen, naming = GpuHours(), self.naming()
+        asker = Asker(history, self.topology.cost.gpus, naming.region_label)
+        for readings in asker.days(days):
+            seen.add(readings, naming, STEP_SECONDS)
+        return seen
+
+    def naming(self) -> Naming:
+        """What the topology knows of regions, models and routes, for whoever reads of GPUs."""
+        from mlplatform.cost.gpus.hours import naming_of
+
+        return naming_of(self.topology, self.regions)
+
     def at_hand(self, key: str) -> Path:
         """A partition of the ledger as a file."""
         if self.ledger_folder is not None:
@@ -188,6 +205,15 @@ def open_office(topology: Topology, *, memory_mib: int = MEMORY_MIB) -> Iterator
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cost-", dir=parent)))
         connection = stack.enter_context(connect(scratch, memory_mib=memory_mib))
         yield Office(topology, Ledger(_opened(url)), connection, scratch, folder)
+
+
+def regions_of(topology: Topology) -> dict[str, str]:
+    """What bills call a region, in small letters, and its name in the topology."""
+    return {
+        name.lower(): region.name
+        for region in topology.regions.values()
+        for name in (region.name, *region.bills_as)
+    }
 
 
 def beside(topology: Topology, name: str) -> Path:

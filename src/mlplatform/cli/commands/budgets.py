@@ -29,13 +29,16 @@ from mlplatform.cli.session import Session
 if TYPE_CHECKING:
     from mlplatform.cost.budgets.acknowledging import Acknowledgement
     from mlplatform.cost.budgets.judging import Judgement
+    from mlplatform.cost.cost_analyzer import Office
     from mlplatform.cost.daily import Costs, Daily, Keys
+    from mlplatform.cost.gpus.hours import GpuHours
     from mlplatform.cost.outlook import Interval, Outlook
     from mlplatform.cost.unit.idle import Split
-    from mlplatform.cost.unit.spot import Spot
+    from mlplatform.cost.unit.spot import Bought, Spot
     from mlplatform.cost.unit.unit_cost import UnitCost
 
 _FOUND = 3
+_INCOMPLETE = 5
 _AHEAD_MOST_DAYS = 366
 _RECENT_DAYS = 28
 """What a row cost in them says whether it has one of its own."""
@@ -441,7 +444,8 @@ def unit(
         typer.Option(
             "--gpus",
             metavar="FILE",
-            help="GPU nodes as CSV or JSON: name,cost,gpus,allocated,warm,utilisation; in hours.",
+            help="GPU nodes from CSV or JSON (name,cost,gpus,allocated,warm,utilisation; hours), "
+            "not from Prometheus.",
         ),
     ] = None,
     reveal: Reveal = False,
@@ -451,12 +455,15 @@ def unit(
     The cost is all that bills charge for the model there, busy or not (`cost.tags` says which tag
     is the model); requests and tokens are what the servers counted, by `prometheus` and
     `cost.counters`. Days of which one of the two is unknown are left out of both, and told. Below:
-    how much of the machines is spot, and what it costs where spot fell back to on-demand; and of
-    `--gpus`, what is busy, idle, on standby for a failover, and asked for by nobody.
+    how much of the machines is spot, and what it costs where spot fell back to on-demand; and what
+    of the GPU nodes is busy, allocated and idle, on standby for a failover, and asked for by
+    nobody, as kube-state-metrics and DCGM's exporter tell Prometheus (`cost.gpus`). Nodes cost what
+    the bill says of machines of their type there, else list prices.
 
     $ mlplatform cost unit --days 30
     $ mlplatform cost unit --counts counts.csv --gpus nodes.csv
     """
+    from mlplatform.core.errors import MlplatformError, Throttled, Unavailable
     from mlplatform.cost.daily import costs_by_day, days_between
     from mlplatform.cost.ledger import standing
     from mlplatform.cost.spending import covered_until
@@ -482,9 +489,19 @@ def unit(
         spender = office.spender()
         daily = costs_by_day(spender, deliveries, ("model", "region"), since, until, measure)
         before = bought(spender, deliveries, since - timedelta(days=days), eve, measure)
-        spots = spot_shares(bought(spender, deliveries, since, until, measure), before)
-        given = None if counts is None else read_counts(counts, spender.regions)
-        counted = office.counts(window) if given is None else given
+        machines = bought(spender, deliveries, since, until, measure)
+        spots = spot_shares(machines, before)
+        unanswered: list[MlplatformError] = []
+        counted = None if counts is None else read_counts(counts, spender.regions)
+        if counts is None:
+            try:
+                counted = office.counts(window)
+            except (Unavailable, Throttled) as error:
+                unanswered.append(error)
+        seen = None
+        if gpus is None:
+            seen = office.gpus(window)
+            splits = [] if seen is None else _split(session, office, seen, machines, until)
     costs = {
         (model, region): spent
         for (model, region), spent in daily.rows.items()
@@ -499,7 +516,11 @@ def unit(
         Decimal(0),
     )
     found = unit_costs(costs, counted or {}, window)
-    _show_units(session, found, spots, splits, daily, nobody, reveal=reveal)
+    _show_units(session, found, spots, splits, seen, daily, nobody, reveal=reveal)
+    for each in unanswered:
+        session.console.warn(f"requests and tokens are unknown: {each}")
+    if unanswered:
+        return _INCOMPLETE
     if counted is None:
         session.console.warn("requests and tokens are unknown: no prometheus is configured")
         session.console.say(
@@ -508,11 +529,24 @@ def unit(
     return 0
 
 
+def _split(
+    session: Session, office: Office, seen: GpuHours, machines: list[Bought], until: date
+) -> list[Split]:
+    """GPU-hours with what they cost."""
+    from mlplatform.cli.costs import open_pricing
+    from mlplatform.cost.gpus.splitting import on_day, split_all
+
+    spender = office.spender()
+    convert = on_day(until, spender.currency, spender.rates.rate)
+    return split_all(seen, machines, open_pricing(session.topology()), convert)
+
+
 def _show_units(
     session: Session,
     found: list[UnitCost],
     spots: list[Spot],
     splits: list[Split],
+    seen: GpuHours | None,
     daily: Daily,
     nobody: Decimal,
     *,
@@ -552,6 +586,8 @@ def _show_units(
             "cost_of_no_model_or_region": exact(nobody),
             "spot": spot_rows,
             "gpus": split_rows,
+            "gpus_hours_seen": None if seen is None else round(seen.hours_seen, 3),
+            "gpus_unread": {} if seen is None else seen.unread,
         }
     session.show(
         "units",
@@ -569,6 +605,8 @@ def _show_units(
         ],
         **extra,
     )
+    for reason in dict.fromkeys(seen.unread.values() if seen is not None else ()):
+        session.console.warn(f"of GPUs not all is known: {reason}")
     if not table:
         return
     if nobody:
@@ -597,6 +635,7 @@ def _show_units(
             split_rows,
             columns=[
                 Column("name"),
+                Column("gpu_hours", "GPU-HOURS", right=True),
                 *(
                     Column(name, show=str, right=True)
                     for name in ("cost", "busy", "allocated_idle", "warm_standby", "unallocated")
@@ -605,6 +644,15 @@ def _show_units(
                 Column("unknown"),
             ],
         )
+        if seen is not None and seen.hours_seen < 24 * days:
+            session.console.data(
+                f"Prometheus knows of GPU nodes in {seen.hours_seen:,.0f} of {24 * days:,} hours\n"
+            )
+        for reason in dict.fromkeys(each.priced_by for each in splits if each.cost is None):
+            session.console.data(f"Not priced: {reason}\n")
+
+
+_PARTS = ("busy", "allocated_idle", "warm_standby", "unallocated", "unsplit")
 
 
 def _spot_row(spot: Spot, *, table: bool) -> dict[str, Any]:
@@ -622,19 +670,30 @@ def _spot_row(spot: Spot, *, table: bool) -> dict[str, Any]:
 
 
 def _split_row(found: Split, *, table: bool) -> dict[str, Any]:
-    parts = {
-        "cost": found.cost,
-        "busy": found.busy,
-        "allocated_idle": found.allocated_idle,
-        "warm_standby": found.warm_standby,
-        "unallocated": found.unallocated,
-        "unsplit": found.unsplit,
-    }
+    money, hours = (
+        {name: getattr(parts, name) if parts is not None else None for name in _PARTS}
+        for parts in (found.money, found.hours)
+    )
+    if table:
+        shown: dict[str, str | None] = {
+            name: _known_money(money[name]) if found.money is not None else _hours(hours[name])
+            for name in _PARTS
+        }
+    else:
+        shown = {name: _exactly(amount) for name, amount in money.items()}
     return {
         "name": found.name,
-        **{name: _shown_money(amount, table=table) for name, amount in parts.items()},
+        "gpu_hours": f"{found.gpus:,.1f}" if table else exact(found.gpus),
+        "cost": _shown_money(found.cost, table=table),
+        **shown,
         "unknown": list(found.unknown),
+        "hours": {name: _exactly(amount) for name, amount in hours.items()},
+        "priced_by": found.priced_by,
     }
+
+
+def _hours(count: Decimal | None) -> str:
+    return "unknown" if count is None else f"{count:,.1f} h"
 
 
 def _shown_money(amount: Decimal | None, *, table: bool) -> str | None:

@@ -155,21 +155,25 @@ def _look_at_grid(
 
 def _look_at_gpus(topology: Topology, pricing: Pricing, looked: _Looked) -> None:
     from mlplatform import wiring
-    from mlplatform.core.errors import MlplatformError
+    from mlplatform.core.seen import Unknown
+    from mlplatform.cost.cost_analyzer import regions_of
+    from mlplatform.cost.gpus.hours import naming_of
+    from mlplatform.cost.gpus.readings import Asker
     from mlplatform.cost.waste.findings import of_gpus
     from mlplatform.cost.waste.gpus import read_loads
 
-    measurements = wiring.open_measurements(topology)
-    if measurements is None or topology.prometheus is None:
+    history = wiring.open_history(topology)
+    if history is None:
         looked.skipped[GPUS] = "prometheus.url"
         return
-    try:
-        loads = read_loads(measurements, topology.prometheus.region_label)
-    except MlplatformError as error:
-        looked.cannot(GPUS, str(error))
+    naming = naming_of(topology, regions_of(topology))
+    asker = Asker(history, topology.cost.gpus, naming.region_label)
+    loads = read_loads(asker, naming, datetime.now(UTC).timestamp())
+    if isinstance(loads, Unknown):
+        looked.cannot(GPUS, loads.reason)
         return
     if not loads:
-        looked.cannot(GPUS, f"{measurements.url}: no GPU was measured for a day")
+        looked.cannot(GPUS, f"{history.url}: no GPU was measured for a day")
     looked.findings += of_gpus(loads, pricing)
 
 

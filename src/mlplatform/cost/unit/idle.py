@@ -11,10 +11,13 @@ is allocated cannot be told apart, and is one amount: exporters that are not the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from mlplatform.core.errors import UsageError
+
+ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Nodes:
     """GPU nodes of one kind, over a time. None: unknown."""
 
     name: str
-    cost: Decimal
+    cost: Decimal | None
     gpus: Decimal
     """GPU-hours there were."""
     allocated: Decimal | None
@@ -31,48 +34,113 @@ class Nodes:
     """GPU-hours held by versions that served nobody."""
     utilisation: Decimal | None
     """How busy the others were, 0 to 1."""
+    busy: Decimal | None = None
+    """GPU-hours that they were busy, in place of that."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is known how busy they were."""
+        return self.utilisation is not None or self.busy is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """The cost of some nodes. The parts that are known, and `unsplit`, are the cost."""
+class Parts:
+    """Money or GPU-hours. The parts that are known, and `unsplit`, are all of it."""
 
-    name: str
-    cost: Decimal
     unallocated: Decimal | None
     warm_standby: Decimal | None
     allocated_idle: Decimal | None
     busy: Decimal | None
     unsplit: Decimal
     """What cannot be told apart."""
+
+    def __add__(self, other: Parts) -> Parts:
+        return Parts(
+            _known(self.unallocated, other.unallocated),
+            _known(self.warm_standby, other.warm_standby),
+            _known(self.allocated_idle, other.allocated_idle),
+            _known(self.busy, other.busy),
+            self.unsplit + other.unsplit,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What some nodes cost, and where it went."""
+
+    name: str
+    cost: Decimal | None
+    gpus: Decimal
+    """GPU-hours there were."""
+    money: Parts | None
+    """None: what they cost is unknown."""
+    hours: Parts
     unknown: tuple[str, ...]
-    """What would have to be known for that."""
+    """What would have to be known to split the rest."""
+    priced_by: str = ""
+    """Where the cost is from: `bill`, the source of a list price, or why there is none."""
 
 
 def split(nodes: Nodes) -> Split:
     """Split the cost of nodes. `UsageError` where its figures contradict each other."""
     _check(nodes)
-    if nodes.allocated is None:
-        unknown = ("allocated", *(["utilisation"] if nodes.utilisation is None else []))
-        return Split(nodes.name, nodes.cost, None, None, None, None, nodes.cost, unknown)
-    unallocated = _part(nodes, nodes.gpus - nodes.allocated)
-    held = nodes.cost - unallocated
-    if nodes.warm is None:
-        unknown = ("warm", *(["utilisation"] if nodes.utilisation is None else []))
-        return Split(nodes.name, nodes.cost, unallocated, None, None, None, held, unknown)
-    warm = _part(nodes, nodes.warm)
-    serving = held - warm
-    if nodes.utilisation is None and serving:
-        return Split(
-            nodes.name, nodes.cost, unallocated, warm, None, None, serving, ("utilisation",)
+    unknown = [
+        name
+        for name, value in (("allocated", nodes.allocated), ("warm", nodes.warm))
+        if value is None
+    ][:1]
+    if not nodes.measured and (unknown or nodes.allocated != nodes.warm):
+        unknown.append("utilisation")
+    return Split(
+        nodes.name,
+        nodes.cost,
+        nodes.gpus,
+        None if nodes.cost is None else _parts(nodes, nodes.cost),
+        _parts(nodes, nodes.gpus),
+        tuple(unknown),
+    )
+
+
+def together(splits: Sequence[Split]) -> Split:
+    """Nodes of one kind at different times, of which different things are known. If the cost of
+    some is unknown, it is of all."""
+    first, *others = splits
+    found = first
+    for each in others:
+        found = replace(
+            found,
+            cost=None if found.cost is None or each.cost is None else found.cost + each.cost,
+            gpus=found.gpus + each.gpus,
+            money=None if found.money is None or each.money is None else found.money + each.money,
+            hours=found.hours + each.hours,
+            unknown=tuple(dict.fromkeys((*found.unknown, *each.unknown))),
         )
-    busy = serving * (nodes.utilisation or Decimal(0))
-    zero = Decimal(0)
-    return Split(nodes.name, nodes.cost, unallocated, warm, serving - busy, busy, zero, ())
+    return found
 
 
-def _part(nodes: Nodes, hours: Decimal) -> Decimal:
-    return nodes.cost * hours / nodes.gpus
+def _parts(nodes: Nodes, whole: Decimal) -> Parts:
+    """`whole` is for all GPU-hours."""
+
+    def part(hours: Decimal) -> Decimal:
+        return whole * hours / nodes.gpus
+
+    if nodes.allocated is None:
+        return Parts(None, None, None, None, whole)
+    unallocated = part(nodes.gpus - nodes.allocated)
+    held = whole - unallocated
+    if nodes.warm is None:
+        return Parts(unallocated, None, None, None, held)
+    warm = part(nodes.warm)
+    serving = held - warm
+    if not nodes.measured and nodes.allocated != nodes.warm:
+        return Parts(unallocated, warm, None, None, serving)
+    busy = serving * (nodes.utilisation or ZERO) if nodes.busy is None else part(nodes.busy)
+    return Parts(unallocated, warm, serving - busy, busy, ZERO)
+
+
+def _known(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    """The sum of what is known; None where nothing is."""
+    return one if other is None else other if one is None else one + other
 
 
 def _check(nodes: Nodes) -> None:

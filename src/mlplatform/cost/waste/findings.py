@@ -160,13 +160,17 @@ class Load:
     busy_ratio: float
     """The mean of its GPUs, 0 to 1."""
     evidence: str = ""
+    standby: bool | None = False
+    """Whether it waits for a failover; None: nobody can say."""
 
 
 def of_gpus(loads: Iterable[Load], pricing: Pricing) -> Iterator[Finding]:
-    """Nodes whose GPUs do next to nothing. One that is not measured is not idle."""
+    """Nodes whose GPUs do next to nothing. One that is not measured is not idle, and one that
+    stands by for a failover is idle on purpose."""
     for load in loads:
-        if not load.busy_ratio < BUSY_RATIO:
+        if load.standby or not load.busy_ratio < BUSY_RATIO:
             continue
+        doubt = "; nobody can say whether it stands by for a failover"
         monthly, source = _price_of_gpus(load, pricing)
         count = len(load.products)
         yield Finding(
@@ -174,11 +178,13 @@ def of_gpus(loads: Iterable[Load], pricing: Pricing) -> Iterator[Finding]:
             object=load.node,
             where=load.region or "(no region)",
             why=f"its {count} GPU{'s' * (count != 1)} were busy for {100 * load.busy_ratio:.1f} % "
-            "of the last day",
+            f"of the last day{doubt if load.standby is None else ''}",
             monthly=monthly,
             priced_by=source,
             evidence=(load.evidence,),
-            command=f"kubectl drain {load.node} --ignore-daemonsets, and let its pool shrink",
+            command=""
+            if load.standby is None
+            else f"kubectl drain {load.node} --ignore-daemonsets, and let its pool shrink",
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from mlplatform.core.errors import UsageError
-from mlplatform.cost.unit.idle import Nodes, split
+from mlplatform.cost.unit.idle import Nodes, Parts, split, together
 
 D = Decimal
 ALL = ("unallocated", "warm_standby", "allocated_idle", "busy", "unsplit")
@@ -47,9 +48,31 @@ def test_a_split(
     unknown: tuple[str, ...],
 ) -> None:
     found = split(nodes(*given))
-    assert tuple(getattr(found, name) for name in ALL) == parts
+    assert found.money is not None
+    assert tuple(getattr(found.money, name) for name in ALL) == parts
     assert found.unknown == unknown
-    assert sum(getattr(found, name) or 0 for name in ALL) == found.cost
+    assert sum(getattr(found.money, name) or 0 for name in ALL) == found.cost
+    # They cost 2 an hour.
+    assert tuple(getattr(found.hours, name) for name in ALL) == tuple(
+        None if part is None else part / 2 for part in parts
+    )
+
+
+def test_what_has_no_price_is_split_by_the_hour() -> None:
+    found = split(replace(nodes("80", "20", "0.5"), cost=None))
+    assert found.money is None
+    assert found.hours == Parts(D(20), D(20), D(30), D(30), D(0))
+
+
+def test_hours_of_which_different_things_are_known_are_added_up() -> None:
+    known, unmeasured = split(nodes("80", "20", "0.5")), split(nodes("100", "0", None))
+    both = together([known, unmeasured])
+    assert both.money == Parts(D(40), D(40), D(60), D(60), D(200))
+    assert (both.cost, both.gpus) == (D(400), D(200))
+    assert both.unknown == ("utilisation",)
+    unpriced = together([known, split(replace(nodes("80", "20", "0.5"), cost=None))])
+    assert (unpriced.cost, unpriced.money) == (None, None)
+    assert unpriced.hours.busy == 60
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from mlplatform.core.money import Amount, Price, Prices, Pricing
 from mlplatform.core.placement import Grid, Integrity, ModelVersion, Placement, Rung
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
+from mlplatform.cost.gpus.hours import Naming
+from mlplatform.cost.gpus.readings import Readings
 from mlplatform.cost.waste.findings import (
     Finding,
     Load,
@@ -25,9 +28,9 @@ from mlplatform.cost.waste.findings import (
     of_uploads,
     totals,
 )
-from mlplatform.cost.waste.gpus import GAUGES, loads_of
+from mlplatform.cost.waste.gpus import loads_of
 from mlplatform.ports.inventory import Held, Kind
-from mlplatform.ports.measurements import Measured
+from mlplatform.ports.measurements import Line
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 GIB = 2**30
@@ -131,8 +134,8 @@ def test_what_an_account_holds(thing: Held, why: str | None, monthly: str | None
         assert each.at_most == (thing.kind is Kind.SNAPSHOT)
 
 
-def load(busy: float, *products: str, region: str | None = "us") -> Load:
-    return Load("node-1", region, products or ("NVIDIA-L4",), busy)
+def load(busy: float, *products: str, region: str | None = "us", **other: Any) -> Load:
+    return Load("node-1", region, products or ("NVIDIA-L4",), busy, **other)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,8 @@ def load(busy: float, *products: str, region: str | None = "us") -> Load:
         (load(0.0, region="eu"), "unknown"),  # a folder has no price zone
         (load(0.0, region=None), "unknown"),
         (load(float("nan")), None),
+        (load(0.0, standby=True), None),  # idle on purpose
+        (load(0.0, standby=None), "584.00"),
     ],
 )
 def test_gpu_nodes(node: Load, monthly: str | None) -> None:
@@ -155,29 +160,102 @@ def test_gpu_nodes(node: Load, monthly: str | None) -> None:
         for each in found
     ]
     assert said == ([] if monthly is None else [monthly])
+    for each in found:
+        in_doubt = "nobody can say whether it stands by" in each.why
+        assert in_doubt == (node.standby is None)
+        assert in_doubt == (not each.command), "what may stand by is not to be drained"
 
 
-def sample(value: float, **labels: str) -> Measured:
-    return Measured(labels, value)
+STANDING_BY = Naming("region", {}, "model", {"resnet50": frozenset({"api"})})
+
+
+@pytest.mark.parametrize(
+    ("weights", "standby"), [([0.0], True), ([100.0], False), ([], None)], ids=str
+)
+def test_a_node_that_stands_by(weights: list[float], standby: bool | None) -> None:
+    there = {"region": "eu", "namespace": "ml", "pod": "serve"}
+    now = Readings(
+        allocatable=[sample(4, node="a", region="eu")],
+        requested=[sample(4, node="a", **there)],
+        utilisation=[sample(0.0, node="a", region="eu")],
+        servers=[sample(9, model="resnet50", **there)],
+        weights=[sample(each, route="api", region="eu") for each in weights],
+    )
+    (found,) = loads_of(now, now.utilisation, STANDING_BY, "asked")
+    assert found.standby is standby
+
+
+def sample(value: float, **labels: str) -> Line:
+    return Line(labels, ((0.0, value),))
+
+
+NAMING = Naming("region", {"use1": "us"})
+A100 = {"modelName": "NVIDIA A100-SXM4-40GB", "region": "us"}
+
+
+def loads(last_day: list[Line], **read: list[Line]) -> list[tuple[object, ...]]:
+    """By node; all of what was measured was there a day ago, unless said otherwise."""
+    day_ago = read.pop("day_ago", last_day)
+    found = loads_of(Readings(utilisation=last_day, **read), day_ago, NAMING, "asked")
+    return [(each.node, each.region, each.busy_ratio, each.products) for each in found]
 
 
 def test_what_monitoring_says_of_nodes() -> None:
-    dcgm = GAUGES[0]
-    found = loads_of(
+    found = loads(
         [
-            sample(0.0, Hostname="a", gpu="0", modelName="NVIDIA A100-SXM4-40GB", region="us"),
-            sample(0.5, Hostname="a", gpu="1", modelName="NVIDIA A100-SXM4-40GB", region="us"),
+            sample(0.0, Hostname="a", gpu="0", **A100),
+            sample(0.5, Hostname="a", gpu="1", **A100),
             sample(float("nan"), Hostname="b", gpu="0", region="us"),
             sample(0.0, Hostname="b", gpu="1", region="us"),  # half of b is not known
             sample(93.0, Hostname="c", gpu="0"),  # in per cent: another metric than it seems
             sample(0.0, gpu="0"),  # nobody's
-        ],
-        dcgm,
-        "region",
+        ]
     )
-    assert [(each.node, each.region, each.busy_ratio, each.products) for each in found] == [
-        ("a", "us", 0.25, ("NVIDIA-A100-SXM4-40GB",) * 2)
-    ]
+    assert found == [("a", "us", 0.25, ("NVIDIA-A100-SXM4-40GB",) * 2)]
+
+
+GPUS = [sample(4, node="a", region="use1"), sample(4, node="b", region="use1")]
+
+
+@pytest.mark.parametrize(
+    ("last_day", "read", "found"),
+    [
+        # the exporter's pod is no node, and its scrape says which it is on
+        (
+            [sample(0.01, Hostname="dcgm-7xk2p", instance="a", gpu="0", region="use1")],
+            {"allocatable": GPUS},
+            [("a", "us", 0.01, ("",))],
+        ),
+        # added this morning
+        ([sample(0.0, Hostname="a", gpu="0", region="use1")], {"day_ago": []}, []),
+        # a GPU that two pods share is stated once for each
+        (
+            [sample(share, Hostname="a", gpu="0", pod=pod) for pod, share in (("x", 0), ("y", 1))],
+            {},
+            [("a", None, 1.0, ("",))],
+        ),
+        # the mean of a node, and what Kubernetes says of it
+        (
+            [sample(0.02, node="a")],
+            {
+                "allocatable": [sample(4, node="a")],
+                "labels": [
+                    sample(
+                        1,
+                        node="a",
+                        label_nvidia_com_gpu_product="NVIDIA-L4",
+                        label_topology_kubernetes_io_region="use1",
+                    )
+                ],
+            },
+            [("a", "us", 0.02, ("NVIDIA-L4",) * 4)],
+        ),
+    ],
+)
+def test_which_node_it_is(
+    last_day: list[Line], read: dict[str, list[Line]], found: list[tuple[object, ...]]
+) -> None:
+    assert loads(last_day, **read) == found
 
 
 def placed(
