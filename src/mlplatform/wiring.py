@@ -290,7 +290,16 @@ def open_fleet(topology: Topology, region: str) -> Fleet:
             f"{region}: nothing says where its servers are",
             hint=f"give regions.{region}.endpoint, or regions.{region}.cluster",
         )
-    return endpoint
+    counted = {
+        model: partial(open_servers, topology, model, region)
+        for model, own in topology.rollout.models.items()
+        if region in own.servers
+    }
+    if not counted:
+        return endpoint
+    module = import_module("mlplatform.adapters.counted_fleet")
+    fleet: Fleet = module.CountedFleet(endpoint, counted)
+    return fleet
 
 
 def region_fleets(topology: Topology) -> Callable[[str], Fleet]:

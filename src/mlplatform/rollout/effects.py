@@ -14,7 +14,7 @@ from mlplatform.control.lease import Background
 from mlplatform.control.orders import EVERYTHING, Kind, Order, StandingOrders
 from mlplatform.control.quorum import ControlStore
 from mlplatform.control.regions import each_region
-from mlplatform.core.errors import MlplatformError, UsageError
+from mlplatform.core.errors import UsageError
 from mlplatform.core.golden import GoldenRequest
 from mlplatform.core.placement import Integrity, ModelVersion
 from mlplatform.core.replica import RegionSeen, Remembered, placement_of
@@ -89,13 +89,7 @@ class Sites:
         remembered = self.catalogue.recall(subject)
         stored = self.catalogue.see(subject, regions, remembered=remembered)
         orders = self.orders.read()
-        held = {
-            name: {
-                **_by_model(found, models),
-                subject.model: self._served(subject.model, name, found),
-            }
-            for name, found in holding.result().items()
-        }
+        held = {name: _by_model(found, models) for name, found in holding.result().items()}
         copies = self._copies(subject.model, held)
         for region, found in stored.items():
             copies.setdefault(region, {})[subject.version] = _copy(subject, region, found)
@@ -120,23 +114,6 @@ class Sites:
             locked=next(
                 (o.reason for o in orders if o.kind is Kind.LOCK and o.scope == EVERYTHING), None
             ),
-        )
-
-    def _served(self, model: str, region: str, found: _Holds | Unknown) -> Served | Unknown:
-        """What serves there: by who starts and stops the servers, where the topology says who does,
-        since they alone can count them; else as the servers themselves say."""
-        told = _by_model(found, frozenset({model}))[model]
-        if self.topology.rollout.servers_of(model, region) is None:
-            return told
-        try:
-            groups = self.open_servers(model, region).read().groups
-        except MlplatformError as error:
-            return Unknown(f"{region}: {error}")
-        ready = {version: group for version, group in groups.items() if group.ready}
-        return Served(
-            versions={version: group.digest for version, group in ready.items()},
-            servers=sum(len(group.ready) for group in ready.values()),
-            requests_per_second=told.requests_per_second if isinstance(told, Served) else None,
         )
 
     def _copies(
