@@ -56,8 +56,8 @@ ROLLOUT = """\
 rollout:
   # An hour in seconds: by default a canary gets 1, 5, 25 and 50 %, five minutes each, windows
   # are a minute long, and what was promoted is watched for half an hour.
-  strategy: {{weights: [10, 50], step_seconds: 3}}
-  waves: {{order: [eu-west-1, us-east-1, ap-southeast-1], bake_seconds: 2}}
+  strategy: {{weights: [20, 50], step_seconds: 2}}
+  waves: {{order: [eu-west-1, us-east-1, ap-southeast-1], bake_seconds: 1}}
   verdict:
     metrics: [errors]
     window_seconds: 0.5

@@ -35,7 +35,9 @@ def tell(stage: Stage) -> None:
     finally:
         client.stop()
     stage.tell(f"What clients noticed of {BAD}: {tally}.")
-    stage.run("mlplatform status magika")
+    status = "mlplatform status magika"
+    stage.until(status, lambda code, said: said.count("SERVING") == 2)
+    stage.run(status)
 
 
 def _publish(stage: Stage, folder: Path, version: str) -> None:
