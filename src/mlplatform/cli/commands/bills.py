@@ -382,7 +382,8 @@ def _write_page(
     incidents: Sequence[Incident] | None,
     clean: Callable[[str], str],
 ) -> None:
-    from mlplatform.cost.report.making import make_content, write_page
+    from mlplatform.cli.page_file import write_page
+    from mlplatform.cost.report.making import make_content
     from mlplatform.cost.report.page import page
 
     content = make_content(

@@ -1,15 +1,10 @@
-"""From the ledger to what a page says: which tables it has, and its file."""
+"""From the ledger to what a page says: which tables it has."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
-from mlplatform.core.errors import UsageError
 from mlplatform.cost.daily import costs_by_day
 from mlplatform.cost.ledger import Delivery
 from mlplatform.cost.report.content import Content, Incident, content_of
@@ -66,25 +61,3 @@ def make_content(
         untold=untold,
         clean=clean,
     )
-
-
-def write_page(path: Path, text: str) -> int:
-    """Write a file whole or not at all; its size in bytes. `UsageError` if it cannot be written."""
-    body = text.encode("utf-8", "replace")
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".page-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(body)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"--html {path}: {error.strerror}",
-            hint="name a file in a folder that can be written to",
-        ) from error
-    return len(body)

@@ -1,18 +1,16 @@
-"""The report as one HTML page: nothing is fetched, nothing runs. Pure.
-
-Bills hold whatever people type into tags, so every text is escaped, and a policy in the page itself
-forbids all but its own style (Content Security Policy level 3, W3C), should one slip through.
-"""
+"""The report as one HTML page. Bills hold whatever people type into tags, so every text is escaped.
+Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
 from html import escape
-from importlib.resources import files
 
+from mlplatform.core.page.axes import axis
+from mlplatform.core.page.document import document
 from mlplatform.cost.cube import Measure
-from mlplatform.cost.report.charts import Drawn, axis, bars, spark
+from mlplatform.cost.report.charts import Drawn, bars, spark
 from mlplatform.cost.report.content import Bar, Breakdown, Compared, Content, Incident, Share
 from mlplatform.cost.spending import ZERO
 
@@ -36,8 +34,6 @@ def page(content: Content) -> str:
     spending = content.spending
     span = f"{spending.since} to {spending.until}"
     parts = [
-        _head(f"Cost, {span}"),
-        "<body><main>",
         _summary(content),
         _days(content),
         *(_breakdown(each, content) for each in content.breakdowns),
@@ -45,27 +41,14 @@ def page(content: Content) -> str:
         _reconciliation(content),
         _left_out(content),
         _footer(content),
-        "</main></body></html>\n",
     ]
-    return "\n".join(part for part in parts if part)
+    return document(f"Cost, {span}", parts)
 
 
 def _footer(content: Content) -> str:
     return (
         f"<footer>Made {content.made:%Y-%m-%d %H:%M} UTC by <code>mlplatform cost report</code> "
         "from the bills themselves. Days are UTC.</footer>"
-    )
-
-
-def _head(title: str) -> str:
-    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        '<meta name="referrer" content="no-referrer"><meta name="color-scheme" '
-        f'content="light dark"><title>{escape(title)}</title><style>{style}</style></head>'
     )
 
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mlplatform.cost.report.charts import axis
+from mlplatform.core.page.axes import axis
 from mlplatform.cost.report.content import Incident
 from mlplatform.cost.report.page import page
 from tests.features.cost.bills import charge, days_from, month, tax, total, write_csv
