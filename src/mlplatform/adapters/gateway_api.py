@@ -63,7 +63,7 @@ from mlplatform.ports.traffic import (
 
 _GROUP, _VERSION, _PLURAL = "gateway.networking.k8s.io", "v1", "httproutes"
 _RESOURCE = f"{_PLURAL}.{_GROUP}"
-_OPTIONS = frozenset({"rule", "kubeconfig", "stall_seconds", "insecure"})
+OPTIONS = frozenset({"rule", "kubeconfig", "stall_seconds", "insecure"})
 _STALL_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
 _EPOCH, _WRITER, _WEIGHTS, _NONCE = (
@@ -85,7 +85,30 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Gatew
     else `~/.kube/config`; `stall_seconds` without an answer; `insecure=true`, for plain HTTP to
     another machine.
     """
-    url.reject_unknown(_OPTIONS)
+    url.reject_unknown(OPTIONS)
+    several = [region for region, names in targets.items() if len(names) != 1]
+    if several:
+        raise UsageError(
+            f"{url.noun} {url}: {', '.join(several)}: one backend a region",
+            hint="a Service may have as many endpoints as you like",
+        )
+    return GatewayApiTraffic(
+        url, place_of(url), targets={region: one for region, (one,) in targets.items()}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the weights lie."""
+
+    context: str
+    namespace: str
+    name: str
+    rule: int
+
+
+def place_of(url: StoreURL) -> Place:
+    """What `httproute://context/namespace/name?rule=0` names. `UsageError` where it names none."""
     # Split before it is decoded: a context may hold a slash.
     place = urlsplit(url.text)
     parts = [unquote(part) for part in (place.netloc, *place.path.strip("/").split("/"))]
@@ -97,19 +120,11 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Gatew
     rule = url.options.get("rule", "0")
     if not rule.isdecimal():
         raise UsageError(f"{url.noun} {url}: rule={rule!r} is not a number", hint="from 0")
-    several = [region for region, names in targets.items() if len(names) != 1]
-    if several:
-        raise UsageError(
-            f"{url.noun} {url}: {', '.join(several)}: one backend a region",
-            hint="a Service may have as many endpoints as you like",
-        )
-    return GatewayApiTraffic(
-        url, *parts, rule=int(rule), targets={region: one for region, (one,) in targets.items()}
-    )
+    return Place(parts[0], parts[1], parts[2], int(rule))
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
     """The object as it is, and where in it the regions are."""
 
     state: RouteState
@@ -126,31 +141,25 @@ class _Held:
 class GatewayApiTraffic:
     """One rule of one HTTPRoute."""
 
-    def __init__(
-        self,
-        url: StoreURL,
-        context: str,
-        namespace: str,
-        name: str,
-        *,
-        rule: int,
-        targets: Mapping[str, str],
-    ) -> None:
+    role = "infra/rbac/route-writer.yaml"
+    """Which Role grants what it needs."""
+
+    def __init__(self, url: StoreURL, place: Place, *, targets: Mapping[str, str]) -> None:
         self._asked = url
         self._url = str(url)
-        self._context = context
-        self._namespace = namespace
-        self._name = name
-        self._rule = rule
+        self._context = place.context
+        self._namespace = place.namespace
+        self._name = place.name
+        self._rule = place.rule
         self._targets = dict(targets)
         stall_seconds = url.seconds("stall_seconds", default=_STALL_SECONDS)
         self._timeout_seconds = (min(_CONNECT_SECONDS, stall_seconds), stall_seconds)
         self._api: CustomObjectsApi | None = None
         self._opening = threading.Lock()
-        self._last: _Held | None = None
+        self._last: Held | None = None
 
     def __repr__(self) -> str:
-        return f"<GatewayApiTraffic {self._url}>"
+        return f"<{type(self).__name__} {self._url}>"
 
     @property
     def url(self) -> str:
@@ -174,7 +183,7 @@ class GatewayApiTraffic:
         self._require(held, epoch, expected)
         try:
             written = self._call("patch", self._patch(held, weights, epoch, writer))
-        except _Refused as refused:
+        except Refused as refused:
             self._require(now := self._read(), epoch, expected)
             if (now.annotations is None) != (held.annotations is None):
                 raise ConditionFailed("it was annotated meanwhile", store=self._url) from None
@@ -187,14 +196,14 @@ class GatewayApiTraffic:
 
     # ------------------------------------------------------------------------- what it holds
 
-    def _read(self) -> _Held:
+    def _read(self) -> Held:
         return self._hold(self._call("get"))
 
-    def _hold(self, route: Mapping[str, Any]) -> _Held:
+    def _hold(self, route: Mapping[str, Any]) -> Held:
         self._last = held = self._held(route)
         return held
 
-    def _require(self, held: _Held, epoch: int, expected: RouteState) -> None:
+    def _require(self, held: Held, epoch: int, expected: RouteState) -> None:
         check_epoch(held.state, epoch, where=self._url)
         if held.state.tag != expected.tag:
             raise ConditionFailed(
@@ -204,7 +213,7 @@ class GatewayApiTraffic:
                 hint="read again; `kubectl get httproute -o yaml` shows who changed it",
             )
 
-    def _held(self, route: Mapping[str, Any]) -> _Held:
+    def _held(self, route: Mapping[str, Any]) -> Held:
         about = route["metadata"]
         rules = route["spec"].get("rules") or []
         if self._rule >= len(rules):
@@ -216,7 +225,7 @@ class GatewayApiTraffic:
         references = rules[self._rule].get("backendRefs") or []
         backends = [(_label(one), int(one.get("weight", 1))) for one in references]
         at = self._places(references)
-        weights = {region: backends[place][1] for region, place in at.items()}
+        weights = {r: backends[at[r]][1] if r in at else 0 for r in self._targets}
         annotations = about.get("annotations")
         found = annotations or {}
         epoch = found.get(_EPOCH, "0")
@@ -240,7 +249,7 @@ class GatewayApiTraffic:
             tag=f"{about['uid']} {about['generation']} {epoch} {found.get(_NONCE, '')}",
             detail=detail,
         )
-        return _Held(
+        return Held(
             state, backends, at, about["uid"], about["generation"], annotations, _accepted(route)
         )
 
@@ -265,41 +274,65 @@ class GatewayApiTraffic:
             )
         return places
 
-    def _patch(self, held: _Held, weights: Weights, epoch: int, writer: str) -> list[Any]:
+    def _patch(self, held: Held, weights: Weights, epoch: int, writer: str) -> list[Any]:
         """The change and, before it, what it is conditional on."""
-        rule = f"/spec/rules/{self._rule}/backendRefs"
-        tests: list[tuple[str, Any]] = [
-            ("/metadata/uid", held.uid),
-            ("/metadata/generation", held.generation),
-            *((f"{rule}/{place}/name", name) for place, name in self._backend_names(held)),
-        ]
-        changes: list[tuple[str, Any]] = []
-        backends = list(held.backends)
+        backends, changes = list(held.backends), []
         if weights != held.state.weights:
             region_at = {place: region for region, place in held.at.items()}
             for place, (label, _) in enumerate(held.backends):
                 # What is no region's gets nothing: nobody has verified what it serves.
                 weight = weights[region_at[place]] if place in region_at else 0
                 backends[place] = (label, weight)
-                changes.append((f"{rule}/{place}/weight", weight))
+                changes.append(("add", f"{self._references}/{place}/weight", weight))
+        return self._conditional(held, changes, backends, epoch, writer)
+
+    @property
+    def _references(self) -> str:
+        """Where the backends are."""
+        return f"/spec/rules/{self._rule}/backendRefs"
+
+    def _conditional(
+        self,
+        held: Held,
+        changes: Sequence[tuple[str, str, Any]],
+        backends: Sequence[tuple[str, int]],
+        epoch: int,
+        writer: str,
+        notes: Mapping[str, str] | None = None,
+    ) -> list[Any]:
+        """A patch of changes (what to do, where, and with what), after which the rule has these
+        backends, if the object is as it was held; and more annotations, if there are any."""
+        tests: list[tuple[str, Any]] = [
+            ("/metadata/uid", held.uid),
+            ("/metadata/generation", held.generation),
+            *(
+                (f"{self._references}/{place}/name", name)
+                for place, name in self._backend_names(held)
+            ),
+        ]
+        marks: list[tuple[str, Any]] = []
         found = held.annotations
         if found is None:
             tests.append(("/metadata/annotations", None))
-            changes.append(("/metadata/annotations", {}))
+            marks.append(("/metadata/annotations", {}))
         else:
             tests += [(_pointer(name), found.get(name)) for name in (_EPOCH, _NONCE)]
-        changes += [
-            (_pointer(_EPOCH), str(epoch)),
-            (_pointer(_WRITER), writer),
-            (_pointer(_WEIGHTS), _text(backends)),
-            (_pointer(_NONCE), secrets.token_hex(8)),
-        ]
-        return [{"op": "test", "path": path, "value": value} for path, value in tests] + [
-            {"op": "add", "path": path, "value": value} for path, value in changes
+        told = {
+            _EPOCH: str(epoch),
+            _WRITER: writer,
+            _WEIGHTS: _text(backends),
+            _NONCE: secrets.token_hex(8),
+            **(notes or {}),
+        }
+        marks += [(_pointer(name), value) for name, value in told.items()]
+        return [
+            *({"op": "test", "path": path, "value": value} for path, value in tests),
+            *({"op": op, "path": path, "value": value} for op, path, value in changes),
+            *({"op": "add", "path": path, "value": value} for path, value in marks),
         ]
 
     @staticmethod
-    def _backend_names(held: _Held) -> list[tuple[int, str]]:
+    def _backend_names(held: Held) -> list[tuple[int, str]]:
         return [(place, label.rpartition("/")[2]) for place, (label, _) in enumerate(held.backends)]
 
     # ------------------------------------------------------------------------- the API server
@@ -392,7 +425,7 @@ class GatewayApiTraffic:
                     f"may not {verb} {_RESOURCE} {where}: {text}",
                     right=right,
                     store=self._url,
-                    hint="infra/rbac/route-writer.yaml is the Role that it needs",
+                    hint=f"{self.role} is the Role that it needs",
                 ) from error
             case 404 if details.get("name") == self._name:
                 raise NotFound(f"there is no HTTPRoute {where}", store=self._url) from error
@@ -406,7 +439,7 @@ class GatewayApiTraffic:
             case 409 | 422:
                 # Which of the two it was is known when the route is read again.
                 kind = Throttled if status == 409 else StoreError
-                raise _Refused(kind(f"not accepted: {text}", store=self._url)) from error
+                raise Refused(kind(f"not accepted: {text}", store=self._url)) from error
             case 429:
                 raise Throttled(
                     f"the API server asks for patience: {text}",
@@ -418,7 +451,7 @@ class GatewayApiTraffic:
         raise StoreError(f"the API server refuses: {text}", store=self._url) from error
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A patch was not applied, because of a test in it or for itself."""
 
     def __init__(self, unexplained: MlplatformError) -> None:

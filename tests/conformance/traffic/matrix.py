@@ -12,7 +12,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import caddy_site, caddy_versions_site, dns_site, gateway_api_site, memory_site, route53_site
+from . import (
+    caddy_site,
+    caddy_versions_site,
+    dns_site,
+    gateway_api_site,
+    gateway_versions_site,
+    memory_site,
+    route53_site,
+)
 from .site import Site
 
 TABLE = "tests/conformance/traffic/matrix.py"
@@ -42,5 +50,11 @@ ROWS: tuple[Row, ...] = (
     Row("bind", "rfc2136", dns_site.bind_pair, "bind"),
     Row("powerdns", "rfc2136", dns_site.powerdns, "powerdns"),
     Row("kubernetes", "httproute", gateway_api_site.gateway_api, "kubernetes"),
+    Row(
+        "kubernetes-versions",
+        "httproute",
+        gateway_versions_site.gateway_versions,
+        "kubernetes",
+    ),
     Row("strict-fake", "route53", route53_site.route53),
 )
