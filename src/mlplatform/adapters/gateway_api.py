@@ -63,7 +63,7 @@ from mlplatform.ports.traffic import (
 
 _GROUP, _VERSION, _PLURAL = "gateway.networking.k8s.io", "v1", "httproutes"
 _RESOURCE = f"{_PLURAL}.{_GROUP}"
-OPTIONS = frozenset({"rule", "kubeconfig", "stall_seconds", "insecure"})
+_OPTIONS = frozenset({"rule", "kubeconfig", "stall_seconds", "insecure"})
 _STALL_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
 _EPOCH, _WRITER, _WEIGHTS, _NONCE = (
@@ -85,7 +85,7 @@ def open_traffic(url: StoreURL, targets: Mapping[str, tuple[str, ...]]) -> Gatew
     else `~/.kube/config`; `stall_seconds` without an answer; `insecure=true`, for plain HTTP to
     another machine.
     """
-    url.reject_unknown(OPTIONS)
+    url.reject_unknown(_OPTIONS)
     several = [region for region, names in targets.items() if len(names) != 1]
     if several:
         raise UsageError(

@@ -43,7 +43,6 @@ from typing import Any
 from mlplatform.adapters.deployment_template import name_of
 from mlplatform.adapters.gateway_api import (
     FEATURES,
-    OPTIONS,
     GatewayApiTraffic,
     Held,
     Refused,
@@ -71,7 +70,9 @@ from mlplatform.ports.traffic import (
 )
 
 _QUERIES = ("requests", "errors", "buckets")
-_OPTIONS = OPTIONS | {"prometheus", "metrics", "cluster", *_QUERIES}
+_OPTIONS = frozenset(
+    {"rule", "kubeconfig", "stall_seconds", "prometheus", "metrics", "cluster", *_QUERIES}
+)
 _OURS = "mlplatform.dev/backends"
 """Annotation: the backends that we have put there."""
 _TRIES = 20
