@@ -36,19 +36,19 @@ class Entry(World):
         metrics: bool = True,
     ) -> None:
         name = f"m-{secrets.token_hex(4)}"
-        versions = list(behind.targets)
-        shares = equal_shares(versions)
         there = version_doors(name, behind.targets if doors is None else doors, sockets=sockets)
         http = {"servers": there, **({"metrics": {}} if metrics else {})}
         self._sockets = sockets
         super().__init__(
             stack,
             behind,
-            {"@id": name, **route}
-            if route is not None
-            else version_route(name, versions, shares, sockets=sockets),
+            {"@id": name, **route} if route is not None else self._route_of(name, behind),
             apps=lambda admin: {"http": http},
         )
+
+    def _route_of(self, name: str, behind: Regions) -> dict[str, Any]:
+        shares = equal_shares(behind.targets)
+        return version_route(name, list(behind.targets), shares, sockets=self._sockets)
 
     def split(
         self, *versions: str, route_id: str | None = None, timeout_seconds: float = 10.0
