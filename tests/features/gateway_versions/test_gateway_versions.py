@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 
+from mlplatform.adapters.deployments import open_servers
 from mlplatform.adapters.gateway_versions import GatewayVersions, open_split
 from mlplatform.core.errors import (
     ConditionFailed,
@@ -23,8 +25,13 @@ from mlplatform.core.errors import (
 from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.split import Counts
+from tests.conformance.servers.deployments_site import ROLE as SERVERS_ROLE
 from tests.conformance.traffic.acts import put
-from tests.conformance.traffic.gateway_versions_site import GatewayVersionsSite, gateway_versions
+from tests.conformance.traffic.gateway_versions_site import (
+    MODEL,
+    GatewayVersionsSite,
+    gateway_versions,
+)
 from tests.real.servers.catalogue import BY_NAME
 from tests.real.servers.catalogue import prometheus as start_prometheus
 from tests.real.servers.control_plane import ControlPlane
@@ -73,6 +80,39 @@ def test_a_version_comes_with_no_weight(site: GatewayVersionsSite, split: Gatewa
     state = put(split, {"a": 90, "b": 10}, 1)
     assert [each["weight"] for each in references(site)] == [90, 10]
     assert state.weights == {"a": 90, "b": 10}
+
+
+def test_the_service_is_the_one_that_deployments_make(site: GatewayVersionsSite) -> None:
+    """Started by the one port, and admitted by the other, under the Roles that we ship."""
+    for document in yaml.safe_load_all(SERVERS_ROLE.read_text()):
+        document["metadata"]["namespace"] = site.namespace
+        plural = f"{document['kind'].lower()}s"
+        api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{site.namespace}/{plural}"
+        site.plane.ask("POST", api, document)
+    labels = {"app": "infer", "mlplatform.dev/version": "a"}
+    pod = {"containers": [{"name": "server", "image": "server"}]}
+    site.plane.ask(
+        "POST",
+        f"/apis/apps/v1/namespaces/{site.namespace}/deployments",
+        {
+            "metadata": {"name": "infer", "labels": {"mlplatform.dev/model": MODEL}},
+            "spec": {
+                "selector": {"matchLabels": {"app": "infer"}},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        },
+    )
+    file = site.plane.kubeconfig(site._folder / "servers.yaml", "rollout-1", context="eu")
+    text = f"deployments://eu/{site.namespace}?kubeconfig={file}"
+    servers = open_servers(StoreURL.parse(text, noun="servers"), MODEL)
+    servers.scale("v1.2.0", 1, digest="", epoch=1, writer="w")
+    split = site.split(["a", "v1.2.0"])
+    admit(split, "v1.2.0")
+    assert [each["name"] for each in references(site)] == ["infer-a", "magika-v1-2-0"]
+    put(split, {"a": 100, "v1.2.0": 0}, 1)
+    admit(split, "v1.2.0", gone=True)
+    servers.scale("v1.2.0", 0, digest="", epoch=1, writer="w")
+    assert [each["name"] for each in references(site)] == ["infer-a"]
 
 
 def test_admitted_again_changes_nothing(site: GatewayVersionsSite, split: GatewayVersions) -> None:
