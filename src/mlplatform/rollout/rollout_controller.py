@@ -12,6 +12,7 @@ from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.golden_library import GoldenLibrary
 from mlplatform.control.orders import StandingOrders
 from mlplatform.control.retry import Retry
+from mlplatform.control.retry_split import RetryingServers, RetryingSplit
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -19,6 +20,8 @@ from mlplatform.ports.clock import SystemClock
 from mlplatform.rollout.effects import Golden, Sites, Standings
 
 _ATTEMPTS = 3
+_WRITE_ATTEMPTS = 8
+"""Where weights and servers lie: what is given up there is a step that has failed."""
 _REGION_SECONDS = 10.0
 """How long a region's servers and store are waited for, each."""
 
@@ -42,6 +45,11 @@ def open_sites(
         folder=None,
     )
 
+    retry = Retry(
+        clock, random, attempts=_WRITE_ATTEMPTS, deadline_seconds=_REGION_SECONDS, stop=stop
+    )
+    servers, splits = wiring.opened_servers(topology), wiring.opened_splits(topology)
+
     def golden(model: str, version: str) -> Golden | Unknown:
         return library.of(ModelVersion(model, version), wait_seconds=_REGION_SECONDS)
 
@@ -63,8 +71,8 @@ def open_sites(
         control=control,
         random=random,
         writer=wiring.writer_name(),
-        open_servers=wiring.opened_servers(topology),
-        open_split=wiring.opened_splits(topology),
+        open_servers=lambda model, region: RetryingServers(servers(model, region), retry),
+        open_split=lambda model, region, those: RetryingSplit(splits(model, region, those), retry),
         probe=wiring.open_probe(),
         golden=golden,
         stop=stop,
