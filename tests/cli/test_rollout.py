@@ -15,7 +15,7 @@ import pytest
 
 from mlplatform import wiring
 from mlplatform.control.journal import Journal, Kind
-from mlplatform.core.plan import Action, Plan
+from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
 from tests.cli.estate import Estate, Ran, require
@@ -279,3 +279,45 @@ def test_a_failover_that_was_left(site: Site) -> None:
         held(ran, 3, "eu", f"failover-target: {name} on api is under way, or was left")
     finally:
         stream.append(Kind.CLOSED, {"text": "ended"}, fence=1)
+
+
+def test_nothing_was_rolled_out_and_so_there_is_nothing_to_report(site: Site) -> None:
+    require(site.run("rollout", "report"), 2, "nothing was ever rolled out", "rollout plan MODEL")
+
+
+def test_a_report_in_markdown_as_a_page_and_for_programs(site: Site) -> None:
+    name = site.good(*PLAN, "--output", "json").json()["digest"].removeprefix("blake3:")
+    topology = Topology.load(site.folder / "topology.yaml")
+    clock = SystemClock()
+    control = wiring.open_control(topology, clock, Random())
+    journal = Journal(control, clock, Random(), "alice@laptop:42")
+    stored = json.loads((site.folder / f"control/plans/rollout/{name}.json").read_text())
+    plan = Plan.model_validate(stored["plan"])
+    operation = journal.new_operation("rollout")
+    stream = journal.start(operation, plan, fence=1)
+    first = plan.actions[0].key
+    stream.append(Kind.INTENT, {"actions": [first], "batch": first}, fence=1)
+    outcome = Outcome(action=first, result=Result.FAILED, detail="us: the disk is full")
+    stream.append(Kind.OUTCOME, outcome.model_dump(mode="json"), fence=1)
+    stream.append(Kind.CLOSED, {"text": "ended"}, fence=1)
+
+    told = site.good("rollout", "report", "m").out
+    assert told.startswith("# `m@v2`: people have to look\n")
+    assert "us: the disk is full" in told
+    assert "alice@laptop:42 (unverified)" in told
+    page, text = site.folder / "report.html", site.folder / "report.md"
+    ran = site.good("rollout", "report", operation, "--html", str(page), "--markdown", str(text))
+    assert ran.out == ""
+    assert f"wrote {page}, " in ran.err
+    assert text.read_text() == told
+    assert "us: the disk is full" in page.read_text()
+    rows = site.good("rollout", "report", "--output", "json").json()
+    assert (rows["operation"], rows["state"]) == (operation, "people have to look")
+    assert [row["state"] for row in rows["regions"]] == ["people have to look"] + ["not begun"] * 2
+    nowhere = site.folder / "no" / "report.html"
+    require(
+        site.run("rollout", "report", "--html", str(nowhere)),
+        2,
+        f"--html {nowhere}: No such file or directory",
+        "a folder that can be written to",
+    )

@@ -18,6 +18,8 @@ from mlplatform.core.errors import (
     LeaseHeld,
     NoMajority,
     NotFound,
+    Throttled,
+    Unavailable,
     UsageError,
 )
 from mlplatform.core.placement import ModelVersion, parse_reference
@@ -159,6 +161,8 @@ def apply(
                 hint=f"`mlplatform rollout resume {left.operation}` goes on with it, "
                 f"`mlplatform rollout abort {left.operation}` takes it back",
             )
+        # Whatever came of it: the same plan is not begun a second time by the same call.
+        roller.carried_out = True
         return _recalled(sites, left, lease, said)
 
     report = run(
@@ -193,12 +197,17 @@ def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
     }
 
     def floor() -> int:
-        epochs = [
-            sites.open_split(model, region, those).read().epoch
-            for region, those in versions.items()
-            if sites.topology.rollout.actuator_of(model, region) is not None
-        ]
-        return max(epochs, default=0)
+        """What cannot be read says nothing: a region that is away must not keep the others from
+        going back. Where it knows a newer epoch, its entry refuses us."""
+        epochs = [0]
+        for region, those in versions.items():
+            if sites.topology.rollout.actuator_of(model, region) is None:
+                continue
+            with suppress(Unavailable, Throttled):
+                epochs.append(sites.open_split(model, region, those).read().epoch)
+            with suppress(Unavailable, Throttled):
+                epochs.append(sites.open_servers(model, region).read().epoch)
+        return max(epochs)
 
     return Lease(
         sites.control,
@@ -226,13 +235,14 @@ def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
 
 def request_of(stream: Stream) -> Request:
     """What an operation was asked to do."""
-    actions = _first_plan(stream).actions
+    actions = agreed_plan(stream).actions
     regions = dict.fromkeys(a.region for a in actions if a.kind != Kind.APPROVE)
     model, _, version = actions[0].subject.partition("@")
     return Request(ModelVersion(model, version), tuple(regions))
 
 
-def _first_plan(stream: Stream) -> Plan:
+def agreed_plan(stream: Stream) -> Plan:
+    """The plan with which an operation set out."""
     return Plan.model_validate(stream.entries[0].payload["plan"])
 
 
@@ -252,7 +262,7 @@ def operations_of(sites: Sites, reference: str = "") -> Iterator[Stream]:
             stream = sites.journal.open(name)
         except (IntegrityError, NoMajority, NotFound):
             continue
-        if not stream.entries or not _first_plan(stream).actions:
+        if not stream.entries or not agreed_plan(stream).actions:
             continue
         subject = request_of(stream).subject
         if model in ("", subject.model) and version in (None, subject.version):
@@ -312,7 +322,7 @@ def go_on(
 
 
 def _resume(sites: Sites, stream: Stream, *, said: Said, wait: Waiting = False) -> Report:
-    lease = lease_of(sites, request_of(stream).subject.model, _first_plan(stream))
+    lease = lease_of(sites, request_of(stream).subject.model, agreed_plan(stream))
     return resume(
         stream.operation,
         _recalled(sites, stream, lease, said),
@@ -348,7 +358,7 @@ def undo(
     stream = newest(sites, reference)
     if not stream.closed:
         return abort(sites, reference, reason=reason, said=said)[1]
-    plan = _first_plan(stream)
+    plan = agreed_plan(stream)
     request = request_of(stream)
     lease = lease_of(sites, request.subject.model, plan)
     roller = Roller(
@@ -401,6 +411,17 @@ class Stands:
     going_back: str = ""
     paused: str = ""
     writer: str = ""
+
+    @property
+    def state(self) -> str:
+        """What became of it, or becomes, in words."""
+        if not self.closed:
+            return "paused" if self.paused else "going back" if self.going_back else "open"
+        failed = [each for each in self.steps if each.result in ("failed", "unknown")]
+        if self.going_back:
+            wrong = any(f"/{UNDO}/" in each.action.key for each in failed)
+            return "people have to look" if wrong else "returned"
+        return "people have to look" if failed else "promoted"
 
 
 def stands(sites: Sites, stream: Stream) -> Stands:
