@@ -17,6 +17,10 @@ before you write.
 version which serves, with these servers: in one change the door takes their place among the
 upstreams, with their weights. The same servers are asked as before, by way of the door.
 
+**What is counted** is what is asked of a model, which is posted. GET, HEAD and OPTIONS are somebody
+who looks: probes ask each region several times a second for some, and where clients are few a bad
+version would hide behind their good answers.
+
 **What counting loses.** Counters begin again with each change of Caddy's configuration, whoever
 makes it. This adapter reads them right before and after a change of its own and carries them over,
 so that `Counts.began` stays; what entered in the milliseconds between and what was in flight is
@@ -597,11 +601,14 @@ def read_metrics(text: str, doors: Doors, *, where: str) -> Look:
             for sample in family.samples:
                 said = sample.labels
                 server = said.get("server", "")
-                if sample.name.endswith("_bucket") and doors.version(server) is not None:
+                if said.get("method") in _LOOKS or not sample.name.endswith("_bucket"):
+                    continue
+                if doors.version(server) is not None:
                     samples[server, said.get("code", ""), float(said["le"])] += sample.value
     except (ValueError, KeyError, IndexError) as error:
         raise Unavailable(f"/metrics holds no metrics: {error}", store=where) from error
     return Look(began, dict(samples))
 
 
+_LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CONFIGURED = "caddy_config_last_reload_success_timestamp_seconds"

@@ -83,6 +83,16 @@ class World:
         finally:
             client.close()
 
+    def post(self, path: str = "/") -> tuple[int, str]:
+        """One question to a model: status and body."""
+        client = self.client()
+        try:
+            client.request("POST", path, b"{}")
+            answer = client.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            client.close()
+
     def count(self, requests: int) -> Counter[str]:
         """That many requests, by the region that answered; "" where none did."""
         answers = (self.get() for _ in range(requests))

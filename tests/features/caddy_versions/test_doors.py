@@ -238,8 +238,10 @@ METRICS = """\
 # TYPE caddy_config_last_reload_success_timestamp_seconds gauge
 caddy_config_last_reload_success_timestamp_seconds 1.5e+09
 # TYPE caddy_http_request_duration_seconds histogram
-caddy_http_request_duration_seconds_bucket{code="200",method="GET",server="m-us:v1",le="0.5"} 6
-caddy_http_request_duration_seconds_bucket{code="200",method="GET",server="m-us:v1",le="+Inf"} 7
+caddy_http_request_duration_seconds_bucket{code="200",method="PUT",server="m-us:v1",le="0.5"} 6
+caddy_http_request_duration_seconds_bucket{code="200",method="PUT",server="m-us:v1",le="+Inf"} 7
+caddy_http_request_duration_seconds_bucket{code="200",method="GET",server="m-us:v1",le="0.5"} 90
+caddy_http_request_duration_seconds_bucket{code="200",method="GET",server="m-us:v1",le="+Inf"} 90
 caddy_http_request_duration_seconds_bucket{code="200",method="POST",server="m-us:v1",le="0.5"} 1
 caddy_http_request_duration_seconds_bucket{code="200",method="POST",server="m-us:v1",le="+Inf"} 1
 caddy_http_request_duration_seconds_bucket{code="502",method="POST",server="m-us:v1",le="0.5"} 0

@@ -48,7 +48,8 @@ traffic:
     ap-southeast-1: *server
   # A night in a minute. By default probes are 10 s apart, a region that was left is well for
   # half an hour before it gets anything back, and each step of that holds for a minute.
-  probe: {{interval_seconds: 0.5, timeout_seconds: 2, slow_seconds: 1, fall: 3, rise: 3}}
+  probe: {{interval_seconds: 0.5, timeout_seconds: 2, slow_seconds: 1, fall: 3, rise: 3,
+    golden_per_round: 1}}
   safety: {{hold_off_seconds: 4, step_seconds: 1, cooldown_seconds: 1, drill_percent: 5}}
 """
 
