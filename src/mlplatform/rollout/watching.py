@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -46,6 +46,16 @@ def scatter_of(section: Judging, regions: Iterable[str], today: date) -> Scatter
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What all windows of a region have come to, with one more of them."""
+
+    region: str
+    verdict: RegionVerdict
+    climb: Mapping[str, Sequence[float]]
+    """By metric: the evidence against the canary, look by look, in powers of ten."""
+
+
 @dataclass(slots=True)
 class Watch:
     """All regions of one rollout. Safe to share between threads, one a region."""
@@ -56,6 +66,8 @@ class Watch:
     records: Records
     operation: str
     gpus_a_server: int = 1
+    seen: Callable[[Looked], None] = lambda looked: None
+    """Hears of every window, from the thread that looked."""
     _windows: dict[str, list[Window]] = field(default_factory=dict)
     _book: Book | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -91,7 +103,9 @@ class Watch:
             self.records.keep_windows(self.operation, region, kept)
         except MlplatformError as error:
             log.warning("%s: its windows are not kept: %s", region, error)
-        return next(each for each in verdict.regions if each.region == region)
+        found = next(each for each in verdict.regions if each.region == region)
+        self.seen(Looked(region, found, self.climb(region)))
+        return found
 
     def verdict(self, region: str) -> RegionVerdict:
         """What all windows so far allow to be said of a region."""
