@@ -32,6 +32,7 @@ from mlplatform.rollout.plan.seen import Copy, Request, Seen
 from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.records import StoredPlan
 from mlplatform.rollout.rolling import NOT_WANTED, Roller
+from mlplatform.rollout.watching import Looked
 
 LEASE_SECONDS = 15.0
 """How long a controller that died keeps others from its model. A live one renews every third."""
@@ -44,6 +45,10 @@ class Said:
     plan: Callable[[Plan, str], None] = lambda plan, operation: None
     outcome: Callable[[Outcome], None] = lambda outcome: None
     text: Callable[[str], None] = lambda text: None
+    seen: Callable[[Looked], None] = lambda looked: None
+    """What every window has come to."""
+    recalled: Callable[[Stream], None] = lambda stream: None
+    """An operation that another process began, before it is gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +155,25 @@ def apply(
         guard=lease.guard,
         epoch=lambda: lease.generation,
         told=said.text,
+        seen=said.seen,
         plan_name=stored.name,
     )
 
+    # Whatever came of it: a plan that was found begun is finished, not begun a second time.
+    roller.carried_out = any(
+        agreed_plan(left).digest == stored.plan.digest
+        for left in sites.journal.unfinished(lease=lease.name)
+        if left.entries
+    )
+
     def finisher(left: Stream) -> Roller:
-        asked = Plan.model_validate(left.entries[0].payload["plan"])
+        asked = agreed_plan(left)
         if asked.digest != stored.plan.digest:
             raise LeaseHeld(
                 f"a rollout of {asked.actions[0].subject} was left unfinished: {left.operation}",
                 hint=f"`mlplatform rollout resume {left.operation}` goes on with it, "
                 f"`mlplatform rollout abort {left.operation}` takes it back",
             )
-        # Whatever came of it: the same plan is not begun a second time by the same call.
-        roller.carried_out = True
         return _recalled(sites, left, lease, said)
 
     report = run(
@@ -228,7 +239,9 @@ def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
         guard=lease.guard,
         epoch=lambda: lease.generation,
         told=said.text,
+        seen=said.seen,
     )
+    said.recalled(stream)
     roller.recall(stream)
     return roller
 
@@ -367,6 +380,7 @@ def undo(
         guard=lease.guard,
         epoch=lambda: lease.generation,
         told=said.text,
+        seen=said.seen,
         agreed=plan,
         going_back=reason,
         whole=True,

@@ -1,19 +1,18 @@
 """A rollout under way: observed, and acted on, step by step. All that a rollout changes is changed
-here, through ports, under the lease of its model.
+from here, through ports, under the lease of its model.
 
 A step that waits looks up now and then: an order to end, a canary that crashes or is worse, a
 region that failover has taken over. Whatever keeps a step from ending well is told as its outcome;
-what follows from it, `course.decide` says.
+what follows from it, `course.decide` says. What is done to servers and entries is in `hands`, how
+the canary is watched in `vigil`, and how steps wait in `waiting`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,51 +20,32 @@ from mlplatform.control.claims import claimed
 from mlplatform.control.journal import Kind as Entry
 from mlplatform.control.journal import Stream
 from mlplatform.control.orders import Kind as OrderKind
-from mlplatform.control.orders import Order
 from mlplatform.control.regions import each_region
-from mlplatform.core.errors import (
-    CheckFailed,
-    ConditionFailed,
-    DeadlineExceeded,
-    Fenced,
-    Interrupted,
-    MlplatformError,
-    NoMajority,
-)
+from mlplatform.core.errors import CheckFailed, Fenced, Interrupted, MlplatformError, NoMajority
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
-from mlplatform.ports.probe import Question
-from mlplatform.ports.servers import HOPELESS, Group, Servers
-from mlplatform.ports.split import Split
-from mlplatform.ports.traffic import check_epoch
 from mlplatform.rollout.course.approval import standing as approval_standing
-from mlplatform.rollout.course.decide import (
-    UNDO,
-    Course,
-    RegionNow,
-    go_on,
-    is_back,
+from mlplatform.rollout.course.decide import UNDO, Course, RegionNow, case_of, go_on, is_back
+from mlplatform.rollout.course.shares import (
+    may_have_left,
+    servers_before,
+    share_before,
+    share_meanwhile,
 )
-from mlplatform.rollout.course.windows import Arms, Sample, window_of
+from mlplatform.rollout.course.windows import between
 from mlplatform.rollout.effects import Sites
+from mlplatform.rollout.hands import Hands
 from mlplatform.rollout.plan.decide import FEATURE, decide
 from mlplatform.rollout.plan.gates import judge as judge_region
-from mlplatform.rollout.plan.policy import policy_of
 from mlplatform.rollout.plan.seen import Request, Rule, Seen, Standing
-from mlplatform.rollout.plan.steps import SEVERE, Kind
+from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.records import Pin, name_of
-from mlplatform.rollout.verdict.fixed_rate import bar, log10_e
-from mlplatform.rollout.verdict.judge import Decision, RegionVerdict
-from mlplatform.rollout.watching import Watch, evidence_json, scatter_of
+from mlplatform.rollout.vigil import Vigil, said
+from mlplatform.rollout.waiting import POLL_SECONDS, GoesBack, Patience, is_undo
+from mlplatform.rollout.watching import Looked, evidence_json
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.5
-_NEWS_SECONDS = 2.0
-"""How often orders are read while a step waits."""
-_TOLD_SECONDS = 5.0
-"""How long a step waits for the same before it is told, and how often windows are."""
-_IN_FORCE_SECONDS = 120.0
 _WAITED_FOR = frozenset(
     {
         Rule.LOCKED,
@@ -77,18 +57,17 @@ _WAITED_FOR = frozenset(
     }
 )
 """What passes by itself, or when somebody is done: a step does not begin while it lasts."""
-_GOLDEN_TRIES = 3
-"""A wrong answer may be somebody else's; three times the same is not."""
-_JSON = {"Content-Type": "application/json"}
+_ONLY_LOOK = frozenset({Kind.APPROVE, Kind.OBSERVE, Kind.BAKE})
+"""Steps that change nothing may begin whatever is at work."""
+_UNKNOWN_SECONDS = 120.0
+"""How long a step waits to know, or for requests to end, before it has failed."""
+_END_SECONDS = 30.0
+"""How long the steps beside one that was stopped have, to notice."""
+_AT_ZERO = "left_at_zero"
+"""Recorded of a step: the canary crashed meanwhile, and has no share until it is well."""
 
-
-class _GoesBack(Exception):
-    """Why a step does not end well."""
-
-    def __init__(self, reason: str, *, exit_code: int = 3, verdict: JSON | None = None) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
-        self.verdict = verdict or {}
+NOT_WANTED = "no longer decided"
+"""Begins what `control.reconcile` says of a step that the way back has made needless."""
 
 
 @dataclass(slots=True)
@@ -104,6 +83,8 @@ class Roller:
     epoch: Callable[[], int]
     told: Callable[[str], None] = lambda text: None
     """Hears how it goes on."""
+    seen: Callable[[Looked], None] = lambda looked: None
+    """Hears what every window has come to."""
     plan_name: str = ""
     """Under which it is approved."""
     feature: str = FEATURE
@@ -113,44 +94,76 @@ class Roller:
     """Why it goes back, once that was decided, or where nothing else is asked."""
     whole: bool = False
     """Whether all regions go back when one does."""
+    carried_out: bool = False
+    """Whether what is asked was found begun, and has been finished: nothing is left to plan."""
+    _patience: Patience = field(init=False)
+    _hands: Hands = field(init=False)
+    _vigil: Vigil = field(init=False)
     _done: set[str] = field(default_factory=set)
     _begun: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
+    _taken_up: frozenset[str] = frozenset()
+    """Steps that somebody began who did not end them."""
+    _way: tuple[Action, ...] = ()
+    _stuck: dict[str, str] = field(default_factory=dict)
+    _cold: set[str] = field(default_factory=set)
     _decided: Plan | None = None
-    _watch: Watch | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _orders: tuple[Order, ...] = ()
-    _orders_at: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.sites, self.told, self.guard, self.operation)
+        self._hands = Hands(
+            self.sites,
+            self.request.subject,
+            self.guard,
+            self.epoch,
+            self.told,
+            self._patience,
+            self.agreed,
+        )
+        self._vigil = Vigil(self._hands, self.seen)
+        self._patience.meanwhile = self._vigil.meanwhile
 
     # --- where it stands ------------------------------------------------------------------------
 
     def recall(self, stream: Stream) -> None:
         """Take up an operation that another process began."""
-        self.operation = stream.operation
         self.agreed = Plan.model_validate(stream.entries[0].payload["plan"])
+        self._begin(stream.operation)
         self.plan_name = name_of(self.agreed)
         self.going_back = is_back(stream.plan.actions)
         self.whole = bool(is_back(self.agreed.actions))
+        if self.going_back:
+            self._way = stream.plan.actions
         for entry in (*stream.entries, *stream.unsettled):
             if entry.kind is Entry.INTENT:
-                self._begun.update(entry.payload.get("actions", ()))
-        for key, outcome in stream.outcomes().items():
-            self._note(outcome.model_copy(update={"action": key}))
-        self._opened_watch().recall()
+                self._begin_steps(entry.payload.get("actions", ()))
+            elif entry.kind is Entry.OUTCOME:
+                self._note(Outcome.model_validate(entry.payload))
+        self._stuck.clear()  # whoever goes on tries again
+        self._taken_up = frozenset(self._begun - self._done)
+        self._vigil.opened().recall()
+
+    def _begin(self, operation: str) -> None:
+        self.operation = self._patience.operation = operation
+        self._hands.agreed = self.agreed
+
+    def _begin_steps(self, keys: Sequence[str]) -> None:
+        self._begun.update(keys)
+        self._cold.update(_region_in(key) for key in keys if _is_undo_of(key, Kind.RELOAD))
 
     def observe(self) -> Seen | Course:
         """Before anything is agreed: every region. Then: how far it has come, with every entry
         claimed, so that no older hand writes there any more."""
         if self.agreed is None:
             return self.sites.observe(self.request)
-        self._rest_while_paused()
         self.guard()
         model, executor = self.request.subject.model, self.sites.executor
         epoch = self.epoch()
+        self._hands.agreed = self.agreed
         regions = list(dict.fromkeys(_region_of(a) for a in self.agreed.actions if _region_of(a)))
         found = each_region(
             regions,
-            lambda region: self._look(model, region, epoch),
+            lambda region: self._look_at(model, region, epoch),
             executor=executor,
             timeout_seconds=self.sites.timeout_seconds,
         )
@@ -165,48 +178,70 @@ class Roller:
             begun=frozenset(self._begun),
             failed=dict(self._failed),
             going_back=self.going_back,
-            aborted=self._ordered(OrderKind.ABORT, fresh=True),
+            aborted=self._patience.ordered(OrderKind.ABORT, fresh=True),
             regions=now,
             whole=self.whole,
+            way=self._way,
+            stuck=dict(self._stuck),
+            cold=frozenset(self._cold),
         )
 
-    def _look(self, model: str, region: str, epoch: int) -> RegionNow | _Newer:
-        split = self._split(region)
+    def _look_at(self, model: str, region: str, epoch: int) -> RegionNow | _Newer:
+        split = self._hands.split(region)
         try:
             state = claimed(split, split.read(), epoch=epoch, writer=self.sites.writer)
         except Fenced as error:
             return _Newer(error)
-        return RegionNow(state.weights, self._servers(region).read().groups)
+        return RegionNow(state.weights, self._hands.servers(region).read().groups)
 
     def decide(self, seen: Seen | Course, now: datetime) -> Plan:
         """See `plan.decide` and `course.decide`."""
         topology = self.sites.topology
+        if self.carried_out:
+            return Plan(feature=FEATURE)
         if isinstance(seen, Seen):
             self._decided = decide(topology, seen, now)
             return self._decided
         plan = go_on(topology, seen)
-        if not self.going_back and (reason := is_back(plan.actions)):
+        reason = is_back(plan.actions)
+        if reason:
+            self._keep_way(plan.actions)
+        if reason and not self.going_back:
             self.going_back = reason
             self.told(f"going back: {reason}")
         return plan
 
+    def _keep_way(self, actions: Sequence[Action]) -> None:
+        """What is decided anew comes after what was done of the way as it was before."""
+        known = {action.key for action in self._way}
+        if any(action.key not in known for action in actions):
+            self._way = (*(a for a in self._way if a.key in self._done), *actions)
+
     def _note(self, outcome: Outcome) -> None:
-        with self._lock:
-            self._begun.add(outcome.action)
-            if outcome.ok and not outcome.detail.startswith(NOT_WANTED):
-                self._done.add(outcome.action)
-                self._failed.pop(outcome.action, None)
-            elif outcome.result is Result.FAILED:
-                self._failed[outcome.action] = outcome.detail
+        key, region = outcome.action, _region_in(outcome.action)
+        if outcome.ok and not outcome.detail.startswith(NOT_WANTED):
+            self._done.add(key)
+            self._failed.pop(key, None)
+            if _is_undo_of(key, Kind.WARM_UP):
+                self._cold.discard(region)
+            if outcome.measured.get(_AT_ZERO):
+                self._vigil.at_zero.add(region)
+            else:
+                self._vigil.at_zero.discard(region)
+        elif outcome.result is Result.FAILED:
+            self._failed[key] = outcome.detail
+            if f"/{UNDO}/" in key:
+                self._stuck[region] = f"{key.rpartition('/')[2]} in {region}: {outcome.detail}"
 
     # --- acting ---------------------------------------------------------------------------------
 
     def act(self, actions: Sequence[Action], operation: str) -> Iterator[Outcome]:
-        """The steps of one batch: one region each, side by side."""
+        """The steps of one batch: one region each, side by side. Where one of them may do nothing
+        more, none may."""
         if self.agreed is None:
             self.agreed = self._decided
-        self.operation = operation
-        self._begun.update(action.key for action in actions)
+        self._begin(operation)
+        self._begin_steps([action.key for action in actions])
         if len(actions) == 1:
             outcome = self._one(actions[0])
             self._note(outcome)
@@ -216,23 +251,30 @@ class Roller:
             self.sites.executor.submit(self._one, action) for action in actions
         ]
         stopped: BaseException | None = None
-        for future in as_completed(waiting):
-            try:
-                outcome = future.result()
-            except (Fenced, Interrupted, NoMajority) as error:
-                stopped = stopped or error
-                continue
-            self._note(outcome)
-            yield outcome
-        if stopped is not None:
-            raise stopped
+        try:
+            for future in as_completed(waiting):
+                try:
+                    outcome = future.result()
+                except (Fenced, Interrupted, NoMajority) as error:
+                    stopped = stopped or error
+                    self._patience.halt()
+                    continue
+                self._note(outcome)
+                yield outcome
+            if stopped is not None:
+                raise stopped
+        finally:
+            if not all(future.done() for future in waiting):
+                self._patience.halt()
+                wait_for(waiting, timeout=_END_SECONDS)
 
     def _one(self, action: Action) -> Outcome:
         try:
-            if action.kind in SEVERE or action.kind == Kind.PREFLIGHT:
-                self._wait_until_open(action)
-            return _PERFORM[Kind(action.kind)](self, action)
-        except _GoesBack as reason:
+            if action.kind not in _ONLY_LOOK and not is_undo(action):
+                self._patience.wait(action, lambda: self._closed(action))
+                self._require_ours(action)
+            outcome = _PERFORM[Kind(action.kind)](self, action)
+        except GoesBack as reason:
             return Outcome(
                 action=action.key,
                 result=Result.FAILED,
@@ -254,30 +296,55 @@ class Roller:
                 hint=error.hint or "",
                 finished_at=self.sites.clock.now(),
             )
+        except Exception as error:  # a fault of ours must not leave a canary to itself
+            log.exception("%s: internal error", action.key)
+            return Outcome(
+                action=action.key,
+                result=Result.FAILED,
+                detail=f"internal error: {type(error).__name__}: {error}",
+                error=type(error).__name__,
+                exit_code=1,
+                finished_at=self.sites.clock.now(),
+            )
+        if action.region in self._vigil.at_zero:
+            outcome = outcome.model_copy(update={"measured": {**outcome.measured, _AT_ZERO: True}})
+        return outcome
 
-    def _wait_until_open(self, action: Action) -> None:
-        """No step begins where failover is at work. The way back waits for nothing."""
-        if _is_undo(action):
-            return
+    def _closed(self, action: Action) -> str:
+        """Why no step may begin: somebody has ordered a pause, or failover is at work there. The
+        way back waits for nothing."""
+        if reason := self._patience.ordered(OrderKind.PAUSE):
+            return f"paused: {reason}"
+        if locked := self._patience.locked():
+            return locked
         first = not action.parameters["last_good"]
+        found = self.sites.standings(self.request.subject.model).get(action.region)
+        if isinstance(found, Unknown):
+            return "" if first else f"nobody knows how it stands with failover: {found.reason}"
+        shut = found.closed if isinstance(found, Standing) else {}
+        for rule, reason in shut.items():
+            if rule in _WAITED_FOR and (not first or rule is Rule.MAINTENANCE):
+                return f"{rule.value}: {reason}"
+        return ""
 
-        def closed() -> str:
-            orders = self._read_orders(fresh=True)
-            locked = [o.reason for o in orders if o.kind is OrderKind.LOCK and o.scope == "all"]
-            if locked:
-                return f"everything is locked: {locked[0]}"
-            found = self.sites.standings(self.request.subject.model).get(action.region)
-            if isinstance(found, Unknown) and first:
-                return ""
-            if isinstance(found, Unknown):
-                return f"nobody knows how it stands with failover: {found.reason}"
-            shut = found.closed if isinstance(found, Standing) else {}
-            for rule, reason in shut.items():
-                if rule in _WAITED_FOR and (not first or rule is Rule.MAINTENANCE):
-                    return f"{rule.value}: {reason}"
-            return ""
+    def _shares(self, action: Action) -> frozenset[int]:
+        """Of the version on trial, what this rollout may have left there before a step."""
+        assert self.agreed is not None  # noqa: S101 - it is carried out
+        return may_have_left(
+            self.agreed,
+            action,
+            begun=action.key in self._taken_up,
+            at_zero=action.region in self._vigil.at_zero,
+        )
 
-        self._wait(action, closed)
+    def _require_ours(self, action: Action) -> None:
+        """`GoesBack` where the weights are not as this rollout left them."""
+        if not action.parameters["last_good"]:
+            return
+        assert self.agreed is not None  # noqa: S101 - it is carried out
+        weights = self._hands.require_ours(action, self._shares(action))
+        if weights.get(self.request.subject.version) == 0 and share_before(self.agreed, action):
+            self._vigil.at_zero.add(action.region)  # whoever began this step left the canary
 
     def _approve(self, action: Action) -> Outcome:
         """Wait until somebody who may has said yes to the plan."""
@@ -291,20 +358,35 @@ class Roller:
             by = stands.by
             return stands.waits and f"{stands.waits}: mlplatform rollout approve {name[:12]}"
 
-        self._wait(action, missing)
+        self._patience.wait(action, missing)
         return self._did(action, f"{by} said yes", measured={"approved_by": by})
 
     def _preflight(self, action: Action) -> Outcome:
         """Look again: what has changed since the plan was made, and stands in the way."""
         sites = self.sites
-        seen = sites.observe(Request(self.request.subject, (action.region,)))
-        judged = judge_region(sites.topology, seen, action.region, sites.clock.now().date())
-        serious = [each for each in judged.findings if each.rule not in _WAITED_FOR]
-        if serious:
-            raise CheckFailed(
-                f"{action.region}: {'; '.join(str(each) for each in serious)}",
-                hint="mend that, then plan again",
-            )
+
+        def unknown() -> str:
+            seen = sites.observe(Request(self.request.subject, (action.region,)))
+            judged = judge_region(sites.topology, seen, action.region, sites.clock.now().date())
+            found = [each for each in judged.findings if each.rule not in _WAITED_FOR]
+            serious = [str(each) for each in found if not each.unknown]
+            told = action.parameters
+            now = (judged.last_good, judged.last_good_digest, judged.servers)
+            then = (str(told["last_good"]), str(told["last_good_digest"]), int(told["servers"]))
+            if judged.done:
+                serious.append(f"{self.request.subject} serves there already")
+            elif not found and now != then:
+                serious.append(
+                    f"{now[2]} servers of {now[0] or 'nothing'} serve there now, and it was "
+                    f"planned for {then[2]} of {then[0] or 'nothing'}"
+                )
+            if serious:
+                raise CheckFailed(
+                    f"{action.region}: {'; '.join(serious)}", hint="mend that, then plan again"
+                )
+            return "; ".join(str(each) for each in found)
+
+        self._patience.wait(action, unknown, limit_seconds=_UNKNOWN_SECONDS)
         return self._did(action, "nothing stands in the way")
 
     def _pin(self, action: Action) -> Outcome:
@@ -319,42 +401,21 @@ class Roller:
                 at=self.sites.clock.now(),
             )
         )
-        self._take_over(action)
-        return self._did(action, f"{action.parameters['last_good']} stays there")
-
-    def _take_over(self, action: Action) -> None:
-        """The servers of the version that serves are behind its door before any share is moved."""
+        # Its servers are behind its door before any share is moved.
         last_good = str(action.parameters["last_good"])
-        group = self._servers(action.region).read().groups.get(last_good)
-        if group is None or not group.ready:
+        group = self._hands.group(action, last_good)
+        if not group.ready:
             raise CheckFailed(
                 f"{action.region}: no server of {last_good} is ready",
                 hint="start them first: it is what a rollout goes back to",
             )
-        self._admit(action.region, last_good, group.ready)
+        self._hands.admit(action, last_good, group.ready)
+        return self._did(action, f"{last_good} stays there")
 
     def _load(self, action: Action) -> Outcome:
         """Start servers, and wait until they state the version and its digest."""
-        undo = _is_undo(action)
         version, digest, wanted = _loads(action, self.request.subject.version)
-        servers = self._servers(action.region)
-        began = self.sites.clock.monotonic()
-        self.guard()
-        state = servers.scale(
-            version, wanted, digest=digest, epoch=self.epoch(), writer=self.sites.writer
-        )
-        crashes = state.groups[version].crashes if version in state.groups else 0
-        limit = self.sites.topology.rollout.start_seconds_of(self.request.subject.model)
-
-        def missing() -> str:
-            group = servers.read().groups.get(version, Group(version))
-            if len(group.ready) >= wanted:
-                return ""
-            _require_hope(action.region, group, crashes)
-            return f"{len(group.ready)} of {wanted} servers of {version} are ready"
-
-        self._wait(action, missing, limit_seconds=limit, heeds_orders=not undo)
-        seconds = self.sites.clock.monotonic() - began
+        seconds = self._hands.load(action, version, digest, wanted)
         return self._did(
             action,
             f"{wanted} server{'s' * (wanted != 1)} of {version} ready after {seconds:.1f} s",
@@ -362,185 +423,137 @@ class Roller:
         )
 
     def _warm_up(self, action: Action) -> Outcome:
-        """Golden requests to every server of the version, until answers match at the latency that
-        is asked for; then they are let in, still without a share."""
+        """Golden requests; then the servers are let in, still without a share. Where servers were
+        replaced, with the share that they bear."""
         version, _, _ = _loads(action, self.request.subject.version)
-        if not _is_undo(action):
-            version = self.request.subject.version
-        model = self.request.subject.model
-        section = self.sites.topology.rollout
-        group = self._servers(action.region).read().groups.get(version, Group(version))
-        if not group.ready:
-            raise CheckFailed(f"{action.region}: no server of {version} is ready")
-        golden = self.sites.golden(model, version)
-        if isinstance(golden, Unknown):
-            raise CheckFailed(
-                f"{action.region}: {golden.reason}", hint="see to the stores, then run again"
-            )
-        slowest = 0.0
-        wrong: dict[str, int] = {}
-
-        def cold() -> str:
-            nonlocal slowest
-            slowest = 0.0
-            for address in group.ready:
-                for number, each in enumerate(golden, start=1):
-                    url = f"http://{address}/v2/models/{model}/versions/{version}/infer"
-                    body = json.dumps(each.request).encode()
-                    answer = self.sites.probe.ask(
-                        Question(url, "POST", body, _JSON),
-                        timeout_seconds=max(1.0, 4 * section.verdict.slow_seconds),
-                    )
-                    if not answer.good:
-                        said = answer.error or f"HTTP {answer.status}"
-                        problem = f"{address}: golden request {number}: {said}"
-                    else:
-                        problem = each.difference(_parsed(answer.body))
-                        problem = problem and f"{address}: golden request {number}: {problem}"
-                    if problem:
-                        wrong[address] = wrong.get(address, 0) + 1
-                        if wrong[address] >= _GOLDEN_TRIES:
-                            raise _GoesBack(f"{version} does not answer as it must: {problem}")
-                        return problem
-                    slowest = max(slowest, answer.seconds)
-                    if answer.seconds > section.verdict.slow_seconds:
-                        return f"{address}: golden request {number} took {answer.seconds:.3f} s"
-            return ""
-
-        limit = section.start_seconds_of(model)
-        self._wait(action, cold, limit_seconds=limit, heeds_orders=not _is_undo(action))
-        self._admit(action.region, version, group.ready)
-        asked = len(golden) * len(group.ready)
+        asked, slowest = self._hands.warm(action, version)
+        measured: JSON = {"golden_requests": asked, "slowest_seconds": round(slowest, 4)}
+        in_place = case_of(self.sites.topology, action).in_place
+        if in_place and not is_undo(action) and action.parameters["last_good"]:
+            weight = int(action.parameters["weight"])
+            _, moved = self._hands.move(action, weight, shares={*self._shares(action), weight})
+            measured.update(moved)
         return self._did(
             action,
             f"{asked} golden requests answered as they must, {slowest * 1000:.0f} ms at most"
-            if golden
+            if asked
             else f"{version} has no golden requests: nothing was asked",
-            measured={"golden_requests": asked, "slowest_seconds": round(slowest, 4)},
+            measured=measured,
         )
+
+    def _bear(self, action: Action, servers: int) -> None:
+        """So many servers of the version on trial are ready and warm, before anything rests on
+        them."""
+        digest = str(action.parameters["digest"])
+        self._hands.bear(action, self.request.subject.version, digest, servers)
 
     def _shrink(self, action: Action) -> Outcome:
-        """Fewer servers of one version: out of the door first, then told to end."""
+        """Old servers go, where there is no room beside them."""
         told = action.parameters
-        version, digest = (
-            (self.request.subject.version, str(told["digest"]))
-            if action.kind == Kind.STOP
-            else (str(told["last_good"]), str(told["last_good_digest"]))
-        )
-        left = int(told["new_servers" if action.kind == Kind.STOP else "old_servers"])
-        servers = self._servers(action.region)
-        group = servers.read().groups.get(version)
-        if group is None:
-            if left == 0:
-                self._let_out(action, version)
-                return self._did(action, f"no server of {version} was there", Result.NOTHING)
-            raise CheckFailed(f"{action.region}: no server of {version} is known")
-        if left and len(group.ready) > left:
-            self._admit(action.region, version, group.ready[:left])
-        elif not left:
-            self._let_out(action, version)
-        self.guard()
-        servers.scale(version, left, digest=digest, epoch=self.epoch(), writer=self.sites.writer)
+        if int(told["weight"]):
+            self._bear(action, int(told["new_servers"]))
+        left = int(told["old_servers"])
+        self._hands.shrink(action, str(told["last_good"]), str(told["last_good_digest"]), left)
+        return self._did(action, f"{left} servers of {told['last_good']} stay")
 
-        def there() -> str:
-            now = servers.read().groups.get(version)
-            if now is None or (not now.leaving and len(now.ready) <= left):
-                return ""
-            return f"{now.leaving} servers of {version} are still ending"
-
-        limit = self.sites.topology.rollout.start_seconds_of(self.request.subject.model)
-        self._wait(action, there, limit_seconds=limit, heeds_orders=False)
+    def _stop(self, action: Action) -> Outcome:
+        """Servers of the version on trial go. Where there are none, whoever is still about to start
+        some is refused from now on."""
+        told, version = action.parameters, self.request.subject.version
+        left = int(told["new_servers"])
+        went = self._hands.shrink(action, version, str(told["digest"]), left)
+        if not went:
+            return self._did(action, f"no server of {version} had to go", Result.NOTHING)
         return self._did(action, f"{left} servers of {version} stay" if left else "they have gone")
 
-    def _let_out(self, action: Action, version: str) -> None:
-        """Nothing more is sent to a version; where it is the only one, nothing can be done."""
-        if action.parameters["last_good"]:
-            self._admit(action.region, version, ())
+    def _replace(self, action: Action) -> Outcome:
+        """Old servers go first, and as many of the new version come in their place; what the others
+        bear meanwhile is moved before."""
+        assert self.agreed is not None  # noqa: S101 - it is carried out
+        told = action.parameters
+        meanwhile = share_meanwhile(self.agreed, action)
+        if meanwhile:
+            self._bear(action, servers_before(self.agreed, action))
+            self._hands.move(action, meanwhile, shares=self._shares(action))
+        version, digest = str(told["last_good"]), str(told["last_good_digest"])
+        self._hands.shrink(action, version, digest, int(told["old_servers"]))
+        return self._load(action)
 
     def _weight(self, action: Action) -> Outcome:
         """A share, then a look at what becomes of it."""
-        detail, measured = self._move(action, int(action.parameters["weight"]))
-        if _is_undo(action):
+        told = action.parameters
+        weight = int(told["weight"])
+        if is_undo(action):
+            last_good = str(told["last_good"])
+            group = self._hands.group(action, last_good)
+            if group.ready:
+                self._hands.admit(action, last_good, group.ready)
+            detail, measured = self._hands.move(action, weight)
             return self._did(action, detail, measured=measured)
-        least = float(action.parameters["least_seconds"] or 0.0)
-        if least:
-            verdict = self._watch_canary(action, least, needs_promotion=False)
-            measured["verdict"] = evidence_json(verdict, self._opened_watch().policy)
-            detail = f"{detail}; {_said(verdict)}"
+        self._bear(action, int(told["new_servers"]))
+        detail, measured = self._hands.move(action, weight, shares=self._shares(action))
+        self._vigil.at_zero.discard(action.region)
+        if least := float(told["least_seconds"] or 0.0):
+            verdict = self._vigil.canary(action, weight, least)
+            measured["verdict"] = evidence_json(verdict, self._vigil.opened().policy)
+            detail = f"{detail}; {said(verdict)}"
         return self._did(action, detail, measured=measured)
+
+    def _observe(self, action: Action) -> Outcome:
+        """In place: servers of both versions beside each other."""
+        told = action.parameters
+        least = float(told["least_seconds"] or 0.0)
+        share = int(told["weight"])
+        self._regain(action, share)
+        verdict = self._vigil.canary(action, share, least)
+        measured = {"verdict": evidence_json(verdict, self._vigil.opened().policy)}
+        return self._did(action, said(verdict), measured=measured)
+
+    def _regain(self, action: Action, share: int) -> None:
+        """The share that a canary lost when it crashed, or the process that watched it did."""
+        shares = self._shares(action)
+        if 0 < share < 100 and 0 in shares:
+            self._bear(action, int(action.parameters["new_servers"]))
+            self._hands.move(action, share, shares=shares)
+            self._vigil.at_zero.discard(action.region)
 
     def _promote(self, action: Action) -> Outcome:
         """All requests, once the verdict says so."""
+        assert self.agreed is not None  # noqa: S101 - it is carried out
+        told = action.parameters
         measured: JSON = {}
         reason = ""
-        if "alpha_each" in action.parameters:
-            verdict = self._watch_canary(action, 0.0, needs_promotion=True)
-            measured["verdict"] = evidence_json(verdict, self._opened_watch().policy)
-            by_hand = self._ordered(OrderKind.PROMOTE)
-            reason = f"by order: {by_hand}" if by_hand else _said(verdict)
-        self._take_in_all(action)
-        detail, moved = self._move(action, 100)
+        split = self._hands.split(action.region)
+        moved_already = action.key in self._taken_up and self._patience.insist(
+            action, lambda: split.read().weights.get(self.request.subject.version) == 100
+        )
+        if moved_already or not told["last_good"]:
+            pass
+        elif "alpha_each" in told:
+            share = share_before(self.agreed, action)
+            self._regain(action, share)
+            verdict = self._vigil.canary(
+                action, share, 0.0, to_promote=True, closed=lambda: self._closed(action)
+            )
+            measured["verdict"] = evidence_json(verdict, self._vigil.opened().policy)
+            by_hand = self._patience.ordered(OrderKind.PROMOTE)
+            reason = f"by order: {by_hand}" if by_hand else said(verdict)
+        else:
+            self._vigil.others(action)
+        self._bear(action, int(told["new_servers"]))
+        shares = self._shares(action) if told["last_good"] else ()
+        detail, moved = self._hands.move(action, 100, shares=shares)
         return self._did(
             action, f"{detail}{reason and f'; {reason}'}", measured={**measured, **moved}
         )
 
-    def _take_in_all(self, action: Action) -> None:
-        """Servers that became ready since they were let in bear a share as well."""
-        version = self.request.subject.version
-        group = self._servers(action.region).read().groups.get(version)
-        if group is None or not group.ready:
-            raise _GoesBack(f"no server of {version} is ready")
-        self._admit(action.region, version, group.ready)
-
-    def _observe(self, action: Action) -> Outcome:
-        least = float(action.parameters["least_seconds"] or 0.0)
-        verdict = self._watch_canary(action, least, needs_promotion=False)
-        measured = {"verdict": evidence_json(verdict, self._opened_watch().policy)}
-        return self._did(action, _said(verdict), measured=measured)
-
     def _bake(self, action: Action) -> Outcome:
-        """Watch it with all requests, against the bar by which it was promoted."""
+        """Watch it with all requests."""
         seconds = float(action.parameters["least_seconds"] or 0.0)
-        section = self.sites.topology.rollout.verdict
-        region, version = action.region, self.request.subject.version
-        found = self._opened_watch().verdict(region)
-        errors = next((e for e in found.evidence if e.metric.value == "errors"), None)
-        rate = (
-            bar(
-                errors.fleet_requests,
-                errors.fleet_failures,
-                delta=section.delta_promote,
-                epsilon=section.epsilon,
-            )
-            if errors is not None
-            else None
-        )
-        needed = -math.log10(section.alpha)
-        requests = failures = 0.0
-        last = self._sample(region)
-        begun = self.sites.clock.monotonic()
-        down = 0
-        while self.sites.clock.monotonic() - begun < seconds:
-            self._pause(min(section.window_seconds, seconds), action)
-            now = self._sample(region)
-            counted = _counted(last, now, version)
-            last = now
-            if counted is not None:
-                requests, failures = requests + counted[0], failures + counted[1]
-            ready = not isinstance(now.groups, Unknown) and version in now.groups
-            down = 0 if isinstance(now.groups, Unknown) or _is_up(now, version) else down + 1
-            if ready and down >= 2:
-                raise _GoesBack(f"no server of {version} has been ready for {down} looks")
-            if rate is not None and errors is not None:
-                e = log10_e(requests, failures, rate, phi=errors.phi)
-                if e >= needed:
-                    raise _GoesBack(
-                        f"{failures:.0f} of {requests:.0f} requests failed since it was promoted, "
-                        f"more than {rate:.2%} (e-value 10^{e:.1f})"
-                    )
+        requests, failures, held_to = self._vigil.bake(action, seconds)
         return self._did(
             action,
-            f"{requests:.0f} requests, {failures:.0f} failed",
+            f"{requests:.0f} requests, {failures:.0f} failed; {held_to}",
             measured={"requests": requests, "failures": failures},
         )
 
@@ -548,31 +561,22 @@ class Roller:
         """The old servers go, once nothing is sent to them any more."""
         told, region = action.parameters, action.region
         old = str(told["last_good"])
-        last = self._sample(region)
+        self._bear(action, int(told["new_servers"]))
+        watch, hands = self._vigil.opened(), self._hands
+        last = watch.sample(0.0, hands.split(region), hands.servers(region))
 
         def still() -> str:
             nonlocal last
-            now = self._sample(region)
-            counted = _counted(last, now, old)
+            now = watch.sample(0.0, hands.split(region), hands.servers(region))
+            counted = between(last, now, old)
             last = now
-            return (
-                f"{counted[0]:.0f} requests still reached {old}" if counted and counted[0] else ""
-            )
+            if isinstance(counted, Unknown):
+                return f"nobody knows whether requests reach {old}: {counted.reason}"
+            return f"{counted[0]:.0f} requests still reached {old}" if counted[0] else ""
 
-        self.sites.clock.sleep(_POLL_SECONDS)
-        self._wait(action, still, limit_seconds=_IN_FORCE_SECONDS)
-        servers = self._servers(region)
-        if (group := servers.read().groups.get(old)) is not None:
-            self._admit(region, old, ())
-            self.guard()
-            servers.scale(old, 0, digest=group.digest, epoch=self.epoch(), writer=self.sites.writer)
-
-            def there() -> str:
-                now = servers.read().groups.get(old)
-                return "" if now is None else f"servers of {old} are still ending"
-
-            limit = self.sites.topology.rollout.start_seconds_of(self.request.subject.model)
-            self._wait(action, there, limit_seconds=limit, heeds_orders=False)
+        self.sites.clock.sleep(POLL_SECONDS)
+        self._patience.wait(action, still, limit_seconds=_UNKNOWN_SECONDS)
+        hands.shrink(action, old, str(told["last_good_digest"]), 0)
         self.sites.records.unpin(self.request.subject.model, region)
         return self._did(action, f"{old} serves there no more; its bytes stay stored")
 
@@ -580,233 +584,16 @@ class Roller:
         self.sites.records.unpin(self.request.subject.model, action.region)
         return self._did(action, f"{action.parameters['last_good']} serves there alone")
 
-    # --- the canary under watch -----------------------------------------------------------------
+    def _look(self, action: Action) -> Outcome:
+        """Until the region can be read, however long that takes: what it needs is decided then."""
 
-    def _watch_canary(
-        self,
-        action: Action,
-        least_seconds: float,
-        *,
-        needs_promotion: bool,
-    ) -> RegionVerdict:
-        """Windows until it was looked at for so long and, if that is needed, may be promoted.
-        `_GoesBack` as soon as the verdict says so."""
-        region, version = action.region, self.request.subject.version
-        section = self.sites.topology.rollout.verdict
-        watch = self._opened_watch()
-        weight = self._opened_weight(region, version)
-        begun = self.sites.clock.monotonic()
-        last = self._sample(region)
-        left_at_zero = False
-        said_at = float("-inf")
-        while True:
-            verdict = watch.verdict(region)
-            looked = self.sites.clock.monotonic() - begun
-            promoted = bool(self._ordered(OrderKind.PROMOTE))
-            if (
-                looked >= least_seconds
-                and not left_at_zero
-                and (not needs_promotion or promoted or verdict.decision is Decision.PROMOTE)
-            ):
-                return verdict
-            self._pause(section.window_seconds, action, until_down=version)
-            now = self._sample(region)
-            verdict = watch.add(last, now, region, version)
-            last = now
-            if verdict.decision is Decision.ROLL_BACK:
-                raise _GoesBack(
-                    "; ".join(verdict.because),
-                    verdict={"verdict": evidence_json(verdict, watch.policy)},
-                )
-            if verdict.weight_zero and not left_at_zero:
-                self.told(f"{region}: {'; '.join(verdict.because)}; its weight is 0 meanwhile")
-                self._move(action, 0)
-                last, left_at_zero = self._sample(region), True
-                self._start_again(action)
-            elif left_at_zero and not verdict.weight_zero:
-                self._move(action, weight)
-                last, left_at_zero = self._sample(region), False
-            if self.sites.clock.monotonic() - said_at >= _TOLD_SECONDS:
-                said_at = self.sites.clock.monotonic()
-                self.told(f"{region}: {weight} %: {_said(verdict)}")
+        def unread() -> str:
+            self._hands.split(action.region).read()
+            self._hands.servers(action.region).read()
+            return ""
 
-    def _start_again(self, action: Action) -> None:
-        """Servers that ended are started again, where nobody else does that."""
-        told = action.parameters
-        self.guard()
-        self._servers(action.region).scale(
-            self.request.subject.version,
-            int(told["new_servers"]),
-            digest=str(told["digest"]),
-            epoch=self.epoch(),
-            writer=self.sites.writer,
-        )
-
-    def _opened_weight(self, region: str, version: str) -> int:
-        return self._split(region).read().weights.get(version, 0)
-
-    def _opened_watch(self) -> Watch:
-        with self._lock:
-            if self._watch is None:
-                assert self.agreed is not None  # noqa: S101 - nothing is watched before that
-                section = self.sites.topology.rollout.verdict
-                regions = list(
-                    dict.fromkeys(a.region for a in self.agreed.actions if a.kind != Kind.APPROVE)
-                )
-                model = self.sites.topology.models[self.request.subject.model]
-                self._watch = Watch(
-                    policy_of(section, regions),
-                    scatter_of(section, regions, self.sites.clock.now().date()),
-                    section,
-                    self.sites.records,
-                    self.operation,
-                    gpus_a_server=sum(model.gpus.values()) or 1,
-                )
-            return self._watch
-
-    def _sample(self, region: str) -> Sample:
-        at = self.sites.clock.now().timestamp()
-        return self._opened_watch().sample(at, self._split(region), self._servers(region))
-
-    # --- writing --------------------------------------------------------------------------------
-
-    def _move(self, action: Action, weight: int) -> tuple[str, JSON]:
-        """Give the version that share, and wait until it is in force."""
-        last_good, version = str(action.parameters["last_good"]), self.request.subject.version
-        split = self._split(action.region)
-        epoch = self.epoch()
-        state = split.read()
-        check_epoch(state, epoch, where=split.url)
-        after = {last_good: 100 - weight, version: weight} if last_good else {version: 100}
-        if dict(state.weights) != after or state.epoch != epoch:
-            self.guard()
-            state = split.write(after, epoch=epoch, writer=self.sites.writer, expected=state)
-        self._wait(
-            action,
-            lambda: "" if split.in_force(state) else f"{split.url} does not answer with it yet",
-            limit_seconds=_IN_FORCE_SECONDS,
-            heeds_orders=False,
-        )
-        said = (f"{each} {share} %" for each, share in after.items())
-        self.told(f"{action.region}: {', '.join(said)}")
-        measured: JSON = {"weights": after, "epoch": epoch}
-        return f"{version} has {weight} % there", measured
-
-    def _admit(self, region: str, version: str, addresses: Sequence[str]) -> None:
-        self.guard()
-        self._split(region).admit(version, addresses, epoch=self.epoch(), writer=self.sites.writer)
-
-    def _split(self, region: str) -> Split:
-        subject = self.request.subject
-        agreed = self.agreed or self._decided
-        assert agreed is not None  # noqa: S101 - nothing is written before that
-        first = next(a for a in agreed.actions if a.region == region and a.kind != Kind.APPROVE)
-        versions = tuple(v for v in (str(first.parameters["last_good"]), subject.version) if v)
-        return self.sites.open_split(subject.model, region, versions)
-
-    def _servers(self, region: str) -> Servers:
-        return self.sites.open_servers(self.request.subject.model, region)
-
-    # --- waiting --------------------------------------------------------------------------------
-
-    def _wait(
-        self,
-        action: Action,
-        missing: Callable[[], str],
-        *,
-        limit_seconds: float | None = None,
-        heeds_orders: bool = True,
-    ) -> None:
-        """Until nothing is missing. What cannot be read meanwhile is waited for as well."""
-        clock = self.sites.clock
-        began, said_at, said = clock.monotonic(), float("-inf"), ""
-        pause = 0.02
-        while True:
-            try:
-                why = missing()
-            except (Fenced, CheckFailed, ConditionFailed):
-                raise
-            except MlplatformError as error:
-                if not error.retryable:
-                    raise
-                why = str(error)
-            if not why:
-                return
-            if limit_seconds is not None and clock.monotonic() - began > limit_seconds:
-                raise DeadlineExceeded(
-                    f"{action.region}: after {limit_seconds:g} s: {why}",
-                    hint="see what holds it up; `mlplatform rollout status` shows where it stands",
-                )
-            if why != said and clock.monotonic() - max(began, said_at) > _TOLD_SECONDS:
-                self.told(f"{action.region}: {action.key.rpartition('/')[2]} waits: {why}")
-                said, said_at = why, clock.monotonic()
-            self._stop_if_asked(action, heeds_orders=heeds_orders)
-            clock.sleep(pause)
-            pause = min(_POLL_SECONDS, 2 * pause)
-
-    def _pause(self, seconds: float, action: Action, *, until_down: str = "") -> None:
-        """So long, but for an order to end; or until no server of a version is ready."""
-        clock = self.sites.clock
-        end = clock.monotonic() + seconds
-        while (left := end - clock.monotonic()) > 0:
-            self._stop_if_asked(action, heeds_orders=True)
-            clock.sleep(min(left, _POLL_SECONDS))
-            if until_down and end - clock.monotonic() > _NEWS_SECONDS:
-                try:
-                    group = self._servers(action.region).read().groups.get(until_down)
-                except MlplatformError:
-                    continue
-                if group is None or not group.ready:
-                    return
-
-    def _stop_if_asked(self, action: Action, *, heeds_orders: bool) -> None:
-        if self.sites.stop():
-            raise Interrupted(
-                f"operation {self.operation}: interrupted at {action.key.rpartition('/')[2]} in "
-                f"{action.region}",
-                hint="weights and servers are as they were written; "
-                f"`mlplatform rollout resume {self.operation}` goes on",
-            )
-        heeds_orders &= not _is_undo(action)
-        if heeds_orders and (reason := self._ordered(OrderKind.ABORT)):
-            raise _GoesBack(f"aborted: {reason}")
-
-    def _ordered(self, kind: OrderKind, *, fresh: bool = False) -> str:
-        """The reason of an order about this operation, if one stands."""
-        for order in self._read_orders(fresh=fresh):
-            if order.kind is kind and order.scope == self.operation:
-                return order.reason or f"by {order.by}"
-        return ""
-
-    def _read_orders(self, *, fresh: bool = False) -> tuple[Order, ...]:
-        clock = self.sites.clock
-        with self._lock:
-            if not fresh and clock.monotonic() - self._orders_at < _NEWS_SECONDS:
-                return self._orders
-            self._orders_at = clock.monotonic()
-        try:
-            found = self.sites.orders.read()
-        except MlplatformError as error:  # what stood then stands
-            log.info("orders cannot be read: %s", error)
-            return self._orders
-        self._orders = found
-        return found
-
-    def _rest_while_paused(self) -> None:
-        reason = self._ordered(OrderKind.PAUSE, fresh=True)
-        said = ""
-        while reason and not self._ordered(OrderKind.ABORT):
-            if said != reason:
-                self.told(f"paused: {reason}")
-                said = reason
-            if self.sites.stop():
-                raise Interrupted(
-                    f"operation {self.operation} is paused: {reason}",
-                    hint=f"`mlplatform rollout resume {self.operation}` goes on with it",
-                )
-            self.sites.clock.sleep(_POLL_SECONDS)
-            self.guard()
-            reason = self._ordered(OrderKind.PAUSE, fresh=True)
+        self._patience.wait(action, unread)
+        return self._did(action, f"{action.region} can be read again")
 
     def _did(
         self,
@@ -825,10 +612,6 @@ class Roller:
         )
 
 
-NOT_WANTED = "no longer decided"
-"""Begins what `control.reconcile` says of a step that the way back has made needless."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Newer:
     """An entry knows a newer epoch: not unknown, but the end."""
@@ -836,66 +619,25 @@ class _Newer:
     error: Fenced
 
 
-def _is_undo(action: Action) -> bool:
-    return f"/{UNDO}/" in action.key
-
-
 def _region_of(action: Action) -> str:
     return "" if action.kind == Kind.APPROVE else action.region
+
+
+def _region_in(key: str) -> str:
+    """The region of a step, from its key: `rollout/<model@version>/<region>/…`."""
+    return key.split("/")[2]
+
+
+def _is_undo_of(key: str, kind: Kind) -> bool:
+    return f"/{UNDO}/" in key and key.rpartition("/")[2].startswith(f"{kind.value}-")
 
 
 def _loads(action: Action, new: str) -> tuple[str, str, int]:
     """Version, digest and number of what is to be there after the step."""
     told = action.parameters
-    if _is_undo(action):
+    if is_undo(action):
         return str(told["last_good"]), str(told["last_good_digest"]), int(told["old_servers"])
     return new, str(told["digest"]), int(told["new_servers"])
-
-
-def _require_hope(region: str, group: Group, crashes: int) -> None:
-    """`_GoesBack` where waiting does not help."""
-    ill = [each for each in group.ailing if each.state in HOPELESS]
-    if group.crashes - crashes >= 2 or (group.crashes > crashes and not group.ready):
-        ill = list(group.ailing) or ill
-    if ill:
-        said = "; ".join(
-            f"{e.server}: {e.state.value}{e.reason and f': {e.reason}'}" for e in ill[:2]
-        )
-        raise _GoesBack(f"{region}: {group.version} does not start: {said}")
-
-
-def _counted(before: Sample, after: Sample, version: str) -> tuple[float, float] | None:
-    """Requests and failures of a version between two looks; None: not known."""
-    window = window_of(before, after, Arms("", version), window_seconds=float("inf"))
-    if isinstance(window.canary, Unknown):
-        return None
-    return window.canary.requests, window.canary.errors
-
-
-def _is_up(sample: Sample, version: str) -> bool:
-    return (
-        not isinstance(sample.groups, Unknown)
-        and version in sample.groups
-        and bool(sample.groups[version].ready)
-    )
-
-
-def _said(verdict: RegionVerdict) -> str:
-    """A verdict in a line."""
-    parts = [
-        f"{each.metric.value} {each.failures:.0f}/{each.requests:.0f}, fleet "
-        f"{each.fleet_failures:.0f}/{each.fleet_requests:.0f}, "
-        f"e-value 10^{each.log10_e:.1f} of 10^{each.log10_e_needed:.1f}"
-        for each in verdict.evidence
-    ]
-    return f"{verdict.decision.value}: {'; '.join(parts)}"
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 _PERFORM: Mapping[Kind, Callable[[Roller, Action], Outcome]] = {
@@ -904,13 +646,15 @@ _PERFORM: Mapping[Kind, Callable[[Roller, Action], Outcome]] = {
     Kind.PIN: Roller._pin,
     Kind.SHRINK: Roller._shrink,
     Kind.LOAD: Roller._load,
+    Kind.REPLACE: Roller._replace,
     Kind.WARM_UP: Roller._warm_up,
     Kind.WEIGHT: Roller._weight,
     Kind.OBSERVE: Roller._observe,
     Kind.PROMOTE: Roller._promote,
     Kind.BAKE: Roller._bake,
     Kind.RETIRE: Roller._retire,
-    Kind.STOP: Roller._shrink,
+    Kind.STOP: Roller._stop,
     Kind.RELOAD: Roller._load,
     Kind.UNPIN: Roller._unpin,
+    Kind.LOOK: Roller._look,
 }

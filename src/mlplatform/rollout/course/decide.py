@@ -7,7 +7,7 @@ again by the same operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlplatform.core.placement import ModelVersion
@@ -15,12 +15,14 @@ from mlplatform.core.plan import Action, Hold, Plan, Severity
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.servers import Group
-from mlplatform.rollout.course.undo import Standing, back
+from mlplatform.rollout.course.undo import Standing, back, look
 from mlplatform.rollout.plan.decide import FEATURE
 from mlplatform.rollout.plan.steps import SEVERE, Case, Kind, Step
 
 UNDO = "undo"
 """Part of the key of every step of the way back."""
+REPEATS_MOST = 3
+"""How often a step of the way back is done again because somebody has undone it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class Course:
     regions: Mapping[str, RegionNow] = field(default_factory=dict)
     whole: bool = False
     """Whether every region goes back, when one does: those that are over, too."""
+    way: tuple[Action, ...] = ()
+    """The way back as it was last decided, done steps and all; empty before it was."""
+    stuck: Mapping[str, str] = field(default_factory=dict)
+    """By region: which step of the way back did not end well, and why. Nothing after it is done:
+    it would rest on what is not so."""
+    cold: frozenset[str] = frozenset()
+    """Regions in which the way back has started servers that nobody has seen answer yet."""
 
 
 def go_on(topology: Topology, course: Course) -> Plan:
@@ -59,21 +68,67 @@ def go_on(topology: Topology, course: Course) -> Plan:
     if not reason:
         left = tuple(a for a in course.agreed.actions if a.key not in course.done)
         return course.agreed.model_copy(update={"actions": left})
-    actions: list[Action] = []
+    found: list[tuple[Action, Step]] = []
+    unread: list[tuple[Action, Step]] = []
     holds: list[Hold] = []
     for region in regions_to_return(topology, course):
+        first = _first_of(course.agreed, region)
+        case = case_of(topology, first)
         now = course.regions.get(region, _UNSEEN)
-        for unread in (now.weights, now.groups):
-            if isinstance(unread, Unknown):
-                subject = course.agreed.actions[0].subject
-                holds.append(
-                    Hold(subject=subject, region=region, reason=unread.reason, unknown=True)
-                )
-                break
+        unknown = now.weights if isinstance(now.weights, Unknown) else now.groups
+        if region in course.stuck:
+            holds.append(Hold(subject=first.subject, region=region, reason=course.stuck[region]))
+        elif isinstance(unknown, Unknown):
+            unread.append((first, look(case, unknown.reason)))
         else:
-            actions += _back(topology, course, region, now, reason)
-    left = tuple(action for action in actions if action.key not in course.done)
-    return Plan(feature=FEATURE, actions=left, holds=tuple(holds), basis=dict(course.agreed.basis))
+            steps = [(first, step) for step in back(case, standing_of(case, now, course))]
+            again = _undone_again(course, region, steps)
+            if again:
+                holds.append(Hold(subject=first.subject, region=region, reason=again))
+            else:
+                found += steps
+    actions = _keyed(course, [*found, *unread], reason)
+    return Plan(feature=FEATURE, actions=actions, holds=tuple(holds), basis=course.agreed.basis)
+
+
+def _first_of(agreed: Plan, region: str) -> Action:
+    return next(a for a in agreed.actions if a.region == region and a.kind != Kind.APPROVE)
+
+
+def _keyed(course: Course, found: Sequence[tuple[Action, Step]], reason: str) -> tuple[Action, ...]:
+    """Steps with the keys that they have already, where they are what is left of the way as it was
+    last decided; otherwise it is decided anew, and no step is taken for one that was done before.
+    """
+    regions = {first.region for first, _ in found}
+    left = [a for a in course.way if a.key not in course.done and a.region in regions]
+    wanted = [(first.region, step.key) for first, step in found]
+    if [(action.region, _step_of(action.key)) for action in left] == wanted:
+        return tuple(left)
+    number = 1 + max((_round_of(action.key) for action in course.way), default=0)
+    return tuple(undo_action(first, step, reason, number) for first, step in found)
+
+
+def _step_of(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _round_of(key: str) -> int:
+    """Of a step of the way back: how often that had been decided."""
+    before = key.partition(f"/{UNDO}/")[2].rpartition("/")[0]
+    return int(before) if before else 1
+
+
+def _undone_again(course: Course, region: str, steps: Sequence[tuple[Action, Step]]) -> str:
+    """What another hand undoes, as often as it is done; empty while nothing is known of that."""
+    inside = f"/{region}/{UNDO}/"
+    done = [_step_of(key) for key in course.done if inside in key]
+    for _, step in steps:
+        if step.kind is not Kind.LOOK and (times := done.count(step.key)) >= REPEATS_MOST:
+            return (
+                f"{step.key} in {region} was done {times} times, and is undone each time: another "
+                "hand is at work there (GitOps, an autoscaler); stop that first"
+            )
+    return ""
 
 
 _UNSEEN = RegionNow(Unknown("it was not looked at"), Unknown("it was not looked at"))
@@ -122,18 +177,11 @@ def _is_over(course: Course, region: str) -> bool:
     )
 
 
-def _back(
-    topology: Topology, course: Course, region: str, now: RegionNow, reason: str
-) -> Iterator[Action]:
-    first = next(a for a in course.agreed.actions if a.region == region and a.kind != Kind.APPROVE)
-    case = case_of(topology, first)
-    standing = standing_of(case, now)
-    for step in back(case, standing):
-        yield undo_action(first, step, reason)
-
-
-def standing_of(case: Case, now: RegionNow) -> Standing:
-    """Where a region stands between the two versions, from what was read of it."""
+def standing_of(case: Case, now: RegionNow, course: Course) -> Standing:
+    """Where a region stands between the two versions, from what was read of it and what has been
+    done there."""
+    inside = f"/{case.region}/{UNDO}/"
+    done = {_step_of(key) for key in course.done if inside in key}
     groups = now.groups if not isinstance(now.groups, Unknown) else {}
     weights = now.weights if not isinstance(now.weights, Unknown) else {}
     old, new = groups.get(case.last_good), groups.get(case.version)
@@ -142,6 +190,9 @@ def standing_of(case: Case, now: RegionNow) -> Standing:
         new=max(new.wanted, len(new.ready)) if new is not None else 0,
         weight=weights.get(case.version, 0),
         answers=new is not None and bool(new.ready),
+        cold=case.region in course.cold,
+        fenced=f"{Kind.STOP.value}-0" in done,
+        unpinned=Kind.UNPIN.value in done,
     )
 
 
@@ -163,11 +214,13 @@ def case_of(topology: Topology, action: Action) -> Case:
     )
 
 
-def undo_action(first: Action, step: Step, reason: str) -> Action:
-    """A step of the way back; `first` is any step of the way there, in the same region."""
+def undo_action(first: Action, step: Step, reason: str, number: int = 1) -> Action:
+    """A step of the way back, which is decided for the `number`th time; `first` is any step of the
+    way there, in the same region."""
     told = first.parameters
+    again = f"{number}/" if number > 1 else ""
     return Action(
-        key=f"{FEATURE}/{first.subject}/{first.region}/{UNDO}/{step.key}",
+        key=f"{FEATURE}/{first.subject}/{first.region}/{UNDO}/{again}{step.key}",
         kind=step.kind.value,
         subject=first.subject,
         region=first.region,

@@ -25,16 +25,30 @@ class Standing:
     """Per cent that the version on trial has."""
     answers: bool = True
     """Whether any server of the version on trial is ready."""
+    cold: bool = False
+    """Whether servers of the last good version were started on the way back, and nobody has seen
+    them answer yet."""
+    fenced: bool = False
+    """Whether its servers have heard of the way back: who was still about to start some is refused
+    from then on."""
+    unpinned: bool = False
 
 
 def back(case: Case, now: Standing) -> Iterator[Step]:
-    """The steps until the last good version alone serves, with as many servers as before."""
+    """The steps until the last good version alone serves, with as many servers as before. What is
+    left of them after each step is what is found from where that step leads."""
     old, new, weight = now.old, now.new, now.weight
     n = case.servers if case.last_good else 0
     if weight and old and not now.answers and case.last_good:
         weight = 0
         yield _weight(case, old, new, weight)
-    room = n if case.strategy.kind == "blue_green" else case.strategy.surge_servers
+    if now.cold and old:
+        yield _warm_up(case, old, new, weight)
+    if n and old and (bears := 100 - 100 * min(old, n) // n) < weight:
+        weight = bears
+        yield _weight(case, old, new, weight)
+    room = {"blue_green": n, "in_place": 0}.get(case.strategy.kind, case.strategy.surge_servers)
+    fenced = now.fenced
     while old < n:
         adds = min(case.batch, n - old)
         left = min(new, max(0, n + room - old - adds))
@@ -44,6 +58,7 @@ def back(case: Case, now: Standing) -> Iterator[Step]:
                 weight = bears
                 yield _weight(case, old, new, weight)
             new = left
+            fenced |= not new
             yield _stop(case, old, new, weight)
         old += adds
         yield _start(case, old, adds, new, weight)
@@ -52,20 +67,17 @@ def back(case: Case, now: Standing) -> Iterator[Step]:
         if wanted < weight:
             weight = wanted
             yield _weight(case, old, new, weight)
-    if weight and case.last_good:
-        yield _weight(case, old, new, 0)
-    if new:
+    if new or not fenced:
         yield _stop(case, old, 0, 0)
-    yield _step(
-        case,
-        Kind.UNPIN,
-        f"takes off the pin of {case.last_good}",
-        "nothing",
-        "the pin",
-        old,
-        0,
-        0,
-    )
+    if not now.unpinned:
+        does = f"takes off the pin of {case.last_good}"
+        yield _step(case, Kind.UNPIN, does, "nothing", "the pin", old, 0, 0)
+
+
+def look(case: Case, reason: str) -> Step:
+    """What is done where nobody knows how a region stands: nothing, until somebody does."""
+    does = f"waits until {case.region} can be read: {reason}"
+    return _step(case, Kind.LOOK, does, "it can be read", "nothing", 0, 0, 0)
 
 
 def _step(

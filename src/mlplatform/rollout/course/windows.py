@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.servers import Group
 from mlplatform.ports.split import Counts
-from mlplatform.rollout.verdict.window import Arm, Event, Window
+from mlplatform.rollout.verdict.window import Arm, Event, Window, fits
 
 GAP_FACTOR = 5.0
 """Nobody looked for that many windows: what happened in between, restarts too, is not known."""
@@ -63,6 +63,22 @@ def window_of(before: Sample, after: Sample, arms: Arms, *, window_seconds: floa
         canary = _arm([arms.canary], counted, after.groups, seconds, arms)
         fleet = _arm(sorted(versions - {arms.canary}), counted, after.groups, seconds, arms)
     return Window(arms.region, before.at, after.at, canary, fleet, frozenset(events))
+
+
+def between(before: Sample, after: Sample, version: str) -> tuple[float, float] | Unknown:
+    """Requests and failures of one version between two looks. A version that neither look knows at
+    an entry that was read has no door: nothing reached it."""
+    for counts in (before.counts, after.counts):
+        if isinstance(counts, Unknown):
+            return counts
+    assert not isinstance(before.counts, Unknown)  # noqa: S101 - both were looked at
+    assert not isinstance(after.counts, Unknown)  # noqa: S101
+    counted = _between(before.counts.get(version), after.counts.get(version))
+    if isinstance(counted, Unknown):
+        return counted
+    if not fits(counted.counts.errors, counted.counts.requests):
+        return Unknown(f"counts of {version} do not fit")
+    return counted.counts.requests, counted.counts.errors
 
 
 @dataclass(frozen=True, slots=True)

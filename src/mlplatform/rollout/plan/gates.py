@@ -168,7 +168,7 @@ def _no_route(model: str, region: str) -> Finding:
     return Finding(
         Rule.NO_ROUTE,
         f"nothing says where the weights between versions of {model} lie in {region}",
-        f"set rollout.models.{model}.actuators.{region}, or kind: in_place",
+        f"set rollout.models.{model}.actuators.{region}",
     )
 
 
@@ -285,7 +285,8 @@ def _goes_first(case: Case) -> bool:
 
 def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Iterator[Finding]:
     model, region, strategy = case.subject.model, case.region, case.strategy
-    if strategy.kind != "in_place" and case.actuator is None:
+    # In place as well: which servers hold which version changes, and with it what each can bear.
+    if case.actuator is None:
         yield _no_route(model, region)
     stands = seen.regions[region]
     extra = extra_servers(strategy, case.servers)

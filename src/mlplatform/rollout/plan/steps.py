@@ -37,6 +37,8 @@ class Kind(StrEnum):
     RELOAD = "reload"
     """Of the way back: servers of the last good version are started again."""
     UNPIN = "unpin"
+    LOOK = "look"
+    """Of the way back: wait until a region can be read."""
 
 
 SEVERE = frozenset({Kind.SHRINK, Kind.REPLACE, Kind.WEIGHT, Kind.PROMOTE, Kind.RETIRE, Kind.STOP})

@@ -303,14 +303,28 @@ STRATEGIES: dict[str, tuple[dict[str, Any], Mapping[str, RegionStands], list[str
         [
             (
                 "no-route: nothing says where the weights between versions of m lie in eu; set "
-                "rollout.models.m.actuators.eu, or kind: in_place"
+                "rollout.models.m.actuators.eu"
             )
         ],
     ),
-    "in place needs no route and no room": (
-        {"strategy": {"kind": "in_place"}, "actuators": {}, "load_seconds": 40},
+    "in place needs no room": (
+        {"strategy": {"kind": "in_place"}, "load_seconds": 40},
         {r: replace(well(), gpus_free={"L4": 0}) for r in REGIONS},
         [],
+    ),
+    "in place, and nobody has said where weights lie": (
+        {
+            "regions": {"eu": {"kind": "in_place"}},
+            "actuators": {"us": "caddy://us:2019/m", "ap": "caddy://ap:2019/m"},
+            "load_seconds": 40,
+        },
+        {},
+        [
+            (
+                "no-route: nothing says where the weights between versions of m lie in eu; set "
+                "rollout.models.m.actuators.eu"
+            )
+        ],
     ),
     "old servers first, and the load needs all of them": (
         {"regions": {"eu": {"surge_servers": 0}}, "load_seconds": 40},

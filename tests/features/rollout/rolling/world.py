@@ -18,6 +18,9 @@ from mlplatform.core.plan import Plan
 from mlplatform.core.topology import Topology
 from mlplatform.ports.fleet import Served
 from mlplatform.ports.probe import Answer, Question
+from mlplatform.ports.servers import Servers
+from mlplatform.ports.split import Split
+from mlplatform.ports.store import ObjectStore
 from mlplatform.rollout import operations
 from mlplatform.rollout.effects import Sites
 from mlplatform.rollout.operations import Rolled, Said
@@ -61,12 +64,30 @@ class Asked:
 
     wrong: set[str] = field(default_factory=set)
     slow_seconds: float = 0.01
+    passed: set[str] = field(default_factory=set)
+    """Servers that gave a right answer."""
 
     def ask(self, question: Question, *, timeout_seconds: float) -> Answer:
         assert timeout_seconds > 0
         version = question.url.split("/versions/")[1].split("/")[0]
         body = WRONG if version in self.wrong else RIGHT
+        if body is RIGHT:
+            self.passed.add(question.url.split("/")[2])
         return Answer(self.slow_seconds, status=200, body=body)
+
+
+class Way:
+    """How one controller reaches control stores, servers and entries. By this one nothing befalls
+    it."""
+
+    def to_store(self, store: ObjectStore) -> ObjectStore:
+        return store
+
+    def to_servers(self, servers: MemoryServers) -> Servers:
+        return servers
+
+    def to_split(self, split: MemorySplit) -> Split:
+        return split
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +116,24 @@ class World:
     probe: Asked = field(default_factory=Asked)
     said: list[str] = field(default_factory=list)
     stop: Callable[[], bool] = lambda: False
+    first: bool = False
+    """Whether nothing serves yet."""
+    look: Callable[[str], None] = lambda what: None
+    """Called after each effect that is counted."""
 
     def __post_init__(self) -> None:
         named = {region: f"memory://{region}" for region in REGIONS}
+        if self.first:
+            self.model = {"first_servers": 4, **self.model}
         self.topology: Topology = topology(
             self.policy, model={"servers": named, "load_seconds": 20, **self.model}
         )
         self.servers = {r: MemoryServers(r, clock=self.time, start_seconds=20) for r in REGIONS}
-        self.splits = {r: MemorySplit(("v1",), name=r, clock=self.time) for r in REGIONS}
+        version = "v2" if self.first else "v1"
+        self.splits = {r: MemorySplit((version,), name=r, clock=self.time) for r in REGIONS}
         for region, servers in self.servers.items():
+            if self.first:
+                continue
             servers.scale("v1", 4, digest=ONE, epoch=0, writer="")
             assert self.splits[region].read().weights == {"v1": 100}
         self.time.sleep(20)
@@ -113,9 +143,11 @@ class World:
         for split in self.splits.values():
             split.send(seconds * self.per_second, self.errors)
 
-    def sites(self, writer: str = "one") -> Watched:
-        """As a controller has it."""
-        control = ControlStore(self.members.stores, self.time, executor=InlineExecutor())
+    def sites(self, writer: str = "one", way: Way | None = None) -> Watched:
+        """As a controller has it; `way`: that on which it reaches them."""
+        way = way or Way()
+        stores = [way.to_store(store) for store in self.members.stores]
+        control = ControlStore(stores, self.time, executor=InlineExecutor())
         return Watched(
             topology=self.topology,
             catalogue=None,  # type: ignore[arg-type]
@@ -127,8 +159,8 @@ class World:
             control=control,
             random=Random(writer),
             writer=writer,
-            open_servers=lambda model, region: self.servers[region],
-            open_split=self._split,
+            open_servers=lambda model, region: way.to_servers(self.servers[region]),
+            open_split=lambda model, region, versions: way.to_split(self._split(region, versions)),
             probe=self.probe,
             golden=lambda model, version: (GOLDEN,),
             stop=lambda: bool(self.stop()),
@@ -137,7 +169,7 @@ class World:
             world=self,
         )
 
-    def _split(self, model: str, region: str, versions: Sequence[str]) -> MemorySplit:
+    def _split(self, region: str, versions: Sequence[str]) -> MemorySplit:
         self.splits[region].know(versions)
         return self.splits[region]
 
@@ -149,6 +181,7 @@ class World:
             ready = {v: g for v, g in groups.items() if g.ready}
             regions[region] = replace(
                 plans.well(),
+                gpus_free={"L4": 8},
                 served=Served(
                     {v: g.digest for v, g in ready.items()},
                     sum(len(g.ready) for g in ready.values()),
@@ -165,10 +198,23 @@ class World:
         assert not proposal.plan.holds, [hold.reason for hold in proposal.plan.holds]
         return sites.records.store(request, proposal.plan)
 
-    def apply(self, *regions: str, plan: StoredPlan | None = None, writer: str = "one") -> Rolled:
+    def apply(
+        self,
+        *regions: str,
+        plan: StoredPlan | None = None,
+        writer: str = "one",
+        way: Way | None = None,
+        wait: bool = False,
+    ) -> Rolled:
         """Carry it out."""
         said = Said(text=self.said.append)
-        return operations.apply(self.sites(writer), plan or self.plan(*regions), said=said)
+        plan = plan or self.plan(*regions)
+        return operations.apply(self.sites(writer, way), plan, wait=wait, said=said)
+
+    def go_on(self, writer: str = "two", way: Way | None = None) -> Rolled | None:
+        """Have another controller finish what was left."""
+        said = Said(text=self.said.append)
+        return operations.go_on(self.sites(writer, way), "m", wait=True, said=said)
 
     def holds(self, region: str) -> dict[str, int]:
         """Ready servers by version."""
