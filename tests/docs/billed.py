@@ -1,5 +1,5 @@
 """The stage of the page about cost: bills as a cloud would have delivered them this morning, what
-it delivers once more, what the servers counted, and a journal that knows of a scaling."""
+it delivers once more, what the servers counted, and a journal that knows of a rollout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from mlplatform.cli.demo.bill import SERVERS, Cloud, Day
-from mlplatform.cli.demo.cost import AFTER, BEFORE, HOUR, MINUTES, MODEL, SCALED, write_scaling
+from mlplatform.cli.demo.cost import AFTER, BEFORE, HOUR, MINUTES, MODEL, SCALED, write_rollout
 
 COST = """\
 cost:
@@ -35,7 +35,7 @@ def bill(folder: Path, today: date | None = None) -> None:
         days = {yesterday: Day({(SCALED, MODEL): hours * (AFTER - BEFORE)})}
         cloud.deliver(folder / name, yesterday, days, now)
     at = datetime.combine(yesterday, time(HOUR, tzinfo=UTC))
-    write_scaling(topology, at, BEFORE, AFTER)
+    write_rollout(topology, at, MINUTES)
     counted = ["day,model,region,requests,tokens"]
     for place in range(30):
         day = yesterday - timedelta(days=place)

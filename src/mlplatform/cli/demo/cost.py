@@ -13,6 +13,7 @@ from random import SystemRandom
 from mlplatform.cli.demo.bill import SERVERS, WEEKS, Cloud, Day
 from mlplatform.cli.demo.failover import LOST, publish_magika
 from mlplatform.cli.demo.models import MAGIKA
+from mlplatform.cli.demo.rollout import BAD
 from mlplatform.cli.demo.stage import REGIONS, Stage
 from mlplatform.control.journal import Journal, Kind
 from mlplatform.core.errors import MlplatformError
@@ -24,10 +25,11 @@ from mlplatform.wiring import open_control, writer_name
 
 SCALED = "eu-west-1"
 MODEL = MAGIKA.partition("@")[0]
+VERSION = BAD
 BEFORE, AFTER = 4, 12
-"""Servers of the model there."""
+"""Servers of the model there, without the bad version and with it."""
 HOUR, MINUTES = 12, 40
-"""When it was scaled up, and for how long."""
+"""When it was rolled out, and for how long."""
 
 COST = """\
 cost:
@@ -64,14 +66,14 @@ def tell(stage: Stage) -> None:
     stage.heading("A morning on which the bill has jumped")
     at = datetime.combine(yesterday, time(HOUR, tzinfo=UTC))
     topology = stage.folder / "topology.yaml"
-    up = write_scaling(topology, at, BEFORE, AFTER)
-    write_scaling(topology, at + timedelta(minutes=MINUTES), AFTER, BEFORE)
+    rolled = write_rollout(topology, at, MINUTES)
     stage.tell(
-        f"Yesterday at {at:%H:%M} UTC, {MODEL} in {SCALED} was scaled from {BEFORE} to {AFTER} "
-        f"servers,\nand back {MINUTES} minutes later. Whoever scales writes that into the "
-        "journal; here\nthe story did:"
+        f"The rollout of {VERSION}, which was caught, stands on the bill as yesterday's, and\n"
+        f"larger than life: at {at:%H:%M} UTC {AFTER - BEFORE} servers of it were started in "
+        f"{SCALED}\nbeside the {BEFORE} that serve, and went {MINUTES} minutes later. So the "
+        "journal has it:"
     )
-    stage.run(f"mlplatform history --operation {up}")
+    stage.run(f"mlplatform history --operation {rolled}")
     _deliver(stage, cloud, yesterday, done, (AFTER - BEFORE) * (24 - HOUR))
     stage.tell("The morning's delivery is there, with yesterday in it.")
     stage.run("mlplatform cost import")
@@ -157,27 +159,38 @@ def _deliver(stage: Stage, cloud: Cloud, yesterday: date, done: Day, more: float
     cloud.deliver(stage.folder / "bills", yesterday, days, datetime.now(UTC))
 
 
-def write_scaling(topology: Path, at: datetime, before: int, after: int) -> str:
-    """Write into the journal, as of then, that the model was scaled; the operation."""
-    _, journal = _journal(topology, _At(at))
-    action = Action(
-        key=f"scale/{MAGIKA}/{SCALED}/{after}",
-        kind="scale",
-        subject=MAGIKA,
-        region=SCALED,
-        reason=f"{before} to {after} servers",
-        parameters={"servers": after},
+def write_rollout(topology: Path, at: datetime, minutes: float) -> str:
+    """Write into the journal, as of then, that a rollout started more servers, and was returned so
+    many minutes later; the operation."""
+    clock = _At(at)
+    _, journal = _journal(topology, clock)
+    steps = [
+        ("load", f"{AFTER - BEFORE} servers of {VERSION} ready", at),
+        ("stop", "they have gone", at + timedelta(minutes=minutes)),
+    ]
+    actions = tuple(
+        Action(
+            key=f"rollout/{MODEL}@{VERSION}/{SCALED}/{kind}",
+            kind=kind,
+            subject=f"{MODEL}@{VERSION}",
+            region=SCALED,
+            reason=reason,
+            parameters={"wave": 1, "old_servers": BEFORE},
+        )
+        for kind, reason in (
+            ("load", f"starts {AFTER - BEFORE} servers of {VERSION}, beside {BEFORE} that serve"),
+            ("stop", f"lets servers of {VERSION} go: it was worse"),
+        )
     )
-    operation = journal.new_operation("scale")
-    stream = journal.start(operation, Plan(feature="scale", actions=(action,)))
-    outcome = Outcome(
-        action=action.key,
-        result=Result.DONE,
-        detail=f"{after} servers, {before} before",
-        finished_at=at,
-    )
-    stream.append(Kind.INTENT, {"actions": [action.key], "batch": ""}, fence=0)
-    stream.append(Kind.OUTCOME, outcome.model_dump(mode="json"), fence=0)
+    operation = journal.new_operation("rollout")
+    stream = journal.start(operation, Plan(feature="rollout", actions=actions))
+    for action, (_, detail, finished_at) in zip(actions, steps, strict=True):
+        clock.wall = finished_at
+        outcome = Outcome(
+            action=action.key, result=Result.DONE, detail=detail, finished_at=finished_at
+        )
+        stream.append(Kind.INTENT, {"actions": [action.key], "batch": ""}, fence=0)
+        stream.append(Kind.OUTCOME, outcome.model_dump(mode="json"), fence=0)
     stream.append(Kind.CLOSED, {"text": "done"}, fence=0)
     return operation
 

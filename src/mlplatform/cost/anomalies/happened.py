@@ -22,6 +22,8 @@ _BEGAN_BEFORE = timedelta(days=3)
 _LOOKED_BEFORE = timedelta(days=1)
 """What happened the day before may be why."""
 _EVENTS_MOST = 5
+_CHANGES_NOTHING = frozenset({"approve", "preflight", "pin"})
+"""Steps of a rollout before it has any effect."""
 CHANGES = ("rollout", "scale", "failover")
 """What changes how many machines run, and which."""
 
@@ -53,9 +55,12 @@ def of_entries(
 ) -> Iterator[Happened]:
     """What an operation did, the oldest first. `routes`: the models that each route serves."""
     actions: dict[str, Action] = {}
+    begun: set[str] = set()
     feature = ""
     told: set[tuple[str, str]] = set()
     for entry in entries:
+        if entry.kind is Kind.INTENT:
+            begun.update(entry.payload.get("actions", ()))
         if entry.kind in {Kind.PLAN, Kind.REVISION}:
             plan = Plan.model_validate(entry.payload["plan"])
             feature = plan.feature
@@ -65,6 +70,8 @@ def of_entries(
         outcome = Outcome.model_validate(entry.payload)
         action = actions.get(outcome.action)
         if action is None or not outcome.ok or (action.subject, action.region) in told:
+            continue
+        if action.key not in begun or action.kind in _CHANGES_NOTHING:
             continue
         told.add((action.subject, action.region))
         yield _of_action(action, outcome, entry, feature, routes or {})
