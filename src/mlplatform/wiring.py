@@ -11,7 +11,7 @@ import getpass
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlplatform.ports.clock import Clock
     from mlplatform.ports.fleet import Fleet
     from mlplatform.ports.happenings import Happenings
+    from mlplatform.ports.identity import Voucher
     from mlplatform.ports.inventory import Inventory
     from mlplatform.ports.measurements import History, Measurements
     from mlplatform.ports.notify import Receiver
@@ -336,6 +337,26 @@ def open_receivers(topology: Topology, environ: Mapping[str, str]) -> list[Recei
         module = import_module(RECEIVERS[notice.kind].module)
         receivers.append(module.open_receiver(name, secret))
     return receivers
+
+
+def open_vouchers(topology: Topology, environ: Mapping[str, str]) -> Iterator[Voucher]:
+    """Whoever may vouch for whoever types, in the order in which they are asked: issuers of tokens
+    first, since a pipeline has one by itself. Each is opened when its turn comes."""
+    believed = topology.rollout.waves.identity
+    for issuer in believed.issuers:
+        url = StoreURL(issuer.url, "oidc", issuer.url, "", {}, "issuer")
+        yield _module(url, Adapter("mlplatform.adapters.oidc", extra="rollout")).open_voucher(
+            issuer, environ
+        )
+    contexts: dict[str, None] = {}
+    for name, region in topology.regions.items():
+        wanted = believed.clusters is None or name in believed.clusters
+        if region.clustered and wanted:
+            contexts[region.cluster.context] = None
+    for context in contexts:
+        url = StoreURL(f"kubernetes://{context}", "kubernetes", context, "", {}, "cluster")
+        adapter = Adapter("mlplatform.adapters.kubernetes_identity", extra="kubernetes")
+        yield _module(url, adapter).open_voucher(context)
 
 
 def open_probe() -> Probe:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt, model_validat
 from pydantic_core import PydanticCustomError
 
 from mlplatform.core.errors import UsageError
+from mlplatform.core.identity import Believed
 from mlplatform.core.section import ModelName, OneOrMore, RegionName, Section
 from mlplatform.core.store_url import StoreURL
 
@@ -37,7 +38,7 @@ class Strategy(Section):
     kind: Literal["canary", "blue_green", "in_place"] = "canary"
     """`canary`: both versions serve, and weight moves by steps. `blue_green`: as many servers again
     are started, and all weight moves at once. `in_place`: servers take the new version by turns,
-    and no weight moves."""
+    and weight follows them."""
     weights: tuple[Annotated[StrictInt, Field(ge=1, le=99)], ...] = (1, 5, 25, 50)
     """Of a canary: per cent of the region's requests, step by step, before it has all of them."""
     step_seconds: Seconds = 300.0
@@ -103,6 +104,8 @@ class Waves(Section):
     """Before which waves somebody has to say yes."""
     approvers: Annotated[tuple[str, ...], OneOrMore] = ()
     """Who may. Empty: anybody."""
+    identity: Believed = Believed()
+    """By whose word it is they."""
     spare_region: StrictBool = True
     """Whether, while a wave is under way, any one region may still be lost. False: for platforms
     that cannot lose one anyway."""

@@ -386,6 +386,10 @@ def _rollout(
             if first != mine:
                 said = "weights between versions lie in one of their own, inside the region"
                 yield (*at, "actuators", region), f"is the object of {first} already; {said}"
+    believed = _mapping(_mapping(rollout, "waves"), "identity").get("clusters")
+    for _, region in _strings(believed):
+        if region not in regions:
+            yield ("rollout", "waves", "identity", "clusters"), _no_such("region", region, regions)
     seen: set[str] = set()
     order = _mapping(rollout, "waves").get("order")
     for index, together in enumerate(order if isinstance(order, list | tuple) else ()):

@@ -1,0 +1,90 @@
+"""Of several who may vouch: whose word counts, and what becomes of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from mlplatform.core.errors import Denied, MlplatformError, TopologyError
+from mlplatform.core.topology import Topology
+from mlplatform.ports.identity import Identity
+from mlplatform.rollout.identity import who_is_it
+from tests.features.rollout.plan.world import topology
+
+TYPED = Identity("root@vm")
+
+
+@dataclass
+class Told:
+    """One whose answer is known."""
+
+    name: str
+    answer: str | MlplatformError | None
+    asked: int = 0
+
+    def vouch(self) -> Identity | None:
+        self.asked += 1
+        if isinstance(self.answer, MlplatformError):
+            raise self.answer
+        return Identity(self.answer, self.name) if self.answer is not None else None
+
+
+ALICE, BOB = Told("one", "alice"), Told("two", "bob")
+NOTHING, AWAY = Told("three", None), Told("four", Denied("it has expired", hint="ask again"))
+CASES = {
+    "nobody can be asked": ((), (), TYPED, 0),
+    "nothing to show": ((NOTHING,), (), TYPED, 0),
+    "the first who is proven": ((NOTHING, ALICE, BOB), (), Identity("alice", "one"), 0),
+    "the first who may": ((ALICE, BOB), ("bob",), Identity("bob", "two"), 0),
+    "proven, and not named": ((NOTHING, ALICE), ("carol",), Identity("alice", "one"), 0),
+    "one refuses, another does not": ((AWAY, BOB), ("bob",), Identity("bob", "two"), 1),
+    "all refuse": ((AWAY, NOTHING), ("bob",), TYPED, 1),
+    "what was typed is proven by nobody": ((), ("root@vm",), TYPED, 0),
+}
+
+
+@pytest.mark.parametrize(("vouchers", "approvers", "found", "doubts"), CASES.values(), ids=CASES)
+def test_whose_word_counts(
+    vouchers: tuple[Told, ...], approvers: tuple[str, ...], found: Identity, doubts: int
+) -> None:
+    who = who_is_it(vouchers, approvers, TYPED)
+    assert who.identity == found
+    assert len(who.doubts) == doubts
+    assert all(each == "four: it has expired; ask again" for each in who.doubts)
+
+
+def test_nobody_is_asked_after_one_is_found_who_may() -> None:
+    first, second = Told("one", "alice"), Told("two", "bob")
+    who_is_it((first, second), ("alice",), TYPED)
+    assert (first.asked, second.asked) == (1, 0)
+
+
+def believing(**identity: object) -> Topology:
+    return topology({"waves": {"identity": identity}})
+
+
+def test_by_default_github_s_tokens_and_every_cluster_are_believed() -> None:
+    believed = topology().rollout.waves.identity
+    assert believed.clusters is None
+    assert [each.audience for each in believed.issuers] == ["mlplatform"]
+
+
+BAD: dict[str, tuple[dict[str, object], str]] = {
+    "without TLS": ({"issuers": [{"url": "http://x.test"}]}, "must be an https:// URL"),
+    "with a query": ({"issuers": [{"url": "https://x.test/?a=b"}]}, "without a query"),
+    "with a password": ({"issuers": [{"url": "https://a:b@x.test"}]}, "carries credentials"),
+    "a name that anybody's pipeline may have": (
+        {"issuers": [{"url": "https://x.test", "claim": "actor"}]},
+        "add claims, such as repository: org/name",
+    ),
+    "no audience": ({"issuers": [{"url": "https://x.test", "audience": ""}]}, "at least 1"),
+    "a region that is not there": ({"clusters": ["mars"]}, "'mars'"),
+    "an unknown key": ({"cluster": ["us"]}, "cluster"),
+}
+
+
+@pytest.mark.parametrize(("identity", "said"), BAD.values(), ids=BAD)
+def test_what_the_topology_may_not_say(identity: dict[str, object], said: str) -> None:
+    with pytest.raises(TopologyError, match=said):
+        believing(**identity)
