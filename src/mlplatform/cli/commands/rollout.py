@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +19,10 @@ from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.core.money import Cost, Pricing
-    from mlplatform.core.plan import Action, Hold, Outcome, Plan
+    from mlplatform.core.plan import Action, Hold
+    from mlplatform.core.topology import Topology
     from mlplatform.rollout.effects import Sites
+    from mlplatform.rollout.identity import Who
     from mlplatform.rollout.operations import Proposal, Rolled, Said, Stands
     from mlplatform.rollout.records import StoredPlan
     from mlplatform.rollout.report.content import Content
@@ -49,6 +50,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait for whoever has a hand 
 @contextmanager
 def sites_of(session: Session) -> Iterator[Sites]:
     """Rollout over the operator's topology, stopped in good order by Ctrl-C."""
+    from mlplatform.cli.interrupt import stopped_by_signals
     from mlplatform.cli.standings import looking_at_failover
     from mlplatform.core.errors import UsageError
 
@@ -60,8 +62,17 @@ def sites_of(session: Session) -> Iterator[Sites]:
             hint="pip install 'mlplatform[rollout]'",
         ) from error
     topology = session.topology()
-    with session.working() as work:
-        yield open_sites(topology, looking_at_failover(topology, work.stop), stop=work.stop)
+    with stopped_by_signals(session.console) as stop:
+        yield open_sites(topology, looking_at_failover(topology, stop.is_set), stop=stop.is_set)
+
+
+@contextmanager
+def saying(session: Session) -> Iterator[Said]:
+    """What goes on is shown on stderr, for as long as this lasts."""
+    from mlplatform.cli.live_rollout import showing_rollout
+
+    with showing_rollout(session.console) as said:
+        yield said
 
 
 @command
@@ -131,7 +142,8 @@ def apply(
                 show_proposal(session, proposal)
                 what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
                 session.confirm(what, str(request.subject), yes=yes)
-        rolled = operations.apply(sites, stored, wait=wait, said=said_by(session))
+        with saying(session) as said:
+            rolled = operations.apply(sites, stored, wait=wait, said=said)
     return show_rolled(session, rolled, f"{stored.model}@{stored.version}")
 
 
@@ -144,7 +156,11 @@ def approve(
     *,
     reason: Reason = "",
 ) -> int:
-    """Say yes to a plan. Who you are is recorded, and whether anybody vouches for it.
+    """Say yes to a plan. Who you are is recorded, and who vouches for it.
+
+    In a pipeline of GitHub or GitLab that is the issuer of its token, elsewhere the API server of a
+    region's cluster, as `rollout.waves.identity` has it. A name that nobody vouches for is recorded
+    as unverified; where `rollout.waves.approvers` names who may, it counts for nobody: exit code 4.
 
     $ mlplatform rollout approve 4f3a9c01 --reason "load test passed"
     """
@@ -153,9 +169,13 @@ def approve(
         from mlplatform.rollout.course.approval import standing
 
         stored = sites.records.plan(name)
-        who = who_types()
+        found = who_types(session, sites.topology)
+        who = found.identity
         approvers = sites.topology.rollout.waves.approvers
-        if approvers and standing([who], approvers).waits:
+        refused = bool(approvers and standing([who], approvers).waits)
+        for doubt in found.doubts if refused or not who.verified else ():
+            session.console.warn(f"who you are is not proven: {doubt}")
+        if refused:
             raise Denied(
                 f"{who.by}{'' if who.verified else ' (unverified)'} may not approve rollouts: "
                 f"rollout.waves.approvers names {', '.join(approvers)}",
@@ -219,7 +239,8 @@ def resume(session: Session, which: Which, *, wait: Wait = False) -> int:
     with sites_of(session) as sites:
         from mlplatform.rollout import operations
 
-        rolled = operations.go_on(sites, which, wait=wait, said=said_by(session))
+        with saying(session) as said:
+            rolled = operations.go_on(sites, which, wait=wait, said=said)
     return _show_or_elsewhere(session, rolled, which)
 
 
@@ -232,7 +253,8 @@ def abort(session: Session, which: Which, *, reason: Reason = "") -> int:
     with sites_of(session) as sites:
         from mlplatform.rollout import operations
 
-        _, rolled = operations.abort(sites, which, reason=reason, said=said_by(session))
+        with saying(session) as said:
+            _, rolled = operations.abort(sites, which, reason=reason, said=said)
     return _show_or_elsewhere(session, rolled, which)
 
 
@@ -267,9 +289,8 @@ def undo(
         request = operations.request_of(stream)
         what = f"the last good version comes back in {', '.join(request.regions)}"
         session.confirm(what, str(request.subject), yes=yes)
-        rolled = operations.undo(
-            sites, which, reason=reason or "undone", wait=wait, said=said_by(session)
-        )
+        with saying(session) as said:
+            rolled = operations.undo(sites, which, reason=reason or "undone", wait=wait, said=said)
     return _show_or_elsewhere(session, rolled, which)
 
 
@@ -284,7 +305,8 @@ def retry(session: Session, which: Which, *, yes: options.Yes = False, wait: Wai
 
         stream = operations.newest(sites, which)
         if not stream.closed:
-            rolled = operations.go_on(sites, stream.operation, wait=wait, said=said_by(session))
+            with saying(session) as said:
+                rolled = operations.go_on(sites, stream.operation, wait=wait, said=said)
             return _show_or_elsewhere(session, rolled, which)
         request = operations.request_of(stream)
         proposal = operations.propose(sites, request)
@@ -293,7 +315,8 @@ def retry(session: Session, which: Which, *, yes: options.Yes = False, wait: Wai
         stored = sites.records.store(request, proposal.plan)
         what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
         session.confirm(what, str(request.subject), yes=yes)
-        done = operations.apply(sites, stored, wait=wait, said=said_by(session))
+        with saying(session) as said:
+            done = operations.apply(sites, stored, wait=wait, said=said)
     return show_rolled(session, done, str(request.subject))
 
 
@@ -475,28 +498,6 @@ def _said(cost: Mapping[str, Any] | None) -> str:
 
 def _least(seconds: float | None) -> str:
     return "unknown" if seconds is None else duration(seconds) if seconds else "-"
-
-
-def said_by(session: Session) -> Said:
-    """What goes on, as it goes on, on stderr."""
-    from mlplatform.rollout.operations import Said, is_not_begun
-
-    told: set[str] = set()
-
-    def plan(_: Plan, operation: str) -> None:
-        if operation not in told:
-            told.add(operation)
-            session.say(f"operation {operation}", operation=operation)
-
-    def outcome(outcome: Outcome) -> None:
-        _, _, region, step = outcome.action.split("/", 3)
-        if is_not_begun(outcome):
-            return
-        level = {} if outcome.ok else {"level": "error"}
-        text = f"{region}: {step}: {outcome.result.value}: {outcome.detail}"
-        session.say(text, region=region, **level)
-
-    return Said(plan, outcome, session.say)
 
 
 def show_rolled(session: Session, rolled: Rolled, subject: str) -> int:
@@ -689,20 +690,17 @@ def _require_same(stored: StoredPlan, reference: str) -> None:
         )
 
 
-def who_types() -> Identity:
+def who_types(session: Session, topology: Topology) -> Who:
     """Who types this, as far as anybody vouches for it."""
-    from mlplatform.wiring import writer_name
+    from mlplatform import wiring
+    from mlplatform.ports.identity import Identity
+    from mlplatform.rollout.identity import who_is_it
 
-    return Identity(writer_name().rpartition(":")[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Somebody."""
-
-    by: str
-    verified: str = ""
-    """Who vouches for it; empty: nobody does."""
+    return who_is_it(
+        wiring.open_vouchers(topology, session.environ),
+        topology.rollout.waves.approvers,
+        Identity(wiring.writer_name().rpartition(":")[0]),
+    )
 
 
 def _colour(result: object) -> str | None:

@@ -42,19 +42,25 @@ def told(world: World, **rest: Any) -> Content:
     return make_content(sites, operations.newest(sites, "m"), NOW, **rest)
 
 
-def test_a_bad_version_how_soon_it_was_caught_and_on_what_evidence() -> None:
+@pytest.fixture(scope="module")
+def caught() -> Content:
+    """A version that was returned."""
     world = World(errors=BAD)
     world.apply()
-    content = told(world)
+    return told(world)
+
+
+def test_a_bad_version_how_soon_it_was_caught_and_on_what_evidence(caught: Content) -> None:
+    content = caught
     assert (content.subject, content.state) == ("m@v2", "returned")
-    caught = content.caught
-    assert caught is not None
-    assert caught.region == content.regions[0].region
-    assert caught.seconds is not None
-    assert 0 < caught.seconds < 600
-    assert caught.left_seconds is not None
-    assert caught.whole_seconds is not None
-    assert 0 <= caught.left_seconds <= caught.whole_seconds
+    soon = content.caught
+    assert soon is not None
+    assert soon.region == content.regions[0].region
+    assert soon.seconds is not None
+    assert 0 < soon.seconds < 600
+    assert soon.left_seconds is not None
+    assert soon.whole_seconds is not None
+    assert 0 <= soon.left_seconds <= soon.whole_seconds
     first, *others = content.regions
     assert [each.state for each in content.regions] == ["returned", "not begun", "not begun"]
     assert all(not each.steps and each.not_begun for each in others)
@@ -138,7 +144,7 @@ def test_what_was_not_kept_or_has_changed_since_is_told() -> None:
 
 
 def test_what_has_no_price_is_no_cost() -> None:
-    world = World()
+    world = World(errors=BAD)
     world.apply()
     cost = Cost((Item("x", Basis.ONCE, Unknown("gpu/L4 in us: no price")),))
     content = told(world, cost=cost)
@@ -173,13 +179,6 @@ class Read(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
-
-
-@pytest.fixture(scope="module")
-def caught() -> Content:
-    world = World(errors=BAD)
-    world.apply()
-    return told(world)
 
 
 def test_every_chart_says_what_it_shows(caught: Content) -> None:
