@@ -11,7 +11,8 @@ Lines after a command are what it must print (stdout and stderr together). A lin
 stands for any lines, `…` within a line for any text. Numbers differ from run to run, so each stands
 for any number. A page runs from its top in one folder, which holds three regions on `file://`, a
 topology and two small models (`stage`). Pages in SERVED have servers, a router and vantages too
-(`tests.docs.served`), those in WITH_ONNX_FILE a real model (`tests.docs.onnx_file`), those in
+(`tests.docs.served`), those in ROLLED a model that serves and two that are to
+(`tests.docs.rolled`), those in WITH_ONNX_FILE a real model (`tests.docs.onnx_file`), those in
 BILLED a bill (`tests.docs.billed`), those in MONITORED a bill and a Prometheus
 (`tests.docs.monitored`). An incident's id is another one each day: where a page types
 one that it has shown, the one is typed that was shown in its place.
@@ -32,6 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVED = {"failover.md"}
+ROLLED = {"rollout.md"}
 WITH_ONNX_FILE = {"serving.md"}
 BILLED = {"cost.md"}
 MONITORED = {"cost-prices-and-waste.md"}
@@ -42,7 +44,8 @@ _UNIT = re.compile(r"N (?:ms|s|m|h|B|KiB|MiB|GiB)\b")
 _DIGEST = re.compile(r"blake3:[0-9a-f]+")
 _OPERATION = re.compile(r"\d{8}T\d{6}Z-([a-z]+)-[0-9a-f]{6}")
 _NUMBERED = re.compile(r"\b(rollout|replicate|failover|scale) [0-9a-f]{6}\b")
-_INCIDENT = re.compile(r"(?<![\w.-])[0-9a-f]{8}(?![\w.-])")
+_INCIDENT = re.compile(r"(?<![\w.-])[0-9a-f]{8}(?:[0-9a-f]{4})?(?![\w.-])")
+"""An incident, or a plan."""
 _WHO = re.compile(r"[\w.-]+@[\w.-]+:\d+")
 _SPACES = re.compile(r"\s+")
 _TITLE = re.compile(r"\S+(?: \S+)*")
@@ -128,6 +131,12 @@ def staged(page: Path, folder: Path) -> Iterator[dict[str, str]]:
         from tests.docs.billed import bill
 
         bill(folder)
+    if page.name in ROLLED:
+        from tests.docs.rolled import rolled
+
+        with rolled(folder, environment) as inside:
+            yield inside
+        return
     if page.name not in SERVED:
         yield environment
         return
