@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from mlplatform.control.quorum import ControlStore
+from mlplatform.core.digest import blake3_hex
 from mlplatform.core.errors import Fenced, IntegrityError, NoMajority, UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Plan, Record, canonical
@@ -138,14 +139,18 @@ class Records:
     def approve(self, name: str, *, by: str, verified: str, reason: str) -> Approval:
         """Say yes to a plan. `NoMajority` if it may not have been heard."""
         approval = Approval(plan=name, by=by, verified=verified, reason=reason, at=self.clock.now())
-        who = re.sub(r"[^A-Za-z0-9._-]", "_", by)[:80]
+        # Names that look alike, or begin alike, are two.
+        digest = blake3_hex(by.encode()).rpartition(":")[2]
+        who = f"{re.sub(r'[^A-Za-z0-9._-]', '_', by)[:60]}-{digest[:16]}"
         self._put(f"{_APPROVALS}{name}/{who}.json", approval, f"the approval of {name[:12]}")
         return approval
 
     def approvals(self, name: str) -> tuple[Approval, ...]:
         """Everybody's yes to a plan, the first first. `NoMajority` if they cannot be known."""
         found = _parsed(Approval, self.control.read_observations(f"{_APPROVALS}{name}/").records)
-        return tuple(sorted({a for a in found if a.plan == name}, key=lambda each: each.at))
+        return tuple(
+            sorted({a for a in found if a.plan == name}, key=lambda each: (each.at, each.by))
+        )
 
     def pin(self, pin: Pin) -> None:
         """Keep a version in a region. `NoMajority` if it may not have been heard."""

@@ -11,6 +11,7 @@ from mlplatform.core.topology import Topology
 from mlplatform.ports.identity import Identity
 from mlplatform.rollout.identity import who_is_it
 from tests.features.rollout.plan.world import topology
+from tests.features.rollout.rolling.world import World
 
 TYPED = Identity("root@vm")
 
@@ -58,6 +59,14 @@ def test_nobody_is_asked_after_one_is_found_who_may() -> None:
     first, second = Told("one", "alice"), Told("two", "bob")
     who_is_it((first, second), ("alice",), TYPED)
     assert (first.asked, second.asked) == (1, 0)
+
+
+def test_names_that_look_or_begin_alike_are_two_approvers() -> None:
+    records = World().sites().records
+    names = ["repo:a/b", "repo_a/b", "repo.a_b", f"repo:{'x' * 100}:prod", f"repo:{'x' * 100}:test"]
+    for name in [*names, names[0]]:
+        records.approve("0" * 64, by=name, verified="one", reason="")
+    assert sorted(each.by for each in records.approvals("0" * 64)) == sorted(names)
 
 
 def believing(**identity: object) -> Topology:
