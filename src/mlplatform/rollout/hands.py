@@ -65,7 +65,7 @@ class Hands:
     def require_ours(self, action: Action, shares: Collection[int]) -> Weights:
         """The weights; `GoesBack` where another hand has changed them. `shares`: per cent of the
         version on trial that this rollout may have left."""
-        state = self.patience.insist(action, self.split(action.region).read)
+        state = self.patience.insist(action, lambda: self.split(action.region).read())
         self.require_ours_in(action, state, shares)
         return state.weights
 
@@ -148,7 +148,7 @@ class Hands:
     def let_out(self, action: Action, version: str) -> None:
         """Nothing more is sent to a version. Where it still has weight nothing can be done: no
         other is there."""
-        state = self.patience.insist(action, self.split(action.region).read)
+        state = self.patience.insist(action, lambda: self.split(action.region).read())
         if not state.weights.get(version):
             self.admit(action, version, ())
         self._let_in.pop((action.region, version), None)

@@ -173,6 +173,6 @@ def _events(
         found.add(Event.NO_ENDPOINT)
     if not isinstance(before, Unknown) and now is not None:
         then = before.get(canary)
-        if then is not None and now.crashes > then.crashes:
-            found.add(Event.CRASH)
+        if then is not None and now.crashes and now.crashes != then.crashes:
+            found.add(Event.CRASH)  # fewer: the group is another, and one of it has ended since
     return found
