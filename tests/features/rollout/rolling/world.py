@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -116,6 +117,8 @@ class World:
     probe: Asked = field(default_factory=Asked)
     said: list[str] = field(default_factory=list)
     stop: Callable[[], bool] = lambda: False
+    executor: Executor = field(default_factory=InlineExecutor)
+    """Where regions of a wave are gone through."""
     first: bool = False
     """Whether nothing serves yet."""
     look: Callable[[str], None] = lambda what: None
@@ -155,7 +158,7 @@ class World:
             orders=StandingOrders(control, self.time, writer),
             standings=lambda model: {r: self.closed.get(r, Standing(load=100.0)) for r in REGIONS},
             clock=self.time,
-            executor=InlineExecutor(),
+            executor=self.executor,
             control=control,
             random=Random(writer),
             writer=writer,
