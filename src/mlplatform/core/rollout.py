@@ -32,6 +32,9 @@ AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+STRATEGIES = ("canary", "blue_green", "in_place")
+
+
 class Strategy(Section):
     """How servers of a region change from one version to the next."""
 
@@ -229,6 +232,17 @@ class Rollout(Section):
         """How long one server takes from its start until it answers right, if that is known."""
         own = self.models.get(model)
         return own.load_seconds if own is not None else None
+
+
+def with_strategy(section: Rollout, model: str, kind: str) -> Rollout:
+    """The section, with every region of a model rolled out in that way, by its other defaults.
+    `UsageError` for a kind that there is not."""
+    if kind not in STRATEGIES:
+        raise UsageError(f"strategy {kind}: no such one", hint=f"one of: {', '.join(STRATEGIES)}")
+    own = section.models.get(model, RolledModel())
+    strategy = Strategy.model_validate({"kind": kind})
+    changed = own.model_copy(update={"strategy": strategy, "regions": {}})
+    return section.model_copy(update={"models": {**section.models, model: changed}})
 
 
 def _listed(values: tuple[object, ...]) -> str:

@@ -3,7 +3,6 @@ again does no harm."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +10,10 @@ from mlplatform.core.errors import CheckFailed, ConditionFailed, Unavailable
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import JSON, Action, Plan
 from mlplatform.core.seen import Unknown
-from mlplatform.ports.probe import Question
 from mlplatform.ports.servers import HOPELESS, Group, Servers
 from mlplatform.ports.split import Split
 from mlplatform.ports.traffic import RouteState, Weights, check_epoch
+from mlplatform.rollout.asking import ask_golden
 from mlplatform.rollout.course.shares import by_another_hand
 from mlplatform.rollout.effects import Golden, Sites
 from mlplatform.rollout.plan.steps import Kind
@@ -24,7 +23,6 @@ _IN_FORCE_SECONDS = 120.0
 _WRITE_TRIES = 5
 _GOLDEN_TRIES = 3
 """A wrong answer may be somebody else's; three times the same is not."""
-_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(slots=True)
@@ -218,27 +216,21 @@ class Hands:
             if not group.ready:
                 return f"no server of {version} is ready"
             for address in group.ready:
-                for number, each in enumerate(golden, start=1):
-                    url = (
-                        f"http://{address}/v2/models/{self.subject.model}/versions/{version}/infer"
-                    )
-                    answer = self.sites.probe.ask(
-                        Question(url, "POST", json.dumps(each.request).encode(), _JSON),
-                        timeout_seconds=max(1.0, 4 * slow_seconds),
-                    )
-                    said = f"{address}: golden request {number}"
-                    if not answer.good:
-                        return f"{said}: {answer.error or f'HTTP {answer.status}'}"
-                    if problem := each.difference(_parsed(answer.body)):
-                        wrong[address] = wrong.get(address, 0) + 1
-                        if wrong[address] >= _GOLDEN_TRIES:
-                            raise GoesBack(
-                                f"{version} does not answer as it must: {said}: {problem}"
-                            )
-                        return f"{said}: {problem}"
-                    slowest = max(slowest, answer.seconds)
-                    if answer.seconds > slow_seconds:
-                        return f"{said} took {answer.seconds:.3f} s"
+                answered = ask_golden(
+                    self.sites.probe,
+                    golden,
+                    address,
+                    self.subject.model,
+                    version,
+                    slow_seconds=slow_seconds,
+                )
+                slowest = max(slowest, answered.slowest_seconds)
+                if answered.wrong:
+                    wrong[address] = wrong.get(address, 0) + 1
+                    if wrong[address] >= _GOLDEN_TRIES:
+                        raise GoesBack(f"{version} does not answer as it must: {answered.problem}")
+                if answered.problem:
+                    return answered.problem
             warm = group.ready
             return ""
 
@@ -306,10 +298,3 @@ def _require_hope(region: str, group: Group, crashes: int) -> None:
             f"{e.server}: {e.state.value}{e.reason and f': {e.reason}'}" for e in ill[:2]
         )
         raise GoesBack(f"{region}: {group.version} does not start: {said}")
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None

@@ -43,13 +43,25 @@ Which = Annotated[
         help="MODEL, MODEL@VERSION or the operation: the newest that it may mean.",
     ),
 ]
+StrategyKind = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="KIND",
+        help="canary, blue_green or in_place, in place of the topology's; with `--plan`, as it was "
+        "planned.",
+    ),
+]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the journal.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for whoever has a hand on the model.")]
 
 
 @contextmanager
-def sites_of(session: Session) -> Iterator[Sites]:
-    """Rollout over the operator's topology, stopped in good order by Ctrl-C."""
+def sites_of(
+    session: Session, *, reference: str = "", strategy: str | None = None
+) -> Iterator[Sites]:
+    """Rollout over the operator's topology, stopped in good order by Ctrl-C; a model's strategy
+    may be another one than the topology says."""
     from mlplatform.cli.interrupt import stopped_by_signals
     from mlplatform.cli.standings import looking_at_failover
     from mlplatform.core.errors import UsageError
@@ -62,6 +74,14 @@ def sites_of(session: Session) -> Iterator[Sites]:
             hint="pip install 'mlplatform[rollout]'",
         ) from error
     topology = session.topology()
+    if strategy is not None:
+        from mlplatform.core.placement import parse_reference
+        from mlplatform.core.rollout import with_strategy
+
+        model, _ = parse_reference(reference)
+        topology.model(model)
+        changed = with_strategy(topology.rollout, model, strategy)
+        topology = topology.model_copy(update={"rollout": changed})
     with stopped_by_signals(session.console) as stop:
         yield open_sites(topology, looking_at_failover(topology, stop.is_set), stop=stop.is_set)
 
@@ -81,6 +101,7 @@ def plan(
     reference: Reference,
     *,
     regions: options.Regions = None,
+    strategy: StrategyKind = None,
 ) -> int:
     """Show what a rollout would do, region by region and step by step; change nothing.
 
@@ -92,7 +113,7 @@ def plan(
     $ mlplatform rollout plan resnet50@v1.3.0
     $ mlplatform rollout plan resnet50@v1.3.0 --region eu-west-1 --output json
     """
-    with sites_of(session) as sites:
+    with sites_of(session, reference=reference, strategy=strategy) as sites:
         from mlplatform.rollout import operations
 
         request = operations.request_for(sites.topology, reference, options.split(regions))
@@ -114,6 +135,7 @@ def apply(
             "--plan", metavar="NAME", help="Exactly this plan, as `rollout plan` named it."
         ),
     ] = None,
+    strategy: StrategyKind = None,
     yes: options.Yes = False,
     wait: Wait = False,
 ) -> int:
@@ -126,25 +148,83 @@ def apply(
     $ mlplatform rollout apply resnet50@v1.3.0
     $ mlplatform rollout apply resnet50@v1.3.0 --plan 4f3a9c01 --output json
     """
-    with sites_of(session) as sites:
-        from mlplatform.rollout import operations
+    return _apply(
+        session, reference, options.split(regions), name=name, strategy=strategy, yes=yes, wait=wait
+    )
 
-        if name is not None:
-            stored = sites.records.plan(name)
-            _require_same(stored, reference)
-        else:
-            request = operations.request_for(sites.topology, reference, options.split(regions))
-            proposal = operations.propose(sites, request)
-            if proposal.plan.holds or proposal.plan.noop:
-                return show_proposal(session, proposal)
-            stored = sites.records.store(request, proposal.plan)
-            if not yes:
-                show_proposal(session, proposal)
-                what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
-                session.confirm(what, str(request.subject), yes=yes)
-        with saying(session) as said:
-            rolled = operations.apply(sites, stored, wait=wait, said=said)
-    return show_rolled(session, rolled, f"{stored.model}@{stored.version}")
+
+@command
+def blue_green(
+    session: Session,
+    reference: Reference,
+    *,
+    regions: options.Regions = None,
+    yes: options.Yes = False,
+    wait: Wait = False,
+) -> int:
+    """Start as many servers again, check them, and move all requests at once: `apply` with
+    `--strategy blue_green`, for those who typed `blue-green-deploy.sh`.
+
+    The new colour is what is checked, and no traffic goes to one that is empty.
+
+    $ mlplatform rollout blue-green resnet50@v1.3.0 --yes
+    """
+    return _apply(
+        session, reference, options.split(regions), strategy="blue_green", yes=yes, wait=wait
+    )
+
+
+@command
+def health_check(
+    session: Session,
+    service: Annotated[
+        str,
+        typer.Argument(
+            metavar="SERVICE",
+            help="MODEL, MODEL@VERSION, or MODEL-active, MODEL-preview, MODEL-service.",
+        ),
+    ],
+    *,
+    regions: options.Regions = None,
+) -> int:
+    """Ask every server behind a name its golden requests: `health-check.sh SERVICE`.
+
+    Exit codes: 0 all answer as they must; 3 one does not, or there is no server; 5 something could
+    not be read. `preview` is the version that has no requests yet.
+
+    $ mlplatform rollout health-check resnet50-preview
+    $ mlplatform rollout health-check resnet50@v1.3.0 --region eu-west-1
+    """
+    with sites_of(session) as sites:
+        from mlplatform.rollout import checking
+
+        target = checking.target_of(sites.topology, service)
+        found = list(checking.check(sites, target, options.split(regions)))
+    session.show(
+        "servers",
+        [
+            {
+                "region": each.region,
+                "version": each.version,
+                "server": each.server,
+                "result": "unknown" if each.unknown else "wrong" if each.problem else "good",
+                "slowest_seconds": each.slowest_seconds,
+                "detail": each.problem,
+            }
+            for each in found
+        ],
+        columns=[
+            Column("region"),
+            Column("version"),
+            Column("server"),
+            Column("result", style=_colour),
+            Column("slowest_seconds", "SLOWEST", duration, right=True),
+            Column("detail", optional=True),
+        ],
+    )
+    if any(each.problem and not each.unknown for each in found):
+        return 3
+    return 5 if any(each.unknown for each in found) else 0
 
 
 @command
@@ -403,6 +483,8 @@ app = frame.new_group(help="Bring a version into service, region by region.")
 for _command in (
     plan,
     apply,
+    blue_green,
+    health_check,
     approve,
     status,
     pause,
@@ -420,6 +502,37 @@ for _command in (
 def main() -> None:
     """Run the same commands, as the process that it is."""
     frame.main(lambda: frame.to_click(app), prog=PROG)
+
+
+def _apply(
+    session: Session,
+    reference: str,
+    regions: Sequence[str],
+    *,
+    name: str | None = None,
+    strategy: str | None = None,
+    yes: bool,
+    wait: bool,
+) -> int:
+    with sites_of(session, reference=reference, strategy=strategy) as sites:
+        from mlplatform.rollout import operations
+
+        if name is not None:
+            stored = sites.records.plan(name)
+            _require_same(stored, reference)
+        else:
+            request = operations.request_for(sites.topology, reference, regions)
+            proposal = operations.propose(sites, request)
+            if proposal.plan.holds or proposal.plan.noop:
+                return show_proposal(session, proposal)
+            stored = sites.records.store(request, proposal.plan)
+            if not yes:
+                show_proposal(session, proposal)
+                what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
+                session.confirm(what, str(request.subject), yes=yes)
+        with saying(session) as said:
+            rolled = operations.apply(sites, stored, wait=wait, said=said)
+    return show_rolled(session, rolled, f"{stored.model}@{stored.version}")
 
 
 def show_proposal(session: Session, proposal: Proposal) -> int:
@@ -704,6 +817,11 @@ def who_types(session: Session, topology: Topology) -> Who:
 
 
 def _colour(result: object) -> str | None:
-    return {"done": "green", "failed": "red", "unknown": "yellow", "under way": "cyan"}.get(
-        str(result)
-    )
+    return {
+        "done": "green",
+        "failed": "red",
+        "unknown": "yellow",
+        "under way": "cyan",
+        "good": "green",
+        "wrong": "red",
+    }.get(str(result))
