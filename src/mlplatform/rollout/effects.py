@@ -16,12 +16,14 @@ from mlplatform.control.quorum import ControlStore
 from mlplatform.control.regions import each_region
 from mlplatform.core.errors import UsageError
 from mlplatform.core.golden import GoldenRequest
+from mlplatform.core.manifest import Requirements
 from mlplatform.core.placement import Integrity, ModelVersion
 from mlplatform.core.replica import RegionSeen, Remembered, placement_of
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.fleet import Fleet, Served
+from mlplatform.ports.ground import Ground, Offer
 from mlplatform.ports.probe import Probe
 from mlplatform.ports.servers import Servers
 from mlplatform.ports.split import Split
@@ -59,6 +61,8 @@ class Sites:
     probe: Probe
     golden: Callable[[str, str], Golden | Unknown]
     """By model and version: its golden requests; empty where it was published without any."""
+    open_ground: Callable[[str, str], Ground | None] = lambda model, region: None
+    """By model and region: what its servers stand on; None where nothing can be asked of it."""
     stop: Callable[[], bool] = lambda: False
     background: Background | None = None
     """Where the lease is renewed; by default in a thread."""
@@ -86,6 +90,13 @@ class Sites:
             executor=self.executor,
             timeout_seconds=self.timeout_seconds,
         )
+        offers = self.executor.submit(
+            each_region,
+            request.regions,
+            lambda region: self._offer(subject, region),
+            executor=self.executor,
+            timeout_seconds=self.timeout_seconds,
+        )
         remembered = self.catalogue.recall(subject)
         stored = self.catalogue.see(subject, regions, remembered=remembered)
         orders = self.orders.read()
@@ -93,7 +104,7 @@ class Sites:
         copies = self._copies(subject.model, held)
         for region, found in stored.items():
             copies.setdefault(region, {})[subject.version] = _copy(subject, region, found)
-        standings = standing.result()
+        standings, offered = standing.result(), offers.result()
         return Seen(
             request,
             {
@@ -106,6 +117,7 @@ class Sites:
                         region,
                         orders,
                     ),
+                    offer=offered.get(region),
                 )
                 for region in regions
             },
@@ -115,6 +127,10 @@ class Sites:
                 (o.reason for o in orders if o.kind is Kind.LOCK and o.scope == EVERYTHING), None
             ),
         )
+
+    def _offer(self, subject: ModelVersion, region: str) -> Offer | None:
+        ground = self.open_ground(subject.model, region)
+        return ground.offers(subject.version) if ground is not None else None
 
     def _copies(
         self, model: str, held: Mapping[str, _Holds]
@@ -158,6 +174,7 @@ def _copy(subject: ModelVersion, region: str, seen: RegionSeen | Unknown) -> Cop
         digest=placement.digest,
         verified=placement.integrity is Integrity.VERIFIED,
         detail=placement.detail,
+        requirements=seen.manifest.requirements if seen.manifest is not None else Requirements(),
     )
 
 

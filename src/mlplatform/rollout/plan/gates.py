@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import takewhile
 
+from mlplatform.core.manifest import Requirements
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.fleet import Served
+from mlplatform.rollout.plan.ground import Wanted, counts_nodes, lacking_ground
 from mlplatform.rollout.plan.room import (
     declaring,
     extra_servers,
@@ -148,7 +150,8 @@ def _first(topology: Topology, seen: Seen, region: str) -> Judged:
     actuator = section.actuator_of(model, region)
     if actuator is None:
         found.append(_no_route(model, region))
-    found += lacking_room(topology, model, region, servers, stands.gpus_free)
+    if not counts_nodes(stands.offer):
+        found += lacking_room(topology, model, region, servers, stands.gpus_free)
     case = Case(
         subject=seen.request.subject,
         last_good="",
@@ -160,6 +163,7 @@ def _first(topology: Topology, seen: Seen, region: str) -> Judged:
         actuator=actuator,
         load_seconds=section.load_seconds_of(model),
     )
+    found += lacking_ground(stands.offer, _wanted(topology, stands, case, "first", servers))
     steps = tuple(first_steps_of(case)) if not found else ()
     return Judged(region, tuple(found), steps, servers=servers, at_once=servers)
 
@@ -290,8 +294,10 @@ def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Ite
         yield _no_route(model, region)
     stands = seen.regions[region]
     extra = extra_servers(strategy, case.servers)
-    for finding in lacking_room(topology, model, region, extra, stands.gpus_free):
-        yield finding if finding.fix else _with_less(finding, strategy.kind, region)
+    if not counts_nodes(stands.offer):
+        for finding in lacking_room(topology, model, region, extra, stands.gpus_free):
+            yield finding if finding.fix else _with_less(finding, strategy.kind, region)
+    yield from lacking_ground(stands.offer, _wanted(topology, stands, case, strategy.kind, extra))
     if not _goes_first(case):
         return
     served = stands.served
@@ -324,6 +330,23 @@ def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Ite
             f"{topology.rollout.undo.floor_percent} %",
             "start one more there, or give it surge_servers, or lower rollout.undo.floor_percent",
         )
+
+
+def _wanted(topology: Topology, stands: RegionStands, case: Case, kind: str, extra: int) -> Wanted:
+    """What is asked of the cluster in which its servers run."""
+    copy = stands.copies.get(case.version)
+    return Wanted(
+        case.subject.model,
+        case.version,
+        case.region,
+        kind,
+        extra=extra,
+        away=case.batch if kind != "first" and _goes_first(case) else 0,
+        spare=case.at_once if kind != "first" else 0,
+        requirements=copy.requirements if isinstance(copy, Copy) else Requirements(),
+        products=frozenset(topology.models[case.subject.model].gpus),
+        load_seconds=case.load_seconds,
+    )
 
 
 def _with_less(finding: Finding, kind: str, region: str) -> Finding:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from mlplatform.core.manifest import Requirements
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.fleet import Served
+from mlplatform.ports.ground import Offer
 
 _UNCOUNTED = Unknown("nobody counts the requests that enter it")
 _UNSEEN = Unknown("its servers were not looked at")
@@ -37,6 +39,19 @@ class Rule(StrEnum):
     FLOOR = "floor"
     UNDO_TIME = "undo-time"
     SPARE_REGION = "spare-region"
+    WRONG_GPU = "wrong-gpu"
+    OLD_DRIVER = "old-driver"
+    WRONG_RUNTIME = "wrong-runtime"
+    ENDING_PODS = "ending-pods"
+    PENDING_PODS = "pending-pods"
+    QUOTA = "quota"
+    DISRUPTION_BUDGET = "disruption-budget"
+    MISSING_OBJECT = "missing-object"
+    PROBE_TIME = "probe-time"
+    TWO_AUTOSCALERS = "two-autoscalers"
+    PUT_BACK = "put-back"
+    TEMPLATE = "template"
+    UNREAD = "unread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,8 @@ class Copy:
     """Every byte, and nothing speaks against it."""
     detail: str = ""
     """Why it is not verified."""
+    requirements: Requirements = field(default_factory=Requirements)
+    """What it needs to run, by its manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,8 @@ class RegionStands:
     gpus_free: Mapping[str, int | Unknown] = field(default_factory=dict)
     """By product that a server of the model takes."""
     standing: Standing | Unknown = Standing()
+    offer: Offer | Unknown | None = None
+    """What the cluster offers in which its servers run; None: nobody asks it."""
 
 
 @dataclass(frozen=True, slots=True)
