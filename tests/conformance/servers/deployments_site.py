@@ -68,28 +68,7 @@ class DeploymentsSite(Site):
             return str(load(answer)["version"])
 
     def crash(self, address: str) -> None:
-        ip = address.rpartition(":")[0]
-        path = f"/api/v1/namespaces/{self.namespace}/pods"
-        (pod,) = (
-            each
-            for each in self.plane.ask("GET", path)["items"]
-            if each["status"].get("podIP") == ip
-        )
-        path = f"{path}/{pod['metadata']['name']}"
-        self.plane.merge(path, {"metadata": {"labels": {"mlplatform.test/crashes": "true"}}})
-        fallen = {
-            **pod["status"]["containerStatuses"][0],
-            "ready": False,
-            "restartCount": 1,
-            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": {"terminated": {"exitCode": 139, "reason": "Error"}},
-        }
-        conditions = [
-            {**each, "status": "False"} if each["type"] in ("Ready", "ContainersReady") else each
-            for each in pod["status"]["conditions"]
-        ]
-        status = {"containerStatuses": [fallen], "conditions": conditions}
-        self.plane.merge(f"{path}/status", {"status": status})
+        self.cluster.crash(self.namespace, address)
 
     def scale_by_one_who_dies(
         self, version: str, servers: int, *, digest: str, epoch: int, writer: str

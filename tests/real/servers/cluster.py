@@ -3,7 +3,8 @@ and nodes and pods that kwok simulates. Nothing runs in a pod: what it would ans
 server, one server answers for all of them, at each one's own address (127.64.0.0/16).
 
 What becomes of a pod is what its version says, behind the last dot: `v2.crash` crashes. The fates
-are in `kwok.yaml`.
+are in `kwok.yaml`. Two are of what is answered: `v2.fails` answers every fourth client with 500,
+and golden requests as it must; `v2.wrong` answers with another number.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from .catalogue import Command, Room
-from .control_plane import ADMIN, ControlPlane
+from .control_plane import ADMIN, ControlPlane, control_plane
 from .launch import running
 
 _STAGES = Path(__file__).with_name("kwok.yaml")
@@ -37,6 +40,17 @@ _CONTROLLERS = (
 )
 _POD_IPS = "127.64.0.0/16"
 _MODEL, _VERSION, _DIGEST = (f"mlplatform.dev/{name}" for name in ("model", "version", "digest"))
+_CRASHED = "mlplatform.test/crashes"
+_INFER = "/infer"
+_REMEMBERED_SECONDS, _GRACE_SECONDS = 1.0, 3.0
+"""How long clients of a pod are answered without a look whether it is there still, and how long
+after it was seen last: the time that it is given to end. Who asks what it holds is answered by what
+the API server says at that moment."""
+GOLDEN = {
+    "request": {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]},
+    "expect": {"outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [2.0]}]},
+}
+"""A golden request that every pod answers as it must, but for one that is `wrong`."""
 _numbers = itertools.count(1)
 
 
@@ -54,10 +68,38 @@ class Pods(ThreadingHTTPServer):
         self.states: dict[tuple[str, str], str] = {}
         """By model and version: the digest that its servers state, where it is not what they were
         started for."""
+        self.inferred: Counter[str] = Counter()
+        """By version: what clients asked."""
+        self._remembered: dict[str, tuple[float, dict[str, Any] | None]] = {}
+
+    def pod_at(self, address: str, *, remembered: bool) -> dict[str, Any] | None:
+        """What is said of the pod that has the address and works; None: there is none."""
+        now = time.monotonic()
+        at, known = self._remembered.get(address, (float("-inf"), None))
+        if remembered and now - at < _REMEMBERED_SECONDS:
+            return known
+        path = f"/api/v1/pods?fieldSelector=status.podIP={address}"
+        there = [
+            each
+            for each in self.plane.ask("GET", path)["items"]
+            if not each["metadata"].get("deletionTimestamp")
+        ]
+        if not there:
+            return known if remembered and now - at < _GRACE_SECONDS else None
+        found = None if _is_down(there[0]) else there[0]["metadata"]
+        self._remembered[address] = now, found
+        return found
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Nobody but this machine is answered."""
         return str(client_address[0]).startswith("127.")
+
+
+def _is_down(pod: dict[str, Any]) -> bool:
+    """Whether a test has made it crash, and it has not been started again."""
+    conditions = pod["status"].get("conditions", ())
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return _CRASHED in pod["metadata"]["labels"] and not ready
 
 
 class _Pod(BaseHTTPRequestHandler):
@@ -67,22 +109,32 @@ class _Pod(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        address = self.connection.getsockname()[0]
-        path = f"/api/v1/pods?fieldSelector=status.podIP={address}"
-        there = [
-            each["metadata"]
-            for each in self.server.plane.ask("GET", path)["items"]
-            if not each["metadata"].get("deletionTimestamp")
-        ]
-        if not there:
+        infers = self.path.endswith(_INFER)
+        about = self.server.pod_at(self.connection.getsockname()[0], remembered=infers)
+        if about is None:
             self.close_connection = True
             return
-        labels, notes = there[0]["labels"], there[0].get("annotations") or {}
+        labels, notes = about["labels"], about.get("annotations") or {}
         model, version = labels.get(_MODEL, ""), labels[_VERSION]
-        digest = self.server.states.get((model, version), notes.get(_DIGEST, ""))
-        told = {"name": model, "version": version, "state": "READY", "digest": digest}
-        body = json.dumps([told] if self.path.endswith("/index") else told).encode()
-        self.send_response_only(200)
+        fate = version.rpartition(".")[2]
+        status = 200
+        told: Any
+        if infers:
+            if "/versions/" not in self.path:
+                self.server.inferred[version] += 1
+                if fate == "fails" and not self.server.inferred[version] % 4:
+                    status = 500
+            outputs = GOLDEN["expect"]["outputs"]
+            if fate == "wrong":
+                outputs = [{**outputs[0], "data": [3.0]}]
+            told = {"model_name": model, "model_version": version, "outputs": outputs}
+        else:
+            digest = self.server.states.get((model, version), notes.get(_DIGEST, ""))
+            told = {"name": model, "version": version, "state": "READY", "digest": digest}
+            if self.path.endswith("/index"):
+                told = [told]
+        body = json.dumps(told).encode()
+        self.send_response_only(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -125,6 +177,31 @@ class Cluster:
         # Admission taints each new node; the controller that takes it off does not run here.
         self.plane.merge(f"/api/v1/nodes/{name}", {"spec": {"taints": None}})
         return name
+
+    def crash(self, namespace: str, address: str) -> None:
+        """The pod whose server is at `host:port` crashes, and is started again after a while."""
+        ip = address.rpartition(":")[0]
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        (pod,) = (
+            each
+            for each in self.plane.ask("GET", path)["items"]
+            if each["status"].get("podIP") == ip
+        )
+        path = f"{path}/{pod['metadata']['name']}"
+        self.plane.merge(path, {"metadata": {"labels": {_CRASHED: "true"}}})
+        fallen = {
+            **pod["status"]["containerStatuses"][0],
+            "ready": False,
+            "restartCount": pod["status"]["containerStatuses"][0]["restartCount"] + 1,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 139, "reason": "Error"}},
+        }
+        conditions = [
+            {**each, "status": "False"} if each["type"] in ("Ready", "ContainersReady") else each
+            for each in pod["status"]["conditions"]
+        ]
+        status = {"containerStatuses": [fallen], "conditions": conditions}
+        self.plane.merge(f"{path}/status", {"status": status})
 
 
 @contextlib.contextmanager
@@ -172,6 +249,21 @@ def cluster_of(plane: ControlPlane) -> Iterator[Cluster]:
             finally:
                 pods.shutdown()
                 thread.join()
+
+
+@contextlib.contextmanager
+def clusters_in(regions: Sequence[str]) -> Iterator[dict[str, Cluster]]:
+    """A cluster in each region, with a control plane of its own, started side by side."""
+
+    @contextlib.contextmanager
+    def one() -> Iterator[Cluster]:
+        with running("etcd") as etcd, control_plane(etcd) as plane, cluster_of(plane) as cluster:
+            yield cluster
+
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(regions)) as pool:
+        opened = [one() for _ in regions]
+        started = [pool.submit(stack.enter_context, each) for each in opened]
+        yield dict(zip(regions, [each.result() for each in started], strict=True))
 
 
 def eventually(holds: Callable[[], Any], *, within_seconds: float = _WITHIN_SECONDS) -> Any:

@@ -52,6 +52,10 @@ def install_gateway_api(plane: ControlPlane) -> None:
             time.sleep(0.05)
 
 
+class _NotNow(Exception):
+    """The API server would not."""
+
+
 class Gateway:
     """Takes whatever its route says, while the block lasts; `refuses` it if told to."""
 
@@ -78,11 +82,14 @@ class Gateway:
         while not self._done.wait(_LOOK_EVERY_SECONDS):
             if not self.idle:
                 # A control plane that restarts, a route that is gone, a conflict: look again.
-                with contextlib.suppress(OSError, http.client.HTTPException, LookupError):
+                with contextlib.suppress(OSError, http.client.HTTPException, _NotNow):
                     self._look()
 
     def _look(self) -> None:
-        route = self._ask("GET", self._path)
+        self._take(self._ask("GET", self._path))
+
+    def _take(self, route: dict[str, Any]) -> None:
+        """Write into its status that its present generation is taken, or refused."""
         seen = [
             condition.get("observedGeneration")
             for parent in route.get("status", {}).get("parents", ())
@@ -126,14 +133,14 @@ class Gateway:
                 },
             )
             answer = self._line.getresponse()
-            found = json.loads(answer.read())
+            said = answer.read()
         except (OSError, http.client.HTTPException):
             self._line.close()
             self._line = None
             raise
         if answer.status >= 300:
-            raise LookupError(found)
-        return found
+            raise _NotNow(said.decode())
+        return json.loads(said)
 
 
 def parents(route: Mapping[str, Any]) -> list[dict[str, Any]]:
