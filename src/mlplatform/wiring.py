@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlplatform.ports.billing import BillingApi
     from mlplatform.ports.clock import Clock
     from mlplatform.ports.fleet import Fleet
+    from mlplatform.ports.ground import Ground
     from mlplatform.ports.happenings import Happenings
     from mlplatform.ports.identity import Voucher
     from mlplatform.ports.inventory import Inventory
@@ -48,8 +49,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A module with `open_store(url)`, `open_traffic(url, targets)`, `open_split(url, model,
-    versions)`, `open_servers(url, model)` or `open_receiver(name, secret)`, and the extra that
-    installs its SDK."""
+    versions)`, `open_servers(url, model)`, `open_ground(url, model)` or `open_receiver(name,
+    secret)`, and the extra that installs its SDK."""
 
     module: str
     extra: str | None = None
@@ -82,6 +83,9 @@ SERVERS = {
     "processes": Adapter("mlplatform.adapters.processes"),
     "deployments": Adapter("mlplatform.adapters.deployments", extra="kubernetes"),
 }
+
+GROUNDS = {"deployments": Adapter("mlplatform.adapters.kubernetes_ground", extra="kubernetes")}
+"""By the scheme of the servers: where what they stand on can be asked about."""
 
 INVENTORIES = {"aws": Adapter("mlplatform.adapters.aws_inventory", extra="aws")}
 
@@ -246,6 +250,23 @@ def opened_servers(topology: Topology) -> Callable[[str, str], Servers]:
     """`open_servers` by model and region, each opened once and then shared by all threads."""
     one = _once(lambda name: open_servers(topology, *name.split("/", 1)))
     return lambda model, region: one(f"{model}/{region}")
+
+
+def opened_grounds(topology: Topology) -> Callable[[str, str], Ground | None]:
+    """By model and region: what a model's servers stand on, each opened once and then shared by all
+    threads; None where nothing can be asked about it. Nothing is asked of it yet."""
+
+    def one(name: str) -> Ground | None:
+        model, region = name.split("/", 1)
+        text = topology.rollout.servers_of(model, region)
+        url = StoreURL.parse(text, noun="servers") if text is not None else None
+        if url is None or url.scheme not in GROUNDS:
+            return None
+        ground: Ground = _module(url, GROUNDS[url.scheme]).open_ground(url, model)
+        return ground
+
+    opened = _once(one)
+    return lambda model, region: opened(f"{model}/{region}")
 
 
 def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import yaml
 from mlplatform.adapters import deployments, gateway_versions
 from mlplatform.core.rollout import Rollout
 from mlplatform.core.store_url import StoreURL
+from mlplatform.rollout.plan.seen import Rule
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/rollout-kubernetes.md").read_text()
@@ -35,6 +36,14 @@ def test_the_example_opens() -> None:
     assert text is not None
     split = gateway_versions.open_split(StoreURL.parse(text, noun="actuator"), "resnet50", ["v1"])
     assert split.url == "httproute://eu-west-1/ml-platform/resnet50"
+
+
+def test_every_rule_of_the_cluster_is_there() -> None:
+    (table,) = re.findall(r"^\| rule \|.*?\n\n", PAGE, re.MULTILINE | re.DOTALL)
+    told = set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
+    source = (ROOT / "src/mlplatform/rollout/plan/ground.py").read_text()
+    source += (ROOT / "src/mlplatform/rollout/plan/gpus.py").read_text()
+    assert told == {Rule[name].value for name in re.findall(r"Rule\.([A-Z_]+)", source)}
 
 
 def test_links_lead_somewhere() -> None:

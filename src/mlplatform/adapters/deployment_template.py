@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlplatform.adapters.kubernetes_api import FIELD_MANAGER, JSON
@@ -44,6 +44,28 @@ def name_of(model: str, version: str) -> str:
         told = hashlib.blake2b(f"{model}@{version}".encode(), digest_size=4).hexdigest()
         name = f"{name[: _NAME_LENGTH - 9].rstrip('-')}-{told}"
     return name
+
+
+def template_of(deployments: Iterable[JSON]) -> JSON | None:
+    """The Deployment by which another version is started: of those that serve, the one with most
+    servers. None where each is paused or being deleted, or there is none."""
+    usable = [
+        each
+        for each in deployments
+        if not each["metadata"].get("deletionTimestamp") and not each["spec"].get("paused")
+    ]
+
+    def rank(deployment: JSON) -> tuple[bool, int, int, str, str]:
+        about, status = deployment["metadata"], deployment.get("status") or {}
+        return (
+            TRACK not in (about.get("labels") or {}),
+            int(status.get("availableReplicas", 0)),
+            int(deployment["spec"].get("replicas", 1)),
+            str(about.get("creationTimestamp", "")),
+            str(about["name"]),
+        )
+
+    return max(usable, key=rank, default=None)
 
 
 def is_ours(body: JSON) -> bool:
@@ -207,7 +229,7 @@ def _change(
     spec: JSON, *, model: str, old: str | None, new: str, image: str | None, where: str
 ) -> None:
     """Have the containers serve another version."""
-    serving = _serving(spec)
+    serving = serving_container(spec)
     for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
         pinned = False
         for variable in container.get("env") or ():
@@ -232,7 +254,7 @@ def _change(
         )
 
 
-def _serving(spec: JSON) -> JSON:
+def serving_container(spec: JSON) -> JSON:
     """The container that serves: the one with a port called `http`, else the first."""
     containers: list[JSON] = spec["containers"]
     for each in containers:

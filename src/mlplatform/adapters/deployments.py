@@ -47,11 +47,12 @@ from mlplatform.adapters.deployment_template import (
     deployment_for,
     is_ours,
     service_for,
+    template_of,
 )
 from mlplatform.adapters.http_fleet import open_fleet
 from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI, path_of
 from mlplatform.adapters.kubernetes_owners import fix_of, owner_of
-from mlplatform.adapters.kubernetes_pods import MODEL, TRACK, is_ready, port_of, version_of
+from mlplatform.adapters.kubernetes_pods import MODEL, is_ready, port_of, version_of
 from mlplatform.adapters.kubernetes_scalers import Scaler, scalers
 from mlplatform.adapters.kubernetes_stuck import ailing_of, ended, is_overdue, refused_of
 from mlplatform.core.errors import (
@@ -74,7 +75,8 @@ _BOUNDS = "mlplatform.dev/bounds"
 """Annotation of an autoscaler: floor and ceiling before we changed them, `2 10`; a dash where one
 was left out."""
 _PAUSED = "autoscaling.keda.sh/paused-replicas"
-_OPTIONS = frozenset({"ask", "image", "kubeconfig", "stall_seconds"})
+FIRST_BY_HAND = "the first version is started by hand; infra/kubernetes/model-server.yaml shows how"
+_OPTIONS = frozenset({"ask", "image", "kubeconfig", "stall_seconds", "unread"})
 _STALL_SECONDS = 10.0
 _ASK_SECONDS = 3.0
 _ASKED_AT_ONCE = 16
@@ -87,17 +89,38 @@ FEATURES = ServersFeatures(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a URL of servers names."""
+
+    api: KubernetesAPI
+    namespace: str
+    image: str | None
+    """With `{version}` in it, where tags are not the versions."""
+    asks: bool
+    accepts_unread: bool
+    """Whether a rollout may begin where what a preflight looks at may not be read."""
+
+
 def open_servers(url: StoreURL, model: str) -> DeploymentServers:
     """A model's servers in a namespace of the cluster of a kubeconfig context. Nothing is asked of
     it yet. In the name of a context `/` is written `%2F`, and `@` `%40`.
 
     Options: `image`, with `{version}` in it, where tags are not the versions; `ask=false`, where
     pods cannot be asked what they hold; `kubeconfig`, a file, else `KUBECONFIG`, else
-    `~/.kube/config`; `stall_seconds` without an answer.
+    `~/.kube/config`; `stall_seconds` without an answer; `unread=accept`, see `kubernetes_ground`.
     """
+    place = place_of(url)
+    return DeploymentServers(
+        place.api, place.namespace, model, url=str(url), image=place.image, asks=place.asks
+    )
+
+
+def place_of(url: StoreURL) -> Place:
+    """Where servers are, by their URL; `UsageError` where it names no such place."""
     url.reject_unknown(_OPTIONS)
-    place = urlsplit(url.text)
-    parts = [unquote(part) for part in (place.netloc, *place.path.strip("/").split("/"))]
+    named = urlsplit(url.text)
+    parts = [unquote(part) for part in (named.netloc, *named.path.strip("/").split("/"))]
     if len(parts) != 2 or not all(parts):
         raise UsageError(
             f"{url.noun} {url} does not name a namespace",
@@ -109,13 +132,19 @@ def open_servers(url: StoreURL, model: str) -> DeploymentServers:
             f"{url.noun} {url}: image={image!r} is the same for every version",
             hint="write {version} where the version is to be put in",
         )
+    unread = url.options.get("unread", "hold")
+    if unread not in ("hold", "accept"):
+        raise UsageError(
+            f"{url.noun} {url}: unread={unread!r} is neither hold nor accept",
+            hint="accept lets a rollout begin where the cluster may not be looked at",
+        )
     api = KubernetesAPI(
         parts[0],
         kubeconfig=url.options.get("kubeconfig"),
         timeout_seconds=url.seconds("stall_seconds", default=_STALL_SECONDS),
     )
     asks = url.flag("ask", default=True)
-    return DeploymentServers(api, parts[1], model, url=str(url), image=image, asks=asks)
+    return Place(api, parts[1], image, asks=asks, accepts_unread=unread == "accept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,32 +507,20 @@ class DeploymentServers:
 
     def _template(self, seen: _Seen, version: str) -> JSON:
         """The Deployment of the version that serves: the one with most servers."""
-        every = [each for each in seen.all() if not each["metadata"].get("deletionTimestamp")]
-        usable = [each for each in every if not _is_paused(each)]
-        if not usable:
+        template = template_of(seen.all())
+        if template is None:
+            left = [each for each in seen.all() if not each["metadata"].get("deletionTimestamp")]
             why = (
-                f"Deployment {every[0]['metadata']['name']} is paused"
-                if every
+                f"Deployment {left[0]['metadata']['name']} is paused"
+                if left
                 else f"no Deployment has the label {MODEL}={self._model}"
             )
             raise Unsupported(
                 f"nothing says how to start {self._model}@{version}: {why}",
                 store=self._url,
-                hint="the first version is started by hand; infra/kubernetes/model-server.yaml "
-                "shows how",
+                hint=FIRST_BY_HAND,
             )
-
-        def rank(deployment: JSON) -> tuple[bool, int, int, str, str]:
-            about, status = deployment["metadata"], deployment.get("status") or {}
-            return (
-                TRACK not in (about.get("labels") or {}),
-                int(status.get("availableReplicas", 0)),
-                _replicas(deployment),
-                str(about.get("creationTimestamp", "")),
-                str(about["name"]),
-            )
-
-        return max(usable, key=rank)
+        return template
 
     def _has_service(self, deployment: JSON) -> bool:
         name = deployment["metadata"]["name"]

@@ -36,6 +36,7 @@ _CONNECT_SECONDS = 3.0
 FIELD_MANAGER = "mlplatform"
 """Under which name the API server remembers what we wrote."""
 _OURS = {"fieldManager": FIELD_MANAGER}
+_METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"}
 
 
 def path_of(namespace: str, group: str, version: str, plural: str, name: str = "") -> str:
@@ -66,9 +67,23 @@ class KubernetesAPI:
         """What errors call it."""
         return f"kubernetes://{self.context}"
 
-    def get(self, path: str, *, query: Mapping[str, str] | None = None) -> JSON:
+    def get(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> JSON:
         """The object at a path."""
-        return self._ask("GET", path, query=query)
+        return self._ask("GET", path, query=query, headers=headers)
+
+    def is_there(self, path: str) -> bool:
+        """Whether there is an object at a path. Its contents do not leave the API server."""
+        try:
+            self.get(path, headers=_METADATA_ONLY)
+        except NotFound:
+            return False
+        return True
 
     def items(self, path: str, *, selector: str | None = None) -> Iterator[JSON]:
         """The objects of a list, page by page."""

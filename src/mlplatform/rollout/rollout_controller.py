@@ -75,6 +75,7 @@ def open_sites(
         open_split=lambda model, region, those: RetryingSplit(splits(model, region, those), retry),
         probe=wiring.open_probe(),
         golden=golden,
+        open_ground=wiring.opened_grounds(topology),
         stop=stop,
         timeout_seconds=_REGION_SECONDS,
     )
