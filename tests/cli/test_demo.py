@@ -97,6 +97,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert "us-east-1 +preflight" not in bad
     assert re.search(r"magika@v3.4.0 .* returned", bad)
     assert re.search(r"magika@v3.3.1 .* promoted", bad)
+    assert re.search(r"wrote rollout.html, \d+ kB", bad)
     assert re.search(r"magika@v3.3.1 +SERVING api 50 %.*SERVING api 50 %.*WARM", bad)
 
     assert re.search(r"[\d.]+ MB were sent between regions, and for\s[\d.]+ minutes others", bill)

@@ -71,3 +71,4 @@ def _bad(stage: Stage) -> None:
     )
     stage.run(f"mlplatform rollout apply magika@{BAD} --yes", expect=3)
     stage.run("mlplatform rollout history")
+    stage.run(f"mlplatform rollout report magika@{BAD} --html rollout.html")
