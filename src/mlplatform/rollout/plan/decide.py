@@ -16,6 +16,7 @@ from mlplatform.core.errors import UsageError
 from mlplatform.core.plan import JSON, Action, Consumption, Hold, Plan, Severity, canonical
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
+from mlplatform.ports.fleet import Served
 from mlplatform.rollout.plan.gates import Judged, judge
 from mlplatform.rollout.plan.policy import policy_of
 from mlplatform.rollout.plan.seen import Copy, Finding, RegionStands, Request, Rule, Seen, Standing
@@ -220,4 +221,8 @@ def _fingerprint(stands: RegionStands) -> str:
     )
     standing = stands.standing
     closed = sorted(standing.closed) if isinstance(standing, Standing) else str(standing)
+    if isinstance(served, Served) and not served.versions:
+        # Where nothing serves yet, probes learn how it is only while the plan is agreed to.
+        kept = standing.closed.keys() if isinstance(standing, Standing) else set()
+        closed = sorted({Rule.MAINTENANCE} & kept)
     return f"stored {copies}; serves {holds}; failover {closed}"

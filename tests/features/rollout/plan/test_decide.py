@@ -685,3 +685,18 @@ def test_while_traffic_is_moved_nobody_asks_who_could_take_over() -> None:
     moved = Standing(closed={Rule.FAILOVER_TARGET: "it bears what us had"}, load=390.0)
     plan = planned(tight | {"eu": replace(well(), standing=moved)}, of=LOADS)
     assert [hold.region for hold in plan.holds] == ["eu"]
+
+
+@pytest.mark.parametrize(
+    ("served", "same"),
+    [(Served(), True), (Served({"v1": ONE}, 4), False)],
+    ids=["nothing serves", "four serve"],
+)
+def test_how_probes_find_a_region_makes_a_first_plan_no_older(served: Served, same: bool) -> None:
+    """Vantages begin to look while the first servers are agreed to; where something serves, what
+    failover says of it is what the plan rests on."""
+    first = topology(model={"first_servers": 2, "servers": {"eu": "memory://eu"}})
+    unknown = planned(eu(served=served, standing=Unknown("nobody has looked")), of=first)
+    sick = Standing({Rule.UNHEALTHY: "eu is unhealthy"}, load=0.0)
+    found = planned(eu(served=served, standing=sick), of=first)
+    assert (unknown.basis["eu"] == found.basis["eu"]) is same
