@@ -22,9 +22,14 @@ one query, so that they are of one moment. Options: `metrics`, whose words are s
   which tells the version in the header `X-Mlplatform-Version`. Since I is the place among the
   backends, counters change their meaning when one is taken out before it; `began` says so.
 
-and `requests`, `errors`, `buckets`, a query each in the place of the one that it would be:
-`$service`, `$namespace`, `$version`, `$cluster` stand for what they say; `buckets` has a series for
-each `le`, in milliseconds. NGINX Gateway Fabric counts by backend with NGINX Plus alone, whose
+Where one Prometheus has the counters of several clusters, `match=region="eu-west-1"` (written
+`match=region%3D%22eu-west-1%22`) says which are meant: names of namespaces and routes are the same
+in all of them.
+
+And `requests`, `errors`, `buckets`, a query each in the place of the one that it would be:
+`$service`, `$namespace`, `$version`, `$cluster`, and `$match` with a comma before it, stand for
+what they say; `buckets` has a series for each `le`, in milliseconds. NGINX Gateway Fabric counts by
+backend with NGINX Plus alone, whose
 words are not known here: give it queries. What has no answer is Unknown, also for a version that
 has not had a request yet. None of these gateways was there to try: the queries are proven on a
 Prometheus with counters in their words.
@@ -71,7 +76,16 @@ from mlplatform.ports.traffic import (
 
 _QUERIES = ("requests", "errors", "buckets")
 _OPTIONS = frozenset(
-    {"rule", "kubeconfig", "stall_seconds", "prometheus", "metrics", "cluster", *_QUERIES}
+    {
+        "rule",
+        "kubeconfig",
+        "stall_seconds",
+        "prometheus",
+        "metrics",
+        "match",
+        "cluster",
+        *_QUERIES,
+    }
 )
 _OURS = "mlplatform.dev/backends"
 """Annotation: the backends that we have put there."""
@@ -91,13 +105,15 @@ class Dialect:
     cluster: str = ""
     filtered: bool = False
     """Whether it counts by backend only where one has a filter."""
+    match: str = ""
+    """What else a series has to say: of which cluster it is, where one Prometheus has several."""
 
 
 _ISTIO = (
     'reporter="source",destination_service_name="$service",'
-    'destination_service_namespace="$namespace",response_flags!~".*DC.*"'
+    'destination_service_namespace="$namespace",response_flags!~".*DC.*"$match'
 )
-_ENVOY = 'envoy_cluster_name="$cluster"'
+_ENVOY = 'envoy_cluster_name="$cluster"$match'
 DIALECTS: Mapping[str, Dialect] = {
     "istio": Dialect(
         requests=f"sum(istio_requests_total{{{_ISTIO}}})",
@@ -140,6 +156,7 @@ def open_split(url: StoreURL, model: str, versions: Sequence[str]) -> GatewayVer
         own.get("buckets", known.buckets),
         url.options.get("cluster", known.cluster),
         known.filtered,
+        url.options.get("match", ""),
     )
     text = url.options.get("prometheus")
     return GatewayVersions(
@@ -347,6 +364,7 @@ class GatewayVersions(GatewayApiTraffic):
             "route": self._name,
             "rule": str(self._rule),
             "index": str(place),
+            "match": f",{self._dialect.match}" if self._dialect.match else "",
         }
         words["cluster"] = Template(self._dialect.cluster).safe_substitute(words)
         found = {

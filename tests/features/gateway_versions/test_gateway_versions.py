@@ -304,6 +304,27 @@ def test_istio_counts(site: GatewayVersionsSite) -> None:
     assert "filters" not in references(site)[1]
 
 
+@pytest.mark.parametrize(("spoken", "requests"), [("istio", 10.0), ("envoy", 20.0)])
+def test_one_prometheus_has_several_clusters(
+    site: GatewayVersionsSite, spoken: str, requests: float
+) -> None:
+    """Namespace, route and Service have the same names in each of them."""
+    site.service("b")
+    cluster = f"httproute/{site.namespace}/resnet50/rule/0/backend/0"
+    lines = [
+        line.replace("{", f'{{region="{region}",')
+        for region, times in (("eu", 1), ("us", 100))
+        for line in (
+            istio("infer-a", "200", "-", 10.0 * times, namespace=site.namespace),
+            envoy(cluster, "200", 20.0 * times),
+        )
+    ]
+    match = quote('region="eu"')
+    found = counts(site, lines, f"&metrics={spoken}&match={match}")["a"]
+    assert isinstance(found, Counts)
+    assert found.requests == requests
+
+
 def test_envoy_counts(site: GatewayVersionsSite) -> None:
     """By cluster, which is by the backend's place in the rule."""
     site.service("b")
