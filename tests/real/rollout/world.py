@@ -79,6 +79,7 @@ class Region:
         self.plane = cluster.plane
         self.way = way
         self.namespace = namespace
+        self.nodes: list[str] = []
         self.entry = Entry(self.plane, namespace, ROUTE)
         self.client = Client(f"{self.entry.url}/v2/models/{MODEL}/infer", [_JSON_BODY])
 
@@ -95,7 +96,8 @@ class Region:
         """What is there before the first rollout: see docs/rollout-kubernetes.md."""
         self.plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         for first in range(0, gpus, _GPUS_A_NODE):
-            self.cluster.node(min(_GPUS_A_NODE, gpus - first), site=self.namespace, **_L4)
+            here = {"site": self.namespace, **_L4}
+            self.nodes.append(self.cluster.node(min(_GPUS_A_NODE, gpus - first), **here))
         for role in sorted((ROOT / "infra/rbac").glob("*.yaml")):
             text = role.read_text()
             if _GROUP in text:
@@ -251,8 +253,11 @@ class World:
         """`mlplatform LINE`, and what came of it."""
         return ended(self.start(line))
 
-    def publish(self, *versions: str, regions: Sequence[str] = ()) -> None:
-        """Versions, stored and verified in every region, or in some."""
+    def publish(
+        self, *versions: str, regions: Sequence[str] = (), requires: Sequence[str] = ()
+    ) -> None:
+        """Versions, stored and verified in every region, or in some, and what they need to run."""
+        needs = "".join(f" --requires {each}" for each in requires)
         lines = []
         first, *others = regions or list(self.regions)
         for version in versions:
@@ -261,7 +266,7 @@ class World:
             (artefact / "weights").write_text(version)
             (artefact / "golden.ndjson").write_text(f"{json.dumps(GOLDEN)}\n")
             named = f"--model {MODEL} --version {version} --region {first}"
-            lines.append(f"mlplatform publish {artefact} {named}")
+            lines.append(f"mlplatform publish {artefact} {named}{needs}")
             if others:
                 lines.append(f"mlplatform replicate {MODEL}@{version} --to {','.join(others)}")
         ran = subprocess.run(
@@ -371,6 +376,7 @@ def world_of(
             )
         for each in regions.values():
             eventually(partial(_serves, each, servers))
+            del each.entry.history[:-1]  # what was before they were ready is nobody's fault
             each.client.start()
             stack.callback(each.client.stop)
             stack.callback(_clear, each)

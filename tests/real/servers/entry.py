@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import re
 import threading
 from collections import Counter
@@ -177,8 +178,10 @@ def _proxy(dials: Sequence[str], weights: Sequence[int] = ()) -> dict[str, Any] 
     """To these, by weight where there are any; None where nobody is there to be sent to."""
     if not dials or (weights and not any(weights)):
         return None
+    # Caddy sends as many in a row as a weight says: 1 and 1 take turns, 50 and 50 do not.
+    unit = math.gcd(*weights) or 1
     policy = (
-        {"policy": "weighted_round_robin", "weights": list(weights)}
+        {"policy": "weighted_round_robin", "weights": [each // unit for each in weights]}
         if weights
         else {"policy": "round_robin"}
     )

@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -234,6 +234,9 @@ class Way(ThreadingHTTPServer):
         self.cut = False
         self.loses_answers = False
         self.reply_to_patch: Reply | None = None
+        self.weather: Callable[[str], Reply | str] = lambda method: ""
+        """What befalls a request of that method: an answer in the server's place, `cut` before it
+        is there, `lost` on the way back, or nothing."""
         self.asked: list[str] = []
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(plane.authority, plane.authority.with_suffix(".key"))
@@ -257,6 +260,14 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def refusing(status: int, reason: str, *, after_seconds: int | None = None) -> Reply:
+    """What an API server answers that does not do it."""
+    told = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
+    body = json.dumps({**told, "reason": reason, "message": f"told by a test: {reason}"}).encode()
+    later = {} if after_seconds is None else {"Retry-After": str(after_seconds)}
+    return Reply(status, body, {"Content-Type": "application/json", **later})
+
+
 class _Hop(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -268,9 +279,15 @@ class _Hop(BaseHTTPRequestHandler):
         if self.server.cut:
             self.close_connection = True
             return
-        own = self.server.reply_to_patch if self.command == "PATCH" else None
+        befalls = self.server.weather(self.command)
+        if befalls == "cut":
+            self.close_connection = True
+            return
+        own = befalls if isinstance(befalls, Reply) else None
+        if self.command == "PATCH":
+            own = own or self.server.reply_to_patch
         reply = own or self._ask(body)
-        if self.server.loses_answers and self.command != "GET":
+        if befalls == "lost" or (self.server.loses_answers and self.command != "GET"):
             self.close_connection = True
             return
         self.send_response_only(reply.status)
