@@ -43,7 +43,7 @@ def test_a_plan_is_held_by_what_the_cluster_lacks(
         describe(servers)
         ran = eventually(lambda: (ran := typed.run(*plan)).code == 3 and ran)
         said = " ".join(ran.err.split())
-        assert "room: 1 more server of Deployment resnet need 1 nvidia.com/gpu each" in said
+        assert "room: 1 more server of Deployment resnet needs 1 nvidia.com/gpu, and" in said
         assert "surge_servers: 0} needs none: 1 old server at a time end before" in said
         describe(servers, surge_servers=0)
         told = typed.good(*plan, "--output", "json").json()

@@ -117,16 +117,18 @@ class KubernetesGround:
                 self._path("apps", "v1", "deployments"), selector=f"{MODEL}={self._model}"
             )
         ]
-        paused = tuple(self._paused(each) for each in every if each["spec"].get("paused"))
         there = [each for each in every if version_of(each["spec"]["template"]) == version]
         template = there[0] if there else template_of(every)
         if template is None:
             said = f"no Deployment has the label {MODEL}={self._model} and could be copied"
-            return Offer(refused=paused or (Refusal(said, FIRST_BY_HAND),))
+            return Offer(refused=self._paused(every) or (Refusal(said, FIRST_BY_HAND),))
+        # Those that have no servers, and get none, are not written.
+        moved = [each for each in every if each in there or each["spec"].get("replicas", 1)]
         about = f"Deployment {template['metadata']['name']}"
         inside = list(self._api.items(self._path("", "v1", "pods")))
         own = [each for each in inside if self._is_of(each, every)]
-        like = [each for each in own if self._is_of(each, [template])]
+        # What admission puts into pods of the template; those that were started by it have it too.
+        like = [each for each in own if self._is_of(each, [template])] or own
         asked = self._asked(template, like)
         seen: _Seen | Unknown | None
         if isinstance(asked, Unknown):
@@ -145,9 +147,9 @@ class KubernetesGround:
             ),
             budgets=self._may(lambda: tuple(self._budgets(own))),
             references=tuple(self._references(template, like)),
-            rivalries=self._may(lambda: tuple(self._rivalries(every))),
-            owned=tuple(self._owned(every)),
-            refused=(*paused, *(() if there else self._refused(template, version))),
+            rivalries=self._may(lambda: tuple(self._rivalries(moved))),
+            owned=tuple(self._owned(moved)),
+            refused=(*self._paused(moved), *(() if there else self._refused(template, version))),
         )
 
     # ------------------------------------------------------------------------- the template
@@ -172,12 +174,15 @@ class KubernetesGround:
             probes=tuple(_probes(serving)),
         )
 
-    def _paused(self, deployment: JSON) -> Refusal:
-        name = deployment["metadata"]["name"]
-        return Refusal(
-            f"Deployment {name}: spec.paused is true: somebody is at work on it",
-            f"kubectl --context {self._api.context} --namespace {self._namespace} rollout resume "
-            f"deployment/{name}, when they are done",
+    def _paused(self, deployments: Iterable[JSON]) -> tuple[Refusal, ...]:
+        kubectl = f"kubectl --context {self._api.context} --namespace {self._namespace}"
+        names = [each["metadata"]["name"] for each in deployments if each["spec"].get("paused")]
+        return tuple(
+            Refusal(
+                f"Deployment {name}: spec.paused is true: somebody is at work on it",
+                f"{kubectl} rollout resume deployment/{name}, when they are done",
+            )
+            for name in names
         )
 
     def _refused(self, template: JSON, version: str) -> Iterator[Refusal]:

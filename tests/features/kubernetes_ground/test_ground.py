@@ -346,7 +346,7 @@ def vertical(site: Site) -> Iterator[Site]:
 
 
 def test_two_autoscalers_of_one_deployment(vertical: Site, offers: Callable[[], Offer]) -> None:
-    vertical.first(servers=0)
+    vertical.first(servers=1)
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "resnet"}
     vertical.put(
         "autoscaling/v2",
@@ -368,7 +368,7 @@ def test_two_autoscalers_of_one_deployment(vertical: Site, offers: Callable[[], 
 
 
 def test_who_puts_the_number_back(site: Site, offers: Callable[[], Offer]) -> None:
-    site.first(servers=0, annotations={"argocd.argoproj.io/tracking-id": "models:apps/Deployment"})
+    site.first(servers=1, annotations={"argocd.argoproj.io/tracking-id": "models:apps/Deployment"})
     (said,) = lacks(offers())
     assert said.rule is Rule.PUT_BACK
     assert said.reason == "Argo CD models puts spec.replicas of Deployment resnet back"
@@ -394,6 +394,14 @@ def test_pods_that_could_not_be_told_apart(site: Site, offers: Callable[[], Offe
     site.put("v1", "services", {"metadata": {"name": "all"}, "spec": everything})
     (said,) = lacks(offers())
     assert (said.rule, "Service all selects pods" in said.reason) == (Rule.TEMPLATE, True)
+
+
+def test_what_has_no_servers_is_not_written(site: Site, offers: Callable[[], Offer]) -> None:
+    serve(site)
+    owner = {"argocd.argoproj.io/tracking-id": "models:apps/Deployment"}
+    site.first(name="former", version="v0", servers=0, annotations=owner)
+    site.merge("apps/v1", "deployments", "former", {"spec": {"paused": True}})
+    assert lacks(offers()) == []
 
 
 # --- rights ---------------------------------------------------------------------------------------

@@ -194,7 +194,12 @@ def _of_demand(
 
 def _too_small(nodes: Sequence[Node], template: Template, room: int, wanted: Wanted) -> Finding:
     """Why there is no room for the servers beside those that serve."""
-    servers = f"{wanted.extra} more server{'s' * (wanted.extra != 1)}"
+    needed = _each(template.needs)
+    asked = (
+        f"1 more server of {template.name} needs {needed}"
+        if wanted.extra == 1
+        else f"{wanted.extra} more servers of {template.name} need {needed} each"
+    )
     ending = [pod for node in nodes for pod in node.ending if _wants(pod, template)]
     later = _fit([_freed(node) for node in nodes], template.needs)
     if later >= wanted.extra:
@@ -203,16 +208,14 @@ def _too_small(nodes: Sequence[Node], template: Template, room: int, wanted: Wan
         names = _some([pod.name for pod in ending], ", ")
         return Finding(
             Rule.ENDING_PODS,
-            f"{servers} of {template.name} need {_each(template.needs)} each, and pods that end "
-            f"hold it: {names}",
+            f"{asked}, and pods that end hold it: {names}",
             f"they let go of it{when} (terminationGracePeriodSeconds): plan again then",
         )
     there = _some([f"{node.name} has {_short(node, template.needs)}" for node in nodes], ", ")
     held = f"; {later} when {_some([p.name for p in ending], ', ')} have gone" if ending else ""
     return Finding(
         Rule.ROOM,
-        f"{servers} of {template.name} need {_each(template.needs)} each, and there is room for "
-        f"{room}{held}: {there}",
+        f"{asked}, and there is room for {room}{held}: {there}",
         _with_less(max(room, 0), wanted),
     )
 
@@ -263,8 +266,8 @@ def _outranked(waiting: Sequence[Pod], template: Template, wanted: Wanted) -> Fi
     what = "what old servers free" if wanted.away else "what is free"
     return Finding(
         Rule.PENDING_PODS,
-        f"{named} waits for a node, and may take {what} before a server of {template.name} does, "
-        f"whose priority is {mine}",
+        f"{named} {'waits' if len(waiting) == 1 else 'wait'} for a node, and may take {what} "
+        f"before a server of {template.name} does, whose priority is {mine}",
         f"let it be served first, or set a priorityClassName of more than "
         f"{max(pod.priority for pod in waiting)} in spec.template.spec of {template.name}",
         unknown=template.priority is None,

@@ -242,7 +242,7 @@ def test_room_for_more_servers(case: str) -> None:
 def test_what_would_fit() -> None:
     said = one(offer(node(gpus=0)), spare=2)
     assert said.reason == (
-        "1 more server of Deployment resnet need 1 nvidia.com/gpu each, and there is room for 0: "
+        "1 more server of Deployment resnet needs 1 nvidia.com/gpu, and there is room for 0: "
         "gpu-1 has 0 nvidia.com/gpu free"
     )
     assert "regions.eu: {kind: canary, surge_servers: 0} needs none: 2 old servers" in said.fix
@@ -263,7 +263,7 @@ def test_pods_that_end_hold_theirs() -> None:
     ending = (pod("ml/old-1", gpus=1, ends_at=NIGHT),)
     said = one(offer(node(gpus=0, ending=ending)))
     assert said.rule is Rule.ENDING_PODS
-    assert said.reason.endswith("need 1 nvidia.com/gpu each, and pods that end hold it: ml/old-1")
+    assert said.reason.endswith("needs 1 nvidia.com/gpu, and pods that end hold it: ml/old-1")
     assert said.fix.startswith("they let go of it at 23:05:00 UTC at the latest")
     said = one(offer(node(gpus=0, ending=ending)), extra=2)
     assert said.rule is Rule.ROOM
