@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from mlplatform.control.retry import Retry
 from mlplatform.control.retry_traffic import RetryingTraffic
+from mlplatform.core.errors import DeadlineExceeded, MlplatformError
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.servers import Servers, ServersFeatures, ServersState
 from mlplatform.ports.split import Counts, Split
+
+T = TypeVar("T")
+
+
+class BriefRetry(Retry):
+    """The same policy for who can wait longer than it does: when its time is over, the last error
+    itself is raised, which says that it is `retryable`, as after the last attempt."""
+
+    def call(self, fn: Callable[[], T], *, what: str) -> T:
+        try:
+            return super().call(fn, what=what)
+        except DeadlineExceeded as late:
+            last = late.__cause__
+            if isinstance(last, MlplatformError) and last.retryable:
+                raise last from None
+            raise
 
 
 class RetryingSplit(RetryingTraffic):

@@ -12,7 +12,7 @@ from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.golden_library import GoldenLibrary
 from mlplatform.control.orders import StandingOrders
 from mlplatform.control.retry import Retry
-from mlplatform.control.retry_split import RetryingServers, RetryingSplit
+from mlplatform.control.retry_split import BriefRetry, RetryingServers, RetryingSplit
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -45,7 +45,7 @@ def open_sites(
         folder=None,
     )
 
-    retry = Retry(
+    retry = BriefRetry(
         clock, random, attempts=_WRITE_ATTEMPTS, deadline_seconds=_REGION_SECONDS, stop=stop
     )
     servers, splits = wiring.opened_servers(topology), wiring.opened_splits(topology)

@@ -11,7 +11,7 @@ import pytest
 
 from mlplatform.adapters.memory_servers import MemoryServers, MemorySplit
 from mlplatform.control.retry import Retry
-from mlplatform.control.retry_split import RetryingServers, RetryingSplit
+from mlplatform.control.retry_split import BriefRetry, RetryingServers, RetryingSplit
 from mlplatform.core.errors import Fenced, Unavailable
 from tests.features.control.weather import VirtualClock
 
@@ -79,3 +79,18 @@ def test_what_never_answers_is_given_up() -> None:
     with pytest.raises(Unavailable):
         RetryingServers(link, retry()).scale("v2", 3, digest="", epoch=1, writer="one")
     assert link.calls == 4
+
+
+def test_who_can_wait_longer_hears_that_it_is_worth_it() -> None:
+    """An API server that is away for longer than the policy has is away, and no failure."""
+    clock = VirtualClock()
+
+    def away() -> None:
+        clock.sleep(4.0)
+        raise Unavailable("no answer")
+
+    brief = BriefRetry(clock, Random(0), attempts=9, deadline_seconds=10.0)
+    with pytest.raises(Unavailable) as raised:
+        brief.call(away, what="read servers")
+    assert raised.value.retryable
+    assert clock.monotonic() < 15.0
