@@ -221,7 +221,7 @@ class _Gathered:
             return self._each(lines.columns[place], place, lines.lines.__getitem__)
         numbers, odd = lines.block.numbers(place)
         if len(odd):
-            texts = lines.block.texts(place, odd.tolist())
+            texts = lines.block.texts(place, odd)
             numbers[odd] = self._each(texts, place, lambda at: lines.before + 1 + int(odd[at]))
         return numbers
 

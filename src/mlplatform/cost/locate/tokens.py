@@ -7,7 +7,7 @@ unusual goes by way of Python's own text and `float`, with the same result.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -81,12 +81,16 @@ class Block:
 
     def column(self, place: int) -> list[str]:
         """A column as Python's texts."""
-        return self.texts(place, range(len(self)))
+        return self.texts(place, np.arange(len(self)))
 
-    def texts(self, place: int, lines: Iterable[int]) -> list[str]:
+    def texts(self, place: int, lines: Indices) -> list[str]:
         """Some cells of a column as Python's texts."""
-        starts, ends = self._starts[place], self._ends[place]
-        return [self._text[starts[line] : ends[line]].decode() for line in lines]
+        starts, ends = self._starts[place][lines].tolist(), self._ends[place][lines].tolist()
+        text = self._text
+        if text.isascii():
+            whole = text.decode()
+            return [whole[start:end] for start, end in zip(starts, ends, strict=True)]
+        return [text[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
     def words(self, place: int) -> list[_Words] | None:
         """The bytes of each cell of a column as whole numbers, so that equal texts are equal
@@ -173,7 +177,7 @@ class Coder:
             same &= known[slots] == word
         new = np.flatnonzero(~same)
         if len(new):
-            codes[new] = self.of_texts(block.texts(place, new.tolist()))
+            codes[new] = self.of_texts(block.texts(place, new))
             new = new[self._words_at[0][slots[new]] == _NO_TEXT]
             self._code_at[slots[new]] = codes[new]
             for known, word in zip(self._words_at, words, strict=True):
