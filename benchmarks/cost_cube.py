@@ -7,7 +7,7 @@ once more DOUBLE, as some exports have them. Both sides sum four costs, count wh
 sum the quantity, by day × region × service, into a Parquet file. Ours goes by way of the reader, so
 its sums are DECIMAL and exact. Then the same file ten times over.
 
-**The import.** CSV files of 100 MB and of 1 GB, imported by the command.
+**The import.** CSV files of 100 MB and of 1 GB with a broken line in each, imported by the command.
 
 **The report.** An export of a million charges, imported; seven days of it by region, beside the
 same table that DuckDB makes of the export itself: in one process, and as `mlplatform cost report`
@@ -36,6 +36,7 @@ PEAK_LIMIT_MIB = 200.0
 PEAK_OF_MANY_LIMIT_MIB = 250.0
 REPORT_ROWS = 1_000_000
 REPORT_LIMIT = 2.0
+FLAT = 1.1
 CSV_ROWS = (400_000, 4_000_000)
 MONEY = "DECIMAL(18,6)"
 HERE = Path(__file__).parent
@@ -97,6 +98,7 @@ def _import(result: Result, folder: Path) -> None:
     for rows in CSV_ROWS:
         place = _topology(folder / f"csv-{rows}")
         bill = _generate(place / "bills" / "bill.csv", rows)
+        _break_a_line(bill)
         used = run(
             [*MLPLATFORM, "cost", "import", "--memory", "256", *_of(place)], _environment(place)
         )
@@ -107,7 +109,9 @@ def _import(result: Result, folder: Path) -> None:
             f"import of {size / 1e6:,.0f} MB of CSV: {used.wall_seconds:.1f} s, "
             f"{used.cpu_seconds:.1f} s of CPU, {peaks[-1]:.0f} MiB at most"
         )
-    result.rows.append(Row("peak memory, CSV ten times as large", "MiB", peaks[1:], peaks[:1]))
+    result.rows.append(
+        Row("peak memory, CSV ten times as large", "MiB", peaks[1:], peaks[:1], limit=FLAT)
+    )
 
 
 def _report(result: Result, folder: Path, pairs: int) -> None:
@@ -136,6 +140,17 @@ def _generate(path: Path, rows: int, money: str = "DOUBLE") -> Path:
     program = [sys.executable, "-m", "benchmarks.cost_bill", str(rows), money, str(path)]
     run(program, _environment(path.parent))
     return path
+
+
+def _break_a_line(bill: Path) -> None:
+    """One in the middle has a column too few."""
+    with bill.open("r+b") as file:
+        file.seek(bill.stat().st_size // 2)
+        file.readline()
+        start = file.tell()
+        line = file.readline()
+        file.seek(start)
+        file.write(line.replace(b",", b";", 1))
 
 
 def _topology(folder: Path) -> Path:

@@ -49,6 +49,17 @@ def connect(scratch: Path, *, memory_mib: int = MEMORY_MIB) -> DuckDBPyConnectio
 
 
 @contextmanager
+def one_thread(connection: DuckDBPyConnection) -> Iterator[None]:
+    """What writes a file in order: several threads would each hold rows until it is their turn, as
+    many as memory has room for."""
+    connection.execute("SET threads = 1")
+    try:
+        yield
+    finally:
+        connection.execute("RESET threads")
+
+
+@contextmanager
 def told(what: str) -> Iterator[None]:
     """DuckDB's errors as ours: `what` was being read or written."""
     import duckdb

@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from mlplatform.core.errors import Interrupted, MlplatformError, UsageError
 from mlplatform.cost.cube import DAY, DIMENSIONS, TAG_PREFIX, Measure, cube_of
-from mlplatform.cost.engine import name_of, text_of, told
+from mlplatform.cost.engine import name_of, one_thread, text_of, told
 from mlplatform.cost.focus.validator import Finding, focus_version, validate
 from mlplatform.cost.ledger import (
     Bill,
@@ -43,9 +43,12 @@ from mlplatform.ports.store import ObjectStore, Stat
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_CHARGES_AT_ONCE = 4_000_000
+_CHARGES_AT_ONCE = 150_000
 """Days with so many charges between them are summed up together, so that memory is bounded by the
 groups of these and not by those of the month."""
+_ROW_GROUP = 30_720
+"""Rows of a file are written so many at a time, in a month's order of days mostly: fewer are held,
+and those of other days are passed over when some days are read."""
 _CHUNK_BYTES = 4 << 20
 _SAMPLE = 2000
 _ALIKE = 0.5
@@ -251,7 +254,8 @@ class Importer:
                 part = str(self.connection.execute(told_part).fetchall()[0][0])
             charges = reader.select(opened.relation, columns, self.tags, part)
             self.connection.execute(
-                f"COPY ({charges}) TO {text_of(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+                f"COPY ({charges}) TO {text_of(str(target))} "
+                f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
             ).fetchall()
             findings: list[Finding] = []
             version = None
@@ -403,20 +407,33 @@ class Importer:
         counts = self.connection.execute(
             f"SELECT {DAY}, count(*) FROM {relation} WHERE {mine} GROUP BY ALL ORDER BY ALL"
         ).fetchall()
+        dimensions = [each for each in DIMENSIONS if self.resources or each != "resource"]
+        order = ", ".join(
+            [
+                "day",
+                *map(name_of, dimensions),
+                *(name_of(f"{TAG_PREFIX}{each}") for each in self.tags),
+            ]
+        )
         for since, until in _batches(counts):
-            between = f"{DAY} BETWEEN DATE '{since}' AND DATE '{until}'"
-            dimensions = [each for each in DIMENSIONS if self.resources or each != "resource"]
+            # Said of the column itself, of which each group of rows knows the least and greatest.
+            between = (
+                f"ChargePeriodStart >= DATE '{since}' "
+                f"AND ChargePeriodStart < DATE '{until}' + INTERVAL 1 DAY"
+            )
             query = cube_of(
                 relation, dimensions=dimensions, tags=self.tags, where=f"{mine} AND {between}"
             )
-            self.connection.execute(f"CREATE OR REPLACE TEMP TABLE cube AS {query}").fetchall()
-            yield from self._keep(bill, period, part, name, dimensions)
+            # To replace a table takes the memory of both.
+            self.connection.execute("DROP TABLE IF EXISTS cube")
+            self.connection.execute(
+                f"CREATE TEMP TABLE cube AS {query} ORDER BY {order}"
+            ).fetchall()
+            yield from self._keep(bill, period, part, name)
         self.connection.execute("DROP TABLE IF EXISTS cube")
 
-    def _keep(
-        self, bill: Bill, period: str, part: str, name: str, dimensions: Sequence[str]
-    ) -> Iterator[tuple[date, Day]]:
-        """Put the days of the table `cube` into the ledger."""
+    def _keep(self, bill: Bill, period: str, part: str, name: str) -> Iterator[tuple[date, Day]]:
+        """Put the days of the table `cube` into the ledger, in its order."""
         days: dict[date, dict[str, dict[Measure, Decimal]]] = {}
         facts: dict[date, tuple[int, int, int, str]] = {}
         told_sums = ", ".join(f"sum({name_of(each)})" for each in Measure)
@@ -435,16 +452,14 @@ class Importer:
             "FROM cube c GROUP BY day"
         ).fetchall():
             facts[day] = (told_facts[0], told_facts[1], told_facts[2], told_facts[3])
-        order = ", ".join(
-            [name_of(each) for each in dimensions]
-            + [name_of(f"{TAG_PREFIX}{each}") for each in self.tags]
-        )
         target = self.scratch / "rows" / "day.parquet"
         for day, totals in sorted(days.items()):
-            self.connection.execute(
-                f"COPY (SELECT * FROM cube WHERE day = DATE '{day}' ORDER BY {order}) "
-                f"TO {text_of(str(target))} (FORMAT parquet, COMPRESSION zstd)"
-            ).fetchall()
+            with one_thread(self.connection):
+                self.connection.execute(
+                    f"COPY (SELECT * FROM cube WHERE day = DATE '{day}') "
+                    f"TO {text_of(str(target))} "
+                    f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
+                ).fetchall()
             charges, usage, invoiced, fingerprint = facts[day]
             yield (
                 day,

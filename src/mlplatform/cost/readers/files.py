@@ -35,6 +35,8 @@ its own. `docs/cost-warehouse.md` has it write Parquet."""
 
 _HEADING_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 4 << 20
+_BUFFER_BYTES = 2 * _LINE_BYTES_MAX
+"""DuckDB would read as much as 16 lines of the greatest length at a time, by each thread."""
 _DOCUMENT_BYTES_MAX = 512 << 20
 _DEFLATED_AT_MOST = 30
 """JSON of costs shrinks to a tenth or so."""
@@ -119,7 +121,8 @@ def _open_csv(path: Path, called: str) -> OpenFile:
     relation = (
         f"read_csv({text_of(str(path))}, auto_detect = false, header = true, "
         f"delim = {text_of(delimiter)}, quote = '\"', escape = '\"', "
-        f"strict_mode = true, max_line_size = {_LINE_BYTES_MAX}, columns = {{{columns}}}, "
+        f"strict_mode = true, columns = {{{columns}}}, "
+        f"max_line_size = {_LINE_BYTES_MAX}, buffer_size = {_BUFFER_BYTES}, "
         f"nullstr = ['', 'NULL', 'null'], "
         f"store_rejects = true, rejects_table = {text_of(rejects)}, "
         f"rejects_scan = {text_of(rejects + '_scans')}, rejects_limit = 0)"
