@@ -39,7 +39,7 @@ def test_a_good_version_is_promoted_and_a_bad_one_is_returned(world: World) -> N
     assert "promote: errors 0/" in ran.out
     assert eu.shares == {"v2": 100}
     assert (len(eu.ready("v2")), len(eu.pods("v1"))) == (2, 0)
-    assert world.failed() == 0
+    assert not world.failed()
 
     ran = world.type("rollout apply resnet50@v2.fails --yes")
     assert ran.exit_code == 3, ran.said
@@ -47,9 +47,6 @@ def test_a_good_version_is_promoted_and_a_bad_one_is_returned(world: World) -> N
     assert re.search(r"worse: e-value \d+ against it, 20 needed", ran.err), ran.err
     assert eu.shares == {"v2": 100}
     assert (len(eu.ready("v2")), len(eu.pods("v2.fails"))) == (2, 0)
-    assert not eu.answered().failed
+    assert not eu.failing()
     assert not never(eu.entry, loses_requests)
     assert world.state() == "returned"
-    ran = world.type("rollout undo resnet50@v2 --reason complaints --yes")
-    assert ran.exit_code == 3, ran.said
-    assert eu.shares == {"v1": 100}

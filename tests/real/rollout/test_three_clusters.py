@@ -62,7 +62,7 @@ def require(world: World, **serves: str) -> None:
     for name, version in serves.items():
         region = world[name]
         assert region.shares == {version: 100}, name
-        assert not region.answered(0.5).failed, name
+        assert not region.failing(0.5), name
         others = {"v1", "v2", "v2.fails", "v2.crash", "v2.noimage"} - {version}
         assert not any(region.pods(each) for each in others), name
         assert not never(region.entry, loses_requests), name
@@ -102,7 +102,7 @@ def test_a_clean_wave(make: Make) -> None:
         assert order[0] == "ap"
         assert set(order[1:]) == {"us", "eu"}
         require(world, us="v2", eu="v2", ap="v2")
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 def test_a_bad_canary_never_leaves_its_region(make: Make) -> None:
@@ -113,7 +113,7 @@ def test_a_bad_canary_never_leaves_its_region(make: Make) -> None:
         assert "against it" in ran.err
         require(world, us="v1", eu="v1", ap="v1")
         assert len(world["us"].entry.history) == len(world["eu"].entry.history) == 1
-        assert all(not each.client.since(0.0).failed for each in (world["us"], world["eu"]))
+        assert not [*world["us"].failed(), *world["eu"].failed()]
 
 
 def test_an_image_that_does_not_exist(make: Make) -> None:
@@ -124,7 +124,7 @@ def test_an_image_that_does_not_exist(make: Make) -> None:
         assert "image" in ran.err
         assert "Back-off pulling image" in ran.err
         require(world, eu="v1")
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 def test_a_canary_that_crashes_under_its_first_requests(make: Make) -> None:
@@ -147,7 +147,7 @@ def require_returned(region: Region, ran: Ran) -> None:
     """It serves what it served before, with nothing failing."""
     assert "was returned, the last good version serves" in ran.err
     assert region.shares == {"v1": 100}
-    assert not region.answered().failed
+    assert not region.failing()
 
 
 def test_a_controller_is_killed_and_another_goes_on(make: Make) -> None:
@@ -158,11 +158,11 @@ def test_a_controller_is_killed_and_another_goes_on(make: Make) -> None:
         first.send_signal(signal.SIGKILL)
         first.communicate()
         assert eu.shares == {"v1": 50, "v2": 50}
-        assert not eu.answered().failed
+        assert not eu.failing()
         ran = world.type("rollout resume resnet50 --wait")
         assert ran.exit_code == 0, ran.said
         require(world, eu="v2")
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -172,13 +172,13 @@ def test_an_api_server_is_away_in_the_middle(make: Make) -> None:
         rollout = world.start("rollout apply resnet50@v2 --yes")
         reached(eu, lambda shares: shares.get("v2") == 50)
         eu.way.cut = True
-        assert not eu.answered(20.0).failed
+        assert not eu.failing(20.0)
         assert rollout.poll() is None
         eu.way.cut = False
         ran = ended(rollout)
         assert ran.exit_code == 0, ran.said
         require(world, eu="v2")
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_no_gpu_is_free(make: Make) -> None:
         assert ran.exit_code == 0, ran.said
         require(world, eu="v2")
         assert not never(eu.entry, lambda seen: sum(seen.endpoints.values()) < 2)
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_a_quota_is_full(make: Make) -> None:
         assert ran.exit_code == 3, ran.said
         assert "gpus" in ran.err
         require(world, eu="v1")
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -260,7 +260,7 @@ def test_an_autoscaler_fights(make: Make) -> None:
         path = eu.path("autoscaling/v2", "horizontalpodautoscalers", "resnet50")
         spec = eu.plane.ask("GET", path)["spec"]
         assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 4)
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -282,7 +282,18 @@ def test_gitops_puts_the_weights_back(make: Make) -> None:
         assert ran.exit_code == 3, ran.said
         assert "another hand is at work there" in ran.err
         require(world, eu="v1")
-        assert world.failed() == 0
+        assert not world.failed()
+
+
+@pytest.mark.slow
+def test_undone_after_it_was_over(make: Make) -> None:
+    with make("v2", only="eu") as world:
+        assert world.type("rollout apply resnet50@v2 --yes").exit_code == 0
+        ran = world.type("rollout undo resnet50@v2 --reason complaints --yes")
+        assert ran.exit_code == 3, ran.said
+        assert "the last good version serves: complaints" in ran.err
+        require(world, eu="v1")
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -291,7 +302,8 @@ def test_two_controllers(make: Make) -> None:
         first = world.start("rollout apply resnet50@v2 --yes")
         reached(world["eu"], lambda shares: shares.get("v2") == 50)
         second = world.type("rollout apply resnet50@v2 --yes")
-        assert second.exit_code == 7 or "another" in second.err, second.said
+        assert second.exit_code == 3, second.said
+        assert "rollout-open: servers of eu hold v1, v2; let that rollout end" in second.err
         ran = ended(first)
         assert ran.exit_code == 0, ran.said
         require(world, eu="v2")
@@ -313,7 +325,7 @@ def test_undone_while_a_wave_of_two_is_open(make: Make) -> None:
         assert ran.exit_code == 3, ran.said
         assert "aborted: INC-4711" in ran.err
         require(world, us="v1", eu="v1", ap="v1")
-        assert world.failed() == 0
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -372,7 +384,7 @@ def test_failover_moves_into_a_region_in_mid_canary(make: Make) -> None:
         rollout = world.start("rollout apply resnet50@v2 --region eu --yes")
         reached(eu, lambda shares: shares.get("v2") == 20)
         to(0, 100)
-        eu.answered(15.0)
+        assert not eu.failing(15.0)
         assert eu.shares == {"v1": 80, "v2": 20}
         assert rollout.poll() is None
         to(50, 50)
@@ -424,4 +436,4 @@ def test_an_api_server_that_answers_ill(make: Make) -> None:
         eu.way.weather = lambda method: ""
         assert ran.exit_code == 0, ran.said
         require(world, eu="v2")
-        assert world.failed() == 0
+        assert not world.failed()

@@ -46,6 +46,7 @@ _REMEMBERED_SECONDS, _GRACE_SECONDS = 1.0, 3.0
 """How long clients of a pod are answered without a look whether it is there still, and how long
 after it was seen last: the time that it is given to end. Who asks what it holds is answered by what
 the API server says at that moment."""
+_CROWD_SECONDS = 5.0
 GOLDEN = {
     "request": {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]},
     "expect": {"outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [2.0]}]},
@@ -70,10 +71,16 @@ class Pods(ThreadingHTTPServer):
         started for."""
         self.inferred: Counter[str] = Counter()
         """By version: what clients asked."""
+        self.in_a_crowd = False
+        """Whether there are so many pods that all are looked up at once, every few seconds."""
+        self._crowd: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._counting = threading.Lock()
         self._remembered: dict[str, tuple[float, dict[str, Any] | None]] = {}
 
     def pod_at(self, address: str, *, remembered: bool) -> dict[str, Any] | None:
         """What is said of the pod that has the address and works; None: there is none."""
+        if self.in_a_crowd:
+            return self._in_the_crowd(address)
         now = time.monotonic()
         at, known = self._remembered.get(address, (float("-inf"), None))
         if remembered and now - at < _REMEMBERED_SECONDS:
@@ -89,6 +96,16 @@ class Pods(ThreadingHTTPServer):
         found = None if _is_down(there[0]) else there[0]["metadata"]
         self._remembered[address] = now, found
         return found
+
+    def _in_the_crowd(self, address: str) -> dict[str, Any] | None:
+        with self._counting:
+            looked, pods = self._crowd
+            late = time.monotonic() - looked
+            if late > _CROWD_SECONDS or (address not in pods and late > _REMEMBERED_SECONDS):
+                items = self.plane.ask("GET", "/api/v1/pods")["items"]
+                pods = {each["status"].get("podIP", ""): each["metadata"] for each in items}
+                self._crowd = time.monotonic(), pods
+        return pods.get(address)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Nobody but this machine is answered."""
