@@ -27,6 +27,7 @@ from benchmarks import (
     fanout,
     memory,
     resume,
+    rollout_fleet,
     rollout_verdict,
     serving_memory,
     serving_protocol,
@@ -52,6 +53,7 @@ def main() -> int:
         "failover": lambda: failover.measure(asked.pairs or failover.KILLS),
         "failover_decide": lambda: failover_decide.measure(asked.pairs or failover_decide.PAIRS),
         "fanout": lambda: fanout.measure(asked.pairs or fanout.PAIRS),
+        "rollout_fleet": rollout_fleet.measure,
         "rollout_verdict": lambda: rollout_verdict.measure(asked.pairs or rollout_verdict.RUNS),
         "serving_memory": serving_memory.measure,
         "serving_protocol": lambda: serving_protocol.measure(
