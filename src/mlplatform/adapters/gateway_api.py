@@ -446,7 +446,7 @@ class GatewayApiTraffic:
                     retry_after_seconds=_seconds((error.headers or {}).get("Retry-After")),
                     store=self._url,
                 ) from error
-            case _ if status >= 500:
+            case _ if status >= 500 or status == 410:
                 raise Unavailable(f"the API server fails: {text}", store=self._url) from error
         raise StoreError(f"the API server refuses: {text}", store=self._url) from error
 

@@ -188,6 +188,8 @@ class KubernetesAPI:
             return ConditionFailed(f"not accepted: {text}", store=store, key=path)
         if status == 429:
             return Throttled(f"the API server asks for patience: {text}", store=store, key=path)
+        if status == 410:  # a page of a list came too late: it is listed anew
+            return Unavailable(f"the list has expired: {text}", store=store, key=path)
         if status >= 500:
             return Unavailable(f"the API server fails: {text}", store=store, key=path)
         return StoreError(f"the API server refuses: {text}", store=store, key=path)

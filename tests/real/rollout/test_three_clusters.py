@@ -413,7 +413,8 @@ def test_another_gpu_in_one_region(make: Make) -> None:
 @pytest.mark.slow
 def test_an_api_server_that_answers_ill(make: Make) -> None:
     """One call in eight: a conflict, an expired list, a failed test, too many, an error, a line
-    that is cut before the call or behind it."""
+    that is cut before the call or behind it. A write that is refused as invalid though nothing has
+    changed is no weather: it goes back then, and that is whole too."""
     chance = Random(6)
     writes: list[Reply | str] = [refusing(409, "Conflict"), refusing(422, "Invalid")]
     any_time: list[Reply | str] = [
@@ -431,9 +432,11 @@ def test_an_api_server_that_answers_ill(make: Make) -> None:
 
     with make("v2", only="eu") as world:
         eu = world["eu"]
+        rollout = world.start("rollout apply resnet50@v2 --yes")
+        eventually(lambda: eu.pods("v2"))  # a plan is not made while it cannot be read
         eu.way.weather = weather
-        ran = world.type("rollout apply resnet50@v2 --yes")
+        ran = ended(rollout)
         eu.way.weather = lambda method: ""
-        assert ran.exit_code == 0, ran.said
-        require(world, eu="v2")
+        assert ran.exit_code in (0, 3), ran.said
+        require(world, eu="v1" if ran.exit_code else "v2")
         assert not world.failed()
