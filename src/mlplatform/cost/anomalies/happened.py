@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from mlplatform.control.journal import Entry, Journal, Kind
 from mlplatform.core.errors import MlplatformError
-from mlplatform.core.plan import Action, Outcome, Plan
+from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.cost.locate.causes import Cause, Event, Name
 from mlplatform.ports.happenings import Happening, Happenings
 
@@ -71,7 +71,9 @@ def of_entries(
         action = actions.get(outcome.action)
         if action is None or not outcome.ok or (action.subject, action.region) in told:
             continue
-        if action.key not in begun or action.kind in _CHANGES_NOTHING:
+        if outcome.result is Result.NOTHING and action.key not in begun:
+            continue  # what was planned and, in the end, not wanted
+        if action.kind in _CHANGES_NOTHING:
             continue
         told.add((action.subject, action.region))
         yield _of_action(action, outcome, entry, feature, routes or {})
