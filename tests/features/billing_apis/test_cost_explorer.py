@@ -128,6 +128,5 @@ def test_the_policy_names_what_is_asked() -> None:
     source = Path(cost_explorer.__file__).read_text()
     assert set(re.findall(r"\.(get_\w+)\(", source)) == {
         "get_caller_identity",
-        "get_config_variable",
         "get_cost_and_usage",
     }

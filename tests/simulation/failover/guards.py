@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from mlplatform.adapters import memory_traffic
 from mlplatform.adapters.memory_traffic import MemoryTraffic
-from mlplatform.control import reconcile, retry_traffic
+from mlplatform.control import claims, reconcile, retry_traffic
 from mlplatform.control.journal import Stream
 from mlplatform.control.lease import Lease
 from mlplatform.control.reconcile import _Loop
@@ -45,7 +45,7 @@ def _without_rule(removed: Callable[..., object]) -> Any:
 def epoch_check() -> Iterator[None]:
     """Nobody compares epochs: not the target, nor who reads it."""
     with ExitStack() as stack:
-        for module in (effects, retry_traffic, memory_traffic):
+        for module in (effects, claims, retry_traffic, memory_traffic):
             stack.enter_context(patch.object(module, "check_epoch", _nothing))
         yield
 
