@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlplatform.core.digest import blake3_hex
+from mlplatform.core.errors import MlplatformError
 
 JSON = dict[str, Any]
 
@@ -127,6 +128,26 @@ class Outcome(Record):
     @property
     def ok(self) -> bool:
         return self.result in (Result.DONE, Result.NOTHING)
+
+    @classmethod
+    def of_error(
+        cls,
+        action: Action,
+        error: MlplatformError,
+        result: Result = Result.FAILED,
+        *,
+        finished_at: datetime | None = None,
+    ) -> Self:
+        """What became of an action that ended with one of our errors."""
+        return cls(
+            action=action.key,
+            result=result,
+            detail=str(error),
+            error=type(error).__name__,
+            exit_code=error.exit_code,
+            hint=error.hint or "",
+            finished_at=finished_at,
+        )
 
 
 def canonical(value: Any) -> bytes:

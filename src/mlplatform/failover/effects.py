@@ -676,15 +676,7 @@ class Mover:
     def _failed(
         self, action: Action, error: MlplatformError, result: Result = Result.FAILED
     ) -> Outcome:
-        return Outcome(
-            action=action.key,
-            result=result,
-            detail=str(error),
-            error=type(error).__name__,
-            exit_code=error.exit_code,
-            hint=error.hint or "",
-            finished_at=self.estate.clock.now(),
-        )
+        return Outcome.of_error(action, error, result, finished_at=self.estate.clock.now())
 
 
 @dataclass(slots=True)

@@ -233,14 +233,7 @@ class Cleaner:
             except (Fenced, Interrupted):
                 raise
             except MlplatformError as error:
-                yield Outcome(
-                    action=action.key,
-                    result=Result.FAILED,
-                    detail=str(error),
-                    error=type(error).__name__,
-                    exit_code=error.exit_code,
-                    hint=error.hint or "",
-                )
+                yield Outcome.of_error(action, error)
 
     def _drop(self, action: Action) -> Outcome:
         named = {(each["key"], each["id"]) for each in action.parameters["uploads"]}

@@ -453,15 +453,7 @@ def _bring(
             raise result
         if isinstance(result, MlplatformError):
             replicas.progress.done(action.region, f"failed: {result}")
-            yield Outcome(
-                action=action.key,
-                result=Result.FAILED,
-                detail=str(result),
-                error=type(result).__name__,
-                exit_code=result.exit_code,
-                hint=result.hint or "",
-                finished_at=replicas.clock.now(),
-            )
+            yield Outcome.of_error(action, result, finished_at=replicas.clock.now())
             continue
         yield Outcome(
             action=action.key,

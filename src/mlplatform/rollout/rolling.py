@@ -287,15 +287,7 @@ class Roller:
         except (Fenced, Interrupted, NoMajority):
             raise
         except MlplatformError as error:
-            return Outcome(
-                action=action.key,
-                result=Result.FAILED,
-                detail=str(error),
-                error=type(error).__name__,
-                exit_code=error.exit_code,
-                hint=error.hint or "",
-                finished_at=self.sites.clock.now(),
-            )
+            return Outcome.of_error(action, error, finished_at=self.sites.clock.now())
         except Exception as error:  # a fault of ours must not leave a canary to itself
             log.exception("%s: internal error", action.key)
             return Outcome(
