@@ -14,9 +14,9 @@ from mlplatform.ports.servers import HOPELESS, Group, Servers
 from mlplatform.ports.split import Split
 from mlplatform.ports.traffic import RouteState, Weights, check_epoch
 from mlplatform.rollout.asking import ask_golden
+from mlplatform.rollout.course.decide import versions_of
 from mlplatform.rollout.course.shares import by_another_hand
 from mlplatform.rollout.effects import Golden, Sites
-from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.waiting import GoesBack, Patience, is_undo
 
 _IN_FORCE_SECONDS = 120.0
@@ -45,11 +45,7 @@ class Hands:
     def split(self, region: str) -> Split:
         """What divides a region's requests. Not before something was agreed."""
         assert self.agreed is not None  # noqa: S101 - nothing is written before that
-        first = next(
-            a for a in self.agreed.actions if a.region == region and a.kind != Kind.APPROVE
-        )
-        versions = (str(first.parameters["last_good"]), self.subject.version)
-        return self.sites.open_split(self.subject.model, region, tuple(v for v in versions if v))
+        return self.sites.open_split(self.subject.model, region, versions_of(self.agreed, region))
 
     def servers(self, region: str) -> Servers:
         """Who starts and stops them there."""

@@ -25,11 +25,10 @@ from mlplatform.core.errors import (
 from mlplatform.core.placement import ModelVersion, parse_reference
 from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.core.topology import Topology
-from mlplatform.rollout.course.decide import UNDO, is_back
+from mlplatform.rollout.course.decide import is_back, is_way_back, regions_of, versions_of
 from mlplatform.rollout.effects import Sites
 from mlplatform.rollout.plan.decide import FEATURE, check_request, decide
 from mlplatform.rollout.plan.seen import Copy, Request, Seen
-from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.records import StoredPlan
 from mlplatform.rollout.rolling import NOT_WANTED, Roller
 from mlplatform.rollout.watching import Looked
@@ -128,7 +127,7 @@ def ended(report: Report) -> Rolled:
         return Rolled(report, Ended.HELD if report.plan.holds else Ended.NOTHING)
     if not failed and not because:
         return Rolled(report, Ended.PROMOTED)
-    back = [each for each in report.outcomes if f"/{UNDO}/" in each.action]
+    back = [each for each in report.outcomes if is_way_back(each.action)]
     because = because or next((each.detail for each in failed), "")
     if any(not each.ok for each in back) or report.plan.holds:
         return Rolled(report, Ended.PARTLY, because)
@@ -149,15 +148,8 @@ def apply(
     said = said or Said()
     request = stored.request
     lease = lease_of(sites, request.subject.model, stored.plan)
-    roller = Roller(
-        sites,
-        request,
-        guard=lease.guard,
-        epoch=lambda: lease.generation,
-        told=said.text,
-        seen=said.seen,
-        plan_name=stored.name,
-    )
+    roller = _roller(sites, request, lease, said)
+    roller.plan_name = stored.name
 
     # Whatever came of it: a plan that was found begun is finished, not begun a second time.
     roller.carried_out = any(
@@ -197,15 +189,7 @@ def apply(
 
 def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
     """One hand at a time on one model. Its generation is above every epoch at its entries."""
-    versions = {
-        action.region: tuple(
-            each
-            for each in (str(action.parameters["last_good"]), action.subject.partition("@")[2])
-            if each
-        )
-        for action in plan.actions
-        if action.kind != Kind.APPROVE
-    }
+    versions = {region: versions_of(plan, region) for region in regions_of(plan)}
 
     def floor() -> int:
         """What cannot be read says nothing: a region that is away must not keep the others from
@@ -232,15 +216,22 @@ def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
     )
 
 
-def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
-    roller = Roller(
+def _roller(
+    sites: Sites, request: Request, lease: Lease, said: Said, *, agreed: Plan | None = None
+) -> Roller:
+    return Roller(
         sites,
-        request_of(stream),
+        request,
         guard=lease.guard,
         epoch=lambda: lease.generation,
         told=said.text,
         seen=said.seen,
+        agreed=agreed,
     )
+
+
+def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
+    roller = _roller(sites, request_of(stream), lease, said)
     said.recalled(stream)
     roller.recall(stream)
     return roller
@@ -248,10 +239,9 @@ def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
 
 def request_of(stream: Stream) -> Request:
     """What an operation was asked to do."""
-    actions = agreed_plan(stream).actions
-    regions = dict.fromkeys(a.region for a in actions if a.kind != Kind.APPROVE)
-    model, _, version = actions[0].subject.partition("@")
-    return Request(ModelVersion(model, version), tuple(regions))
+    agreed = agreed_plan(stream)
+    model, _, version = agreed.actions[0].subject.partition("@")
+    return Request(ModelVersion(model, version), tuple(regions_of(agreed)))
 
 
 def agreed_plan(stream: Stream) -> Plan:
@@ -374,17 +364,8 @@ def undo(
     plan = agreed_plan(stream)
     request = request_of(stream)
     lease = lease_of(sites, request.subject.model, plan)
-    roller = Roller(
-        sites,
-        request,
-        guard=lease.guard,
-        epoch=lambda: lease.generation,
-        told=said.text,
-        seen=said.seen,
-        agreed=plan,
-        going_back=reason,
-        whole=True,
-    )
+    roller = _roller(sites, request, lease, said, agreed=plan)
+    roller.going_back, roller.whole = reason, True
     report = run(
         roller,
         sites.journal,
@@ -433,7 +414,7 @@ class Stands:
             return "paused" if self.paused else "going back" if self.going_back else "open"
         failed = [each for each in self.steps if each.result in ("failed", "unknown")]
         if self.going_back:
-            wrong = any(f"/{UNDO}/" in each.action.key for each in failed)
+            wrong = any(is_way_back(each.action.key) for each in failed)
             return "people have to look" if wrong else "returned"
         return "people have to look" if failed else "promoted"
 

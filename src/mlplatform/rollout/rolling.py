@@ -25,7 +25,15 @@ from mlplatform.core.errors import CheckFailed, Fenced, Interrupted, MlplatformE
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
 from mlplatform.rollout.course.approval import standing as approval_standing
-from mlplatform.rollout.course.decide import UNDO, Course, RegionNow, case_of, go_on, is_back
+from mlplatform.rollout.course.decide import (
+    Course,
+    RegionNow,
+    case_of,
+    go_on,
+    is_back,
+    is_way_back,
+    regions_of,
+)
 from mlplatform.rollout.course.shares import (
     may_have_left,
     servers_before,
@@ -159,10 +167,8 @@ class Roller:
         self.guard()
         model, executor = self.request.subject.model, self.sites.executor
         epoch = self.epoch()
-        self._hands.agreed = self.agreed
-        regions = list(dict.fromkeys(_region_of(a) for a in self.agreed.actions if _region_of(a)))
         found = each_region(
-            regions,
+            regions_of(self.agreed),
             lambda region: self._look_at(model, region, epoch),
             executor=executor,
             timeout_seconds=self.sites.timeout_seconds,
@@ -230,7 +236,7 @@ class Roller:
                 self._vigil.at_zero.discard(region)
         elif outcome.result is Result.FAILED:
             self._failed[key] = outcome.detail
-            if f"/{UNDO}/" in key:
+            if is_way_back(key):
                 self._stuck[region] = f"{key.rpartition('/')[2]} in {region}: {outcome.detail}"
 
     # --- acting ---------------------------------------------------------------------------------
@@ -612,17 +618,13 @@ class _Newer:
     error: Fenced
 
 
-def _region_of(action: Action) -> str:
-    return "" if action.kind == Kind.APPROVE else action.region
-
-
 def _region_in(key: str) -> str:
     """The region of a step, from its key: `rollout/<model@version>/<region>/…`."""
     return key.split("/")[2]
 
 
 def _is_undo_of(key: str, kind: Kind) -> bool:
-    return f"/{UNDO}/" in key and key.rpartition("/")[2].startswith(f"{kind.value}-")
+    return is_way_back(key) and key.rpartition("/")[2].startswith(f"{kind.value}-")
 
 
 def _loads(action: Action, new: str) -> tuple[str, str, int]:

@@ -13,6 +13,7 @@ from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.core.errors import MlplatformError
 from mlplatform.core.plan import Action
 from mlplatform.core.seen import Unknown
+from mlplatform.rollout.course.decide import regions_of
 from mlplatform.rollout.course.shares import share_before
 from mlplatform.rollout.course.windows import Sample, between
 from mlplatform.rollout.hands import Hands
@@ -51,9 +52,7 @@ class Vigil:
                 assert hands.agreed is not None  # noqa: S101 - nothing is watched before that
                 topology = hands.sites.topology
                 section = topology.rollout.verdict
-                regions = list(
-                    dict.fromkeys(a.region for a in hands.agreed.actions if a.kind != Kind.APPROVE)
-                )
+                regions = regions_of(hands.agreed)
                 gpus = topology.models[hands.subject.model].gpus
                 self._watch = Watch(
                     policy_of(section, regions),

@@ -20,7 +20,7 @@ from mlplatform.core.errors import (
     MlplatformError,
 )
 from mlplatform.core.plan import JSON, Action
-from mlplatform.rollout.course.decide import UNDO
+from mlplatform.rollout.course.decide import is_way_back
 from mlplatform.rollout.effects import Sites
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class GoesBack(Exception):
 
 def is_undo(action: Action) -> bool:
     """Whether a step is one of the way back."""
-    return f"/{UNDO}/" in action.key
+    return is_way_back(action.key)
 
 
 @dataclass(slots=True)

@@ -72,7 +72,7 @@ def go_on(topology: Topology, course: Course) -> Plan:
     unread: list[tuple[Action, Step]] = []
     holds: list[Hold] = []
     for region in regions_to_return(topology, course):
-        first = _first_of(course.agreed, region)
+        first = first_step(course.agreed, region)
         case = case_of(topology, first)
         now = course.regions.get(region, _UNSEEN)
         unknown = now.weights if isinstance(now.weights, Unknown) else now.groups
@@ -91,8 +91,27 @@ def go_on(topology: Topology, course: Course) -> Plan:
     return Plan(feature=FEATURE, actions=actions, holds=tuple(holds), basis=course.agreed.basis)
 
 
-def _first_of(agreed: Plan, region: str) -> Action:
+def regions_of(agreed: Plan) -> list[str]:
+    """The regions that a plan goes through, in its order."""
+    return list(dict.fromkeys(a.region for a in agreed.actions if a.kind != Kind.APPROVE))
+
+
+def first_step(agreed: Plan, region: str) -> Action:
+    """The first step of a region, which says what each says: both versions, and how many serve."""
     return next(a for a in agreed.actions if a.region == region and a.kind != Kind.APPROVE)
+
+
+def versions_of(agreed: Plan, region: str) -> tuple[str, ...]:
+    """Between which a region's requests are divided: the last good one, if any serves, and the one
+    on trial."""
+    first = first_step(agreed, region)
+    versions = (str(first.parameters["last_good"]), first.subject.partition("@")[2])
+    return tuple(version for version in versions if version)
+
+
+def is_way_back(key: str) -> bool:
+    """Whether a step is one of the way back, by its key."""
+    return f"/{UNDO}/" in key
 
 
 def _keyed(course: Course, found: Sequence[tuple[Action, Step]], reason: str) -> tuple[Action, ...]:

@@ -22,6 +22,7 @@ from mlplatform.core.money import Cost
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.rollout import Rollout
 from mlplatform.core.seen import Unknown
+from mlplatform.rollout.course.decide import regions_of
 from mlplatform.rollout.operations import Stands, StepStands, is_not_begun
 from mlplatform.rollout.plan.policy import policy_of
 from mlplatform.rollout.plan.steps import Kind
@@ -428,7 +429,7 @@ def _drawn(
     if not counted:
         return {}, {}
     section = kept.section.verdict
-    named = list(dict.fromkeys(a.region for a in agreed.actions if a.kind != Kind.APPROVE))
+    named = regions_of(agreed)
     policy = policy_of(section, named)
     scatter = scatter_of(section, named, kept.entries[0].at.date())
     book = Book(policy, scatter).after(w for w in counted if w.region in named)
