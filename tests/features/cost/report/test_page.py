@@ -6,7 +6,6 @@ import json
 import re
 from datetime import date
 from decimal import Decimal
-from html.parser import HTMLParser
 
 import pytest
 
@@ -15,6 +14,7 @@ from mlplatform.cost.report.content import Incident
 from mlplatform.cost.report.page import page
 from tests.features.cost.bills import charge, days_from, month, tax, total, write_csv
 from tests.features.cost.books import Books
+from tests.html_page import Read
 
 D = Decimal
 DAY = date(2026, 11, 1)
@@ -27,35 +27,6 @@ HOSTILE = (
     "javascript:alert(1)",
     "&lt;b&gt;",
 )
-
-
-class Read(HTMLParser):
-    """The elements and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in {"meta", "line"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def test_tables_agree_with_the_total(books: Books) -> None:

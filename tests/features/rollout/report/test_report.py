@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from mlplatform.rollout.report.making import make_content
 from mlplatform.rollout.report.markdown import markdown
 from mlplatform.rollout.report.page import page
 from tests.features.rollout.rolling.world import POLICY, World
+from tests.html_page import Read
 
 KILOBYTES_300 = 300_000
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -153,32 +153,6 @@ def test_what_has_no_price_is_no_cost() -> None:
 
 
 # --- the page and the Markdown ------------------------------------------------------------------
-
-
-class Read(HTMLParser):
-    """The elements and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in {"meta", "line"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 def test_every_chart_says_what_it_shows(caught: Content) -> None:
