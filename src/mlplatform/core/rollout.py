@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, model_validator
 from pydantic_core import PydanticCustomError
@@ -32,13 +32,14 @@ AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-STRATEGIES = ("canary", "blue_green", "in_place")
+StrategyKind = Literal["canary", "blue_green", "in_place"]
+STRATEGIES: tuple[str, ...] = get_args(StrategyKind)
 
 
 class Strategy(Section):
     """How servers of a region change from one version to the next."""
 
-    kind: Literal["canary", "blue_green", "in_place"] = "canary"
+    kind: StrategyKind = "canary"
     """`canary`: both versions serve, and weight moves by steps. `blue_green`: as many servers again
     are started, and all weight moves at once. `in_place`: servers take the new version by turns,
     and weight follows them."""
