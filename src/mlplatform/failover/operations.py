@@ -294,7 +294,13 @@ def _is_automatic(left: Stream) -> bool:
 
 
 def _intent(request: Request) -> tuple[object, ...]:
-    return request.mode, request.source, frozenset(request.targets), request.broken
+    return (
+        request.mode,
+        request.source,
+        frozenset(request.targets),
+        request.keep,
+        request.broken,
+    )
 
 
 def _finisher(
@@ -365,6 +371,7 @@ def request_of(plan: Plan, fallback: Request | None = None) -> Request:
         routes=(first.subject,),
         automatic=bool(asked.get("automatic", False)),
         reason=str(asked.get("reason", "")),
+        keep=int(asked.get("keep", 0)),
         broken=frozenset(asked.get("broken", ())),
     )
 

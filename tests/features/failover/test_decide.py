@@ -108,6 +108,44 @@ def test_a_planned_failover_starts_where_all_is_well(health: str, said: str) -> 
     assert shifts(made.ask(PLANNED, "us", "ap", broken=frozenset({"verdict"})))
 
 
+@pytest.mark.parametrize(
+    ("keep", "scene", "after"),
+    [
+        (20, {}, {"us": 20, "eu": 60, "ap": 20}),  # by room: 120 and 240 of the 180 that move
+        (49, {}, {"us": 49, "eu": 50, "ap": 1}),
+        (20, {"weights": {"us": 20, "eu": 80, "ap": 0}}, None),
+        (50, {}, None),
+    ],
+)
+def test_a_region_may_keep_a_part_and_is_not_drained_then(
+    keep: int, scene: dict[str, Any], after: dict[str, int] | None
+) -> None:
+    plan = world(**scene).ask(PLANNED, "us", keep=keep)
+    assert weights_of(plan) == ([after] if after else [])
+    assert done(plan) == (["shift us", "settle us"] if after else [])
+    assert all(action.parameters["keep"] == keep for action in plan.actions)
+    assert not held(plan)
+
+
+def test_a_part_that_the_others_cannot_bear_stays() -> None:
+    plan = world(standby={"ap": {"servers": 1}, "eu": {"servers": 4}}).ask(PLANNED, "us", keep=10)
+    assert not shifts(plan)
+    says(plan, "eu: headroom: 40 req/s free", "ap: headroom: 40 req/s free", "us: headroom: all 4")
+
+
+def test_where_regions_are_in_or_out_no_part_can_be_kept() -> None:
+    made = world(features=IN_OR_OUT, weights={"us": 50, "eu": 50, "ap": 0})
+    plan = made.ask(PLANNED, "us", keep=10)
+    assert not plan.actions
+    says(plan, "us: regions are in or out here")
+
+
+@pytest.mark.parametrize(("mode", "keep"), [(UNPLANNED, 10), (PLANNED, -1), (PLANNED, 100)])
+def test_what_can_not_be_kept(mode: Mode, keep: int) -> None:
+    with pytest.raises(UsageError):
+        world().ask(mode, "us", keep=keep)
+
+
 def two_routes(other: RouteSeen, **scene: Any) -> World:
     """The world of one route, and `batch` beside it, of the same regions."""
     made = world(**scene)

@@ -60,6 +60,14 @@ Planned = Annotated[
     bool,
     typer.Option("--planned", help="The source is well: drain it first, and every gate is hard."),
 ]
+Keep = Annotated[
+    int,
+    typer.Option(
+        "--keep",
+        metavar="POINTS",
+        help="With --planned: so much of a route's weight, of 100, stays where it is.",
+    ),
+]
 WithoutControl = Annotated[
     Path | None,
     typer.Option(
@@ -99,6 +107,7 @@ def plan(
     models: Models = None,
     routes: Routes = None,
     planned: Planned = False,
+    keep: Keep = 0,
     broken: Broken = None,
 ) -> int:
     """Show what a failover would do, every gate measured; change nothing.
@@ -108,7 +117,13 @@ def plan(
     from mlplatform.failover import operations
 
     request = request_from(
-        _mode(planned=planned), source, targets, models=models, routes=routes, broken=broken
+        _mode(planned=planned),
+        source,
+        targets,
+        models=models,
+        routes=routes,
+        keep=keep,
+        broken=broken,
     )
     with estate_of(session) as estate:
         return show_proposal(session, operations.propose(estate, request))
@@ -123,6 +138,7 @@ def run(
     models: Models = None,
     routes: Routes = None,
     planned: Planned = False,
+    keep: Keep = 0,
     reason: Reason = "",
     broken: Broken = None,
     confirm: options.Confirm = None,
@@ -133,6 +149,7 @@ def run(
 
     $ mlplatform failover run --from us-east-1 --to eu-west-1 --confirm us-east-1
     $ mlplatform failover run --from us-east-1 --planned --reason "kernel upgrade"
+    $ mlplatform failover run --from us-east-1 --planned --keep 40 --reason "half its servers"
     """
     request = request_from(
         _mode(planned=planned),
@@ -140,6 +157,7 @@ def run(
         targets,
         models=models,
         routes=routes,
+        keep=keep,
         broken=broken,
         reason=reason,
     )
@@ -763,6 +781,7 @@ def request_from(
     routes: Sequence[str] | None = None,
     broken: Sequence[str] | None = None,
     reason: str = "",
+    keep: int = 0,
 ) -> Any:
     """The request that flags make. `UsageError` for a rule that there is not, or a missing name."""
     from mlplatform.core.errors import UsageError
@@ -787,6 +806,7 @@ def request_from(
         routes=tuple(options.split(routes)),
         models=tuple(options.split(models)),
         reason=reason,
+        keep=keep,
         broken=frozenset(options.split(broken)),
     )
 

@@ -111,6 +111,13 @@ def check_request(topology: Topology, request: Request) -> None:
             f"{request.source}: traffic cannot move from a region to itself",
             hint="name another region with --to",
         )
+    if request.keep and request.mode is not Mode.PLANNED:
+        raise UsageError(
+            "a part of its weight is left to a region that is well",
+            hint="with --planned, or without --keep",
+        )
+    if not 0 <= request.keep < 100:
+        raise UsageError(f"{request.keep} points: weights total 100", hint="--keep 1 to 99")
     names = {*(gate.value for gate in Gate), *(rule.value for rule in Rule)}
     for broken in sorted(request.broken):
         if broken not in names or broken in {rule.value for rule in UNBREAKABLE}:
@@ -372,6 +379,7 @@ def _parameters(case: Case, draft: Draft) -> JSON:
         "targets": list(request.targets),
         "automatic": request.automatic,
         "reason": request.reason,
+        **({"keep": request.keep} if request.keep else {}),
         "broken": sorted(request.broken),
     }
 

@@ -1,4 +1,5 @@
-"""Leaving a region: planned, with every gate hard; or unplanned, with what room there is.
+"""Leaving a region: planned, with every gate hard; or unplanned, with what room there is. Planned,
+it may keep a part.
 
 Unplanned, a region that serves nothing is left as far as `overload` times the room of the others
 goes, for servers shed what they cannot bear, and a shed request is no worse than one to a dead
@@ -35,7 +36,7 @@ def leave(case: Case) -> Draft:
     source = case.request.source
     assert source is not None  # noqa: S101 - checked with the request
     draft = Draft(region=source, source=source, asks_first=False)
-    points = case.weights.get(source, 0)
+    points = _points(case, source)
     if not points:
         return draft
     for region in case.request.targets:
@@ -51,7 +52,11 @@ def leave(case: Case) -> Draft:
     draft.weigh(case, case.candidates, {r: closed_gates(case, r) for r in case.candidates})
     able = [region for region in case.candidates if not draft.closed[region]]
     draft.rooms = {region: room_of(case, region) for region in case.candidates}
-    without = {region: 0 if region == source else w for region, w in case.weights.items()}
+    if case.request.keep and case.seen.features.all_or_nothing:
+        said_ = "regions are in or out here: no part of a share can be moved"
+        draft.holds.append(case.hold(source, said_))
+        return draft
+    without = {r: w - points if r == source else w for r, w in case.weights.items()}
     draft.demand = demand_of(case, without)
     if not able:
         unknown = all(c.unknown for gates in draft.closed.values() for c in gates)
@@ -89,6 +94,11 @@ def _source_refuses(case: Case, source: str) -> Closed | None:
     return None
 
 
+def _points(case: Case, source: str) -> int:
+    """What is to leave it: all that it does not keep."""
+    return max(0, case.weights.get(source, 0) - case.request.keep)
+
+
 def _serves_nothing(case: Case, source: str) -> bool:
     verdict = case.verdict(source)
     return verdict.serves_nothing and verdict.health is not Health.HEALTHY
@@ -104,7 +114,7 @@ def _factor(case: Case) -> float:
 def _shared(case: Case, draft: Draft, able: Sequence[str]) -> Weights | None:
     """The source's weight, shared out by room, as far as there is some."""
     source = draft.region
-    points = case.weights[source]
+    points = _points(case, source)
     demand = draft.demand
     if case.breaks(Gate.HEADROOM):
         shares = {r: _free(draft.rooms[r]) for r in able}
@@ -215,6 +225,8 @@ def _agreed(case: Case, draft: Draft, able: Sequence[str]) -> Weights | None:
     losing = [region for region, weight in agreed.items() if weight < case.weights[region]]
     if losing != [source] or any(region not in able for region in gaining):
         return None
+    if agreed[source] < case.request.keep:
+        return None
     if case.seen.features.all_or_nothing and expressible(agreed, case.seen.features) != agreed:
         return None
     slack = 1 + LOT_POINTS / 100
@@ -227,8 +239,8 @@ def _agreed(case: Case, draft: Draft, able: Sequence[str]) -> Weights | None:
 def _finish(case: Case, draft: Draft, able: Sequence[str], after: Weights | None) -> None:
     """The step, what it leaves undone, and what is asked for so that the rest can follow."""
     source = draft.region
-    points = case.weights[source]
-    left = points if after is None else after[source]
+    points = _points(case, source)
+    left = points if after is None else after[source] - case.request.keep
     if left or _is_crowded(case, draft, after):
         draft.asks = _asks(case, draft, able, after)
     asked = _asked_text(draft.asks)
@@ -243,9 +255,10 @@ def _finish(case: Case, draft: Draft, able: Sequence[str], after: Weights | None
     because = verdict.because[0] if verdict.because else ""
     why = f"{source} is {verdict.health.value}{f': {because}' if because else ''}"
     if case.request.mode is Mode.PLANNED or verdict.health is Health.HEALTHY:
-        why = case.request.reason or f"{source} is to be left"
+        kept = f"{source} is to keep {case.request.keep} points" if case.request.keep else ""
+        why = case.request.reason or kept or f"{source} is to be left"
     draft.steps.append(Step(after, f"{change_text(case.weights, after)}; {why}"))
-    draft.leaves = not left
+    draft.leaves = not after[source]
     if left:
         fate = (
             "requests to it fail, for it serves nothing"

@@ -79,6 +79,8 @@ class Request:
     automatic: bool = False
     """Asked by the watch: then routes in `advise` are only advised on, and every rule holds."""
     reason: str = ""
+    keep: int = 0
+    """Points of weight that the source of a planned failover keeps, on each route."""
     broken: frozenset[str] = frozenset()
     """Names of gates and rules that are broken on purpose (`--break-glass`); each is recorded."""
     agreed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
