@@ -49,6 +49,8 @@ class Rule(StrEnum):
     MISSING_OBJECT = "missing-object"
     PROBE_TIME = "probe-time"
     TWO_AUTOSCALERS = "two-autoscalers"
+    LIMIT_RANGE = "limit-range"
+    NO_AUTOSCALER = "no-autoscaler"
     PUT_BACK = "put-back"
     TEMPLATE = "template"
     UNREAD = "unread"
