@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlplatform.cli.standings import looking_at_failover, standings_of
+from mlplatform.cli.standings import AskingFailover, looking_at_failover, standings_of
+from mlplatform.core.errors import CheckFailed, Unavailable
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decision.seen import (
@@ -19,12 +20,16 @@ from mlplatform.failover.decision.seen import (
     Orders,
     Override,
     Recovery,
+    Request,
     RouteSeen,
     Seen,
 )
+from mlplatform.failover.operations import move
 from mlplatform.failover.verdict.judge import Health, Verdict
 from mlplatform.ports.traffic import RouteState, TrafficFeatures
 from mlplatform.rollout.plan.seen import Rule, Standing
+from tests.features.failover.estate import World
+from tests.features.failover.test_operations import Crash, crash_at
 
 NAMES = ("us", "eu", "ap")
 WEIGHTS = {"us": 50, "eu": 50, "ap": 0}
@@ -160,6 +165,93 @@ def test_what_enters_on_the_routes_of_the_model(
 
 def test_without_routes_nobody_is_asked() -> None:
     document = {"control": "memory://c", "regions": {"us": {"store": "memory://us"}}}
-    read = looking_at_failover(Topology.parse(json.dumps(document)), lambda: False)
-    assert read("m") == {"us": Standing()}
+    asked = looking_at_failover(Topology.parse(json.dumps(document)), lambda: False)
+    assert asked.standings("m") == {"us": Standing()}
     assert Rule.UNDER_FAILOVER not in Standing().closed
+
+
+# --- a part of a share is handed over, and comes back ---------------------------------------------
+
+WHY = "the rollout of resnet@v2"
+SAFETY = {"safety": {"hold_off_seconds": 60, "cooldown_seconds": 0, "step_seconds": 20}}
+
+
+def world(**told: Any) -> World:
+    """us has 60 points and 60 req/s, eu the rest; ten servers of 40 req/s each."""
+    load = {"us": 60.0, "eu": 40.0}
+    return World(**{"weights": {"us": 60, "eu": 40}, "settings": SAFETY, "load": load, **told})
+
+
+def asking(of: World, writer: str = "one@host:1") -> AskingFailover:
+    return AskingFailover(of.topology, of.estate(writer))
+
+
+def shut(asked: AskingFailover, lent: Mapping[str, int] | None = None) -> dict[str, list[Rule]]:
+    """By region, why no step of a rollout may begin there."""
+    found = asked.standings("resnet", {"api": lent} if lent else {})
+    return {r: list(s.closed) for r, s in found.items() if isinstance(s, Standing)}
+
+
+def test_a_part_is_handed_over_and_comes_back() -> None:
+    of = world()
+    asked = asking(of)
+    assert asked.hand_over("us", "api", 45, reason=WHY) == {"us": 45, "eu": 55}
+    assert dict(of.state.weights) == {"us": 45, "eu": 55}
+    assert not of.fleets["us"].lame
+    assert shut(asked) == {"us": [Rule.UNDER_FAILOVER], "eu": [Rule.FAILOVER_TARGET]}
+    assert shut(asked, {"us": 45, "eu": 55}) == {"us": [], "eu": []}
+    assert asked.hand_over("us", "api", 45, reason=WHY) == {"us": 45, "eu": 55}
+    of.time.sleep(120)
+    assert asked.take_back("us", "api", reason=WHY) == ""
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
+    epoch = of.state.epoch
+    assert asked.take_back("us", "api", reason=WHY) == ""
+    assert of.state.epoch == epoch
+    assert len(of.estate().journal.operations()) == 2
+
+
+def test_what_others_have_no_room_for_is_not_handed_over() -> None:
+    of = world(servers={"eu": 1})
+    with pytest.raises(CheckFailed, match=r"us is not left 45 points .*headroom: 0 req/s free"):
+        asking(of).hand_over("us", "api", 45, reason=WHY)
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
+
+
+def test_what_nobody_knows_is_asked_again_later() -> None:
+    of = world(down={"eu"})
+    with pytest.raises((CheckFailed, Unavailable)):
+        asking(of).hand_over("us", "api", 45, reason=WHY)
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
+
+
+def test_a_region_that_is_not_well_yet_waits() -> None:
+    of = world(settings={"safety": {**SAFETY["safety"], "hold_off_seconds": 600}})
+    asked = asking(of)
+    asked.hand_over("us", "api", 45, reason=WHY)
+    of.changed["us"] = of.time.monotonic()
+    said = asked.take_back("us", "api", reason=WHY)
+    assert said.startswith("us has 45 of 60 points of api: us: ")
+    assert "hold-off: us " in said
+    of.time.sleep(700)
+    assert asked.take_back("us", "api", reason=WHY) == ""
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_who_dies_while_it_is_handed_over_is_gone_on_with_or_taken_back(moment: int) -> None:
+    for back in (False, True):
+        of = world()
+        said, count = crash_at(moment)
+        request = Request(Mode.PLANNED, source="us", routes=("api",), keep=45, reason=WHY)
+        try:
+            move(of.estate("dead@host:1"), "api", request, said=said)
+        except Crash:
+            assert count[0] == moment
+        of.time.sleep(120)
+        asked = asking(of, "other@host:2")
+        if not back:
+            assert asked.hand_over("us", "api", 45, reason=WHY) == {"us": 45, "eu": 55}
+        of.time.sleep(120)
+        assert asked.take_back("us", "api", reason=WHY) == ""
+        assert dict(of.state.weights) == {"us": 60, "eu": 40}
+        assert not list(of.estate().journal.unfinished())

@@ -1,36 +1,125 @@
-"""How regions stand with failover, as rollout needs to know it: features do not know each other,
-and commands know both."""
+"""What rollout asks of failover: how regions stand, and to move a part of a share. Features do not
+know each other; commands know both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from mlplatform.core.errors import CheckFailed, Unavailable
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 
 if TYPE_CHECKING:
-    from mlplatform.failover.decision.seen import Load, RouteSeen, Seen
+    from mlplatform.control.reconcile import Report
+    from mlplatform.failover.decision.seen import Load, Request, RouteSeen, Seen
+    from mlplatform.failover.effects import Estate
+    from mlplatform.ports.traffic import Weights
     from mlplatform.rollout.plan.seen import Rule, Standing
 
 
-def looking_at_failover(
-    topology: Topology, stop: Callable[[], bool]
-) -> Callable[[str], Mapping[str, Standing | Unknown]]:
-    """What tells how each region stands. Nothing is claimed and nothing changed. Where the topology
-    has no route, no region can be under failover."""
-    from mlplatform.rollout.plan.seen import Standing
-
+def looking_at_failover(topology: Topology, stop: Callable[[], bool]) -> AskingFailover:
+    """Whom rollout asks. Nothing is read before that."""
     if not topology.traffic.routes:
-        return lambda model: {region: Standing() for region in topology.regions}
+        return AskingFailover(topology, None)
     from mlplatform.failover.failover_controller import open_estate
 
-    estate = open_estate(topology, stop=stop)
-    return lambda model: standings_of(topology, estate.observe(), model)
+    return AskingFailover(topology, open_estate(topology, stop=stop))
 
 
-def standings_of(topology: Topology, seen: Seen, model: str) -> dict[str, Standing | Unknown]:
-    """By region: why nothing may begin there, and what enters it for a model."""
+@dataclass(frozen=True, slots=True)
+class AskingFailover:
+    """A `Failover` over an estate; None where the topology has no route, so that no region can be
+    under failover."""
+
+    topology: Topology
+    estate: Estate | None
+
+    def standings(
+        self, model: str, lent: Mapping[str, Weights] = MappingProxyType({})
+    ) -> dict[str, Standing | Unknown]:
+        """How each region stands. Nothing is claimed and nothing changed."""
+        from mlplatform.rollout.plan.seen import Standing
+
+        if self.estate is None:
+            return {region: Standing() for region in self.topology.regions}
+        return standings_of(self.topology, self.estate.observe(), model, lent)
+
+    def hand_over(self, region: str, route: str, keep: int, *, reason: str) -> Weights:
+        """A planned failover of one route, of which the region keeps a part."""
+        from mlplatform.failover.decision.seen import Mode, Request
+
+        request = Request(Mode.PLANNED, source=region, routes=(route,), keep=keep, reason=reason)
+        said, unknown = self._asked(route, request)
+        weights = self._weights(route)
+        if 0 < weights.get(region, 0) <= keep:
+            return weights
+        said = said or f"{region} has {weights.get(region, 0)} points of route {route}"
+        if unknown:
+            raise Unavailable(f"{region} cannot be left {keep} points of route {route}: {said}")
+        raise CheckFailed(
+            f"{region} is not left {keep} points of route {route}: {said}",
+            hint=f"mlplatform failover plan --from {region} --route {route} --planned "
+            f"--keep {keep} shows every gate",
+        )
+
+    def take_back(self, region: str, route: str, *, reason: str) -> str:
+        """A failback of one route to one region; first what was left of handing it over is ended,
+        for its weights are to come back in any case."""
+        from mlplatform.failover.decision.seen import Mode, Request
+        from mlplatform.failover.operations import abort, open_operations, request_of
+
+        assert self.estate is not None  # noqa: S101 - a route was named
+        for stream in open_operations(self.estate):
+            left = request_of(stream.plan)
+            if left.mode is Mode.PLANNED and left.reason == reason and route in left.routes:
+                abort(self.estate, stream.operation, reason=reason)
+        wanted = self.topology.traffic.routes[route].weights.get(region, 0)
+        if self._weights(route).get(region, 0) == wanted:
+            return ""
+        request = Request(Mode.FAILBACK, targets=(region,), routes=(route,), reason=reason)
+        said, _ = self._asked(route, request)
+        has = self._weights(route).get(region, 0)
+        return "" if has == wanted else f"{region} has {has} of {wanted} points of {route}: {said}"
+
+    def _asked(self, route: str, request: Request) -> tuple[str, bool]:
+        """Why it was not done, as far as it was not, and whether that may pass by itself."""
+        from mlplatform.failover.operations import move
+
+        assert self.estate is not None  # noqa: S101 - a route was named
+        report = move(self.estate, route, request)
+        return _why_not(report)
+
+    def _weights(self, route: str) -> Weights:
+        from mlplatform.ports.traffic import RouteState
+
+        assert self.estate is not None  # noqa: S101 - a route was named
+        state = self.estate.read_routes([route])[route]
+        if not isinstance(state, RouteState):
+            raise Unavailable(f"the weights of route {route} cannot be read: {state.reason}")
+        return state.weights
+
+
+def _why_not(report: Report) -> tuple[str, bool]:
+    from mlplatform.core.plan import Result
+
+    holds = [hold for hold in report.plan.holds if not hold.aside]
+    ill = [o for o in report.outcomes if o.result in (Result.FAILED, Result.UNKNOWN)]
+    said = "; ".join([*(f"{h.region}: {h.reason}" for h in holds), *(o.detail for o in ill)])
+    sure = any(not hold.unknown for hold in holds) or any(o.result is Result.FAILED for o in ill)
+    return said, bool(said) and not sure
+
+
+def standings_of(
+    topology: Topology,
+    seen: Seen,
+    model: str,
+    lent: Mapping[str, Weights] = MappingProxyType({}),
+) -> dict[str, Standing | Unknown]:
+    """By region: why nothing may begin there, and what enters it for a model. `lent`: by route, the
+    weights that it has because a region handed over a part of its share."""
     from mlplatform.failover.decision.case import verdicts_in_force
     from mlplatform.failover.verdict.judge import Health
     from mlplatform.ports.traffic import RouteState
@@ -42,7 +131,7 @@ def standings_of(topology: Topology, seen: Seen, model: str) -> dict[str, Standi
         closed: dict[Rule, str] = {}
         unknown = ""
         for name, there in seen.routes.items():
-            wanted = topology.traffic.routes[name].weights
+            wanted = lent.get(name) or topology.traffic.routes[name].weights
             if isinstance(there.state, RouteState):
                 _compare(name, region, there.state.weights, wanted, closed)
             elif region in wanted:

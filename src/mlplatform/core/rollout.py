@@ -50,9 +50,23 @@ class Strategy(Section):
     surge_servers: Annotated[StrictInt, Field(ge=0)] = 1
     """How many servers there may be beside those that serve now. 0: old ones go first. Blue/green
     takes as many again as there are, whatever this says."""
+    hand_over: StrictBool = False
+    """Where old servers go first and the load leaves none to spare: whether failover is asked to
+    let other regions bear a part of it meanwhile."""
+
+    @property
+    def old_go_first(self) -> bool:
+        """Whether old servers go before new ones come."""
+        return self.kind == "in_place" or (self.kind == "canary" and not self.surge_servers)
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
+        if self.hand_over and not self.old_go_first:
+            raise PydanticCustomError(
+                "hand_over",
+                "hand_over is for where old servers go first; give surge_servers: 0, or kind: "
+                "in_place, or leave it out",
+            )
         if any(after <= before for before, after in pairwise(self.weights)):
             raise PydanticCustomError(
                 "weights", "weights do not rise: {said}", {"said": _listed(self.weights)}

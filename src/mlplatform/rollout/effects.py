@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Protocol
 
 from mlplatform.control.catalogue import Catalogue
 from mlplatform.control.journal import Journal
@@ -27,6 +28,7 @@ from mlplatform.ports.ground import Ground, Offer
 from mlplatform.ports.probe import Probe
 from mlplatform.ports.servers import Servers
 from mlplatform.ports.split import Split
+from mlplatform.ports.traffic import Weights
 from mlplatform.rollout.plan.room import gpus_free
 from mlplatform.rollout.plan.seen import Copy, RegionStands, Request, Rule, Seen, Standing
 from mlplatform.rollout.records import Records
@@ -34,6 +36,30 @@ from mlplatform.rollout.records import Records
 Golden = tuple[GoldenRequest, ...]
 Standings = Mapping[str, Standing | Unknown]
 """By region."""
+Lent = Mapping[str, Weights]
+"""By route: its weights between regions while one has handed over a part of its share."""
+
+
+class Failover(Protocol):
+    """What is asked of failover. It judges for itself, by its own gates, under its own lease."""
+
+    def standings(self, model: str, lent: Lent) -> Standings:
+        """How regions stand with it, for a model. Weights that are as they were `lent` are no
+        failover."""
+        ...
+
+    def hand_over(self, region: str, route: str, keep: int, *, reason: str) -> Weights:
+        """Leave a region so many points of a route, others the rest; the weights that came of it.
+        Asked again it goes on, or finds it done. `CheckFailed` where a gate is closed,
+        `Unavailable` where that cannot be known yet, `LeaseHeld` while another hand is there."""
+        ...
+
+    def take_back(self, region: str, route: str, *, reason: str) -> str:
+        """Bring a region back what the topology gives it on a route; what is still missing, or
+        empty. Likewise."""
+        ...
+
+
 _Holds = Mapping[str, Served | Unknown]
 """What a region's servers hold, by model."""
 
@@ -46,8 +72,7 @@ class Sites:
     catalogue: Catalogue
     open_fleet: Callable[[str], Fleet]
     orders: StandingOrders
-    standings: Callable[[str], Standings]
-    """How regions stand with failover, for a model. Failover knows."""
+    failover: Failover
     clock: Clock
     executor: Executor
     control: ControlStore
@@ -82,7 +107,7 @@ class Sites:
         topology, subject = self.topology, request.subject
         regions = list(topology.regions)
         models = frozenset(topology.models)
-        standing = self.executor.submit(self.standings, subject.model)
+        standing = self.executor.submit(self.failover.standings, subject.model, {})
         holding = self.executor.submit(
             each_region,
             regions,

@@ -21,9 +21,17 @@ from mlplatform.control.journal import Kind as Entry
 from mlplatform.control.journal import Stream
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.regions import each_region
-from mlplatform.core.errors import CheckFailed, Fenced, Interrupted, MlplatformError, NoMajority
+from mlplatform.core.errors import (
+    CheckFailed,
+    Fenced,
+    Interrupted,
+    LeaseHeld,
+    MlplatformError,
+    NoMajority,
+)
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
+from mlplatform.ports.traffic import Weights
 from mlplatform.rollout.course.approval import standing as approval_standing
 from mlplatform.rollout.course.decide import (
     Course,
@@ -40,16 +48,15 @@ from mlplatform.rollout.course.shares import (
     share_before,
     share_meanwhile,
 )
-from mlplatform.rollout.course.windows import between
 from mlplatform.rollout.effects import Sites
 from mlplatform.rollout.hands import Hands
 from mlplatform.rollout.plan.decide import FEATURE, decide
 from mlplatform.rollout.plan.gates import judge as judge_region
 from mlplatform.rollout.plan.seen import Request, Rule, Seen, Standing
-from mlplatform.rollout.plan.steps import Kind
+from mlplatform.rollout.plan.steps import ASKS_FAILOVER, Kind
 from mlplatform.rollout.records import Pin, name_of
 from mlplatform.rollout.vigil import Vigil, said
-from mlplatform.rollout.waiting import POLL_SECONDS, GoesBack, Patience, is_undo
+from mlplatform.rollout.waiting import TOLD_SECONDS, GoesBack, Patience, is_undo
 from mlplatform.rollout.watching import Looked, evidence_json
 
 log = logging.getLogger(__name__)
@@ -68,11 +75,13 @@ _WAITED_FOR = frozenset(
 _ONLY_LOOK = frozenset({Kind.APPROVE, Kind.OBSERVE, Kind.BAKE})
 """Steps that change nothing may begin whatever is at work."""
 _UNKNOWN_SECONDS = 120.0
-"""How long a step waits to know, or for requests to end, before it has failed."""
+"""How long a step waits to know before it has failed."""
 _END_SECONDS = 30.0
 """How long the steps beside one that was stopped have, to notice."""
 _AT_ZERO = "left_at_zero"
 """Recorded of a step: the canary crashed meanwhile, and has no share until it is well."""
+_LENT = "weights_between_regions"
+"""Recorded of a step: by route, how failover left them when a part of a share was handed over."""
 
 NOT_WANTED = "no longer decided"
 """Begins what `control.reconcile` says of a step that the way back has made needless."""
@@ -115,6 +124,8 @@ class Roller:
     _way: tuple[Action, ...] = ()
     _stuck: dict[str, str] = field(default_factory=dict)
     _cold: set[str] = field(default_factory=set)
+    _lent: dict[str, dict[str, Weights]] = field(default_factory=dict)
+    """By region, then by route: what it was left with, since it has handed over the rest."""
     _decided: Plan | None = None
 
     def __post_init__(self) -> None:
@@ -230,6 +241,10 @@ class Roller:
             self._failed.pop(key, None)
             if _is_undo_of(key, Kind.WARM_UP):
                 self._cold.discard(region)
+            if lent := outcome.measured.get(_LENT):
+                self._lent[region] = lent
+            elif key.endswith(f"/{Kind.TAKE_BACK.value}"):
+                self._lent.pop(region, None)
             if outcome.measured.get(_AT_ZERO):
                 self._vigil.at_zero.add(region)
             else:
@@ -277,7 +292,8 @@ class Roller:
     def _one(self, action: Action) -> Outcome:
         try:
             if action.kind not in _ONLY_LOOK and not is_undo(action):
-                self._patience.wait(action, lambda: self._closed(action))
+                shut = self._ordered if action.kind in ASKS_FAILOVER else self._closed
+                self._patience.wait(action, lambda: shut(action))
                 self._require_ours(action)
             outcome = _PERFORM[Kind(action.kind)](self, action)
         except GoesBack as reason:
@@ -308,15 +324,20 @@ class Roller:
             outcome = outcome.model_copy(update={"measured": {**outcome.measured, _AT_ZERO: True}})
         return outcome
 
-    def _closed(self, action: Action) -> str:
-        """Why no step may begin: somebody has ordered a pause, or failover is at work there. The
-        way back waits for nothing."""
+    def _ordered(self, action: Action) -> str:
+        """Why no step may begin: somebody has ordered a pause, or locked everything."""
         if reason := self._patience.ordered(OrderKind.PAUSE):
             return f"paused: {reason}"
-        if locked := self._patience.locked():
-            return locked
+        return self._patience.locked()
+
+    def _closed(self, action: Action) -> str:
+        """The same, or failover is at work there. The way back waits for nothing."""
+        if ordered := self._ordered(action):
+            return ordered
         first = not action.parameters["last_good"]
-        found = self.sites.standings(self.request.subject.model).get(action.region)
+        lent = {route: weights for each in self._lent.values() for route, weights in each.items()}
+        standings = self.sites.failover.standings(self.request.subject.model, lent)
+        found = standings.get(action.region)
         if isinstance(found, Unknown):
             return "" if first else f"nobody knows how it stands with failover: {found.reason}"
         shut = found.closed if isinstance(found, Standing) else {}
@@ -410,6 +431,50 @@ class Roller:
             )
         self._hands.admit(action, last_good, group.ready)
         return self._did(action, f"{last_good} stays there")
+
+    def _hand_over(self, action: Action) -> Outcome:
+        """Failover is asked to let others bear a part of the region's share."""
+        lent: dict[str, Weights] = {}
+        for route, keep in _keeps(action).items():
+
+            def left(route: str = route, keep: int = keep) -> str:
+                try:
+                    lent[route] = dict(
+                        self.sites.failover.hand_over(
+                            action.region, route, keep, reason=self._reason
+                        )
+                    )
+                except LeaseHeld as error:
+                    return str(error)
+                return ""
+
+            self._patience.wait(action, left, limit_seconds=_UNKNOWN_SECONDS)
+        left_with = {route: weights[action.region] for route, weights in lent.items()}
+        said = " and ".join(f"{weight} points of {route}" for route, weight in left_with.items())
+        detail = f"{action.region} has {said}, others the rest"
+        return self._did(action, detail, measured={_LENT: lent})
+
+    def _take_back(self, action: Action) -> Outcome:
+        """Failover is asked to bring it back, however long its gates let that take."""
+        for route in _keeps(action):
+
+            def missing(route: str = route) -> str:
+                try:
+                    why = self.sites.failover.take_back(action.region, route, reason=self._reason)
+                except LeaseHeld as error:
+                    why = str(error)
+                if why:
+                    # Its gates wait for minutes; each look is one at every region.
+                    self._patience.pause(TOLD_SECONDS, action)
+                return why
+
+            self._patience.wait(action, missing)
+        return self._did(action, f"{action.region} has again what the topology gives it")
+
+    @property
+    def _reason(self) -> str:
+        """For failover's journal."""
+        return f"the rollout of {self.request.subject}, {self.operation}"
 
     def _load(self, action: Action) -> Outcome:
         """Start servers, and wait until they state the version and its digest."""
@@ -561,20 +626,8 @@ class Roller:
         told, region = action.parameters, action.region
         old = str(told["last_good"])
         self._bear(action, int(told["new_servers"]))
-        watch, hands = self._vigil.opened(), self._hands
-        last = watch.sample(0.0, hands.split(region), hands.servers(region))
-
-        def still() -> str:
-            nonlocal last
-            now = watch.sample(0.0, hands.split(region), hands.servers(region))
-            counted = between(last, now, old)
-            last = now
-            if isinstance(counted, Unknown):
-                return f"nobody knows whether requests reach {old}: {counted.reason}"
-            return f"{counted[0]:.0f} requests still reached {old}" if counted[0] else ""
-
-        self.sites.clock.sleep(POLL_SECONDS)
-        self._patience.wait(action, still, limit_seconds=_UNKNOWN_SECONDS)
+        self._patience.wait(action, self._vigil.reaching(action, old))
+        hands = self._hands
         hands.shrink(action, old, str(told["last_good_digest"]), 0)
         self.sites.records.unpin(self.request.subject.model, region)
         return self._did(action, f"{old} serves there no more; its bytes stay stored")
@@ -623,6 +676,11 @@ def _region_in(key: str) -> str:
     return key.split("/")[2]
 
 
+def _keeps(action: Action) -> Mapping[str, int]:
+    """By route: points of weight that the region keeps."""
+    return {str(route): int(keep) for route, keep in action.parameters["keeps"].items()}
+
+
 def _is_undo_of(key: str, kind: Kind) -> bool:
     return is_way_back(key) and key.rpartition("/")[2].startswith(f"{kind.value}-")
 
@@ -639,6 +697,8 @@ _PERFORM: Mapping[Kind, Callable[[Roller, Action], Outcome]] = {
     Kind.APPROVE: Roller._approve,
     Kind.PREFLIGHT: Roller._preflight,
     Kind.PIN: Roller._pin,
+    Kind.HAND_OVER: Roller._hand_over,
+    Kind.TAKE_BACK: Roller._take_back,
     Kind.SHRINK: Roller._shrink,
     Kind.LOAD: Roller._load,
     Kind.REPLACE: Roller._replace,

@@ -17,7 +17,7 @@ from mlplatform.core.placement import ModelVersion
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
-from mlplatform.rollout.effects import Golden, Sites, Standings
+from mlplatform.rollout.effects import Failover, Golden, Sites
 
 _ATTEMPTS = 3
 _WRITE_ATTEMPTS = 8
@@ -28,7 +28,7 @@ _REGION_SECONDS = 10.0
 
 def open_sites(
     topology: Topology,
-    standings: Callable[[str], Standings],
+    failover: Failover,
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Sites:
@@ -65,7 +65,7 @@ def open_sites(
         ),
         open_fleet=wiring.region_fleets(topology),
         orders=StandingOrders(control, clock, wiring.writer_name()),
-        standings=standings,
+        failover=failover,
         clock=clock,
         executor=executor,
         control=control,

@@ -280,6 +280,24 @@ class Vigil:
         told = f"held to {rate:.2%}" if rate is not None else "nothing was there to hold it to"
         return requests, failures, told
 
+    def reaching(self, action: Action, version: str) -> Callable[[], str]:
+        """What says, window by window, that requests still reach a version, or that nobody knows;
+        empty after a window without any. A scraped counter says nothing of less than that."""
+        hands, region = self.hands, action.region
+        seconds = hands.sites.topology.rollout.verdict.window_seconds
+        last = self._sample(region)
+
+        def still() -> str:
+            nonlocal last
+            hands.patience.pause(seconds, action)
+            now = self._sample(region)
+            counted, last = between(last, now, version), now
+            if isinstance(counted, Unknown):
+                return f"nobody knows whether requests reach {version}: {counted.reason}"
+            return f"{counted[0]:.0f} requests still reached {version}" if counted[0] else ""
+
+        return still
+
     def _bar(self, region: str) -> tuple[float | None, float]:
         """The rate of errors that was promised, and by what they come in clusters. None: nothing
         was counted beside it."""

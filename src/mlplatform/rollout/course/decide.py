@@ -212,7 +212,15 @@ def standing_of(case: Case, now: RegionNow, course: Course) -> Standing:
         cold=case.region in course.cold,
         fenced=f"{Kind.STOP.value}-0" in done,
         unpinned=Kind.UNPIN.value in done,
+        lent=bool(case.keeps) and _has_lent(case, course) and Kind.TAKE_BACK.value not in done,
     )
+
+
+def _has_lent(case: Case, course: Course) -> bool:
+    """Whether others may bear a part of the region's share for this rollout."""
+    inside = f"{FEATURE}/{case.subject}/{case.region}/"
+    began = course.whole or f"{inside}{Kind.HAND_OVER.value}" in course.begun
+    return began and f"{inside}{Kind.TAKE_BACK.value}" not in course.done
 
 
 def case_of(topology: Topology, action: Action) -> Case:
@@ -230,6 +238,7 @@ def case_of(topology: Topology, action: Action) -> Case:
         bake_seconds=section.waves.bake_seconds,
         actuator=section.actuator_of(subject.model, action.region),
         load_seconds=section.load_seconds_of(subject.model),
+        keeps={str(name): int(keep) for name, keep in told.get("keeps", {}).items()},
     )
 
 
@@ -260,6 +269,7 @@ def undo_action(first: Action, step: Step, reason: str, number: int = 1) -> Acti
             "undo": step.undo,
             "undo_seconds": None,
             "least_seconds": 0.0,
+            **({"keeps": told["keeps"]} if told.get("keeps") else {}),
             "going_back": reason,
         },
     )

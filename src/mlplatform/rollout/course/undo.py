@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlplatform.rollout.plan.steps import Case, Kind, Step
+from mlplatform.rollout.plan.steps import Case, Kind, Step, take_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Standing:
     """Whether its servers have heard of the way back: who was still about to start some is refused
     from then on."""
     unpinned: bool = False
+    lent: bool = False
+    """Whether other regions may bear a part of its share."""
 
 
 def back(case: Case, now: Standing) -> Iterator[Step]:
@@ -72,6 +74,8 @@ def back(case: Case, now: Standing) -> Iterator[Step]:
     if not now.unpinned:
         does = f"takes off the pin of {case.last_good}"
         yield _step(case, Kind.UNPIN, does, "nothing", "the pin", old, 0, 0)
+    if now.lent:
+        yield take_back(case, old, 0, 0)
 
 
 def look(case: Case, reason: str) -> Step:

@@ -51,11 +51,14 @@ def decide(topology: Topology, seen: Seen, now: datetime) -> Plan:
     # Where nothing serves there is nothing to lose by going together.
     first = tuple(region for region in changing if not judged[region].last_good)
     others = [region for region in changing if region not in first]
-    waves = ((first,) if first else ()) + waves_of(topology, request.subject.model, others)
+    # What one hands over makes the others failover targets, whose own turn has to wait.
+    alone = [region for region in others if judged[region].keeps]
+    waves = ((first,) if first else ()) + waves_of(topology, request.subject.model, others, alone)
     holds = [hold for region in changing for hold in _holds(seen, region, judged[region].findings)]
     changed = [[r for r in wave if judged[r].last_good] for wave in waves]
     if not _is_moved(seen):
-        lacking = lacking_spare(topology, seen, changed, now.date())
+        handed = {region: each.handed for region, each in judged.items()}
+        lacking = lacking_spare(topology, seen, changed, now.date(), handed)
         for wave, finding in zip(waves, lacking, strict=True):
             if finding is not None and any(judged[region].last_good for region in wave):
                 holds += [hold for region in wave for hold in _holds(seen, region, [finding])]
@@ -161,6 +164,7 @@ def _action(
             "undo": step.undo,
             "undo_seconds": step.undo_seconds,
             "least_seconds": step.least_seconds,
+            **({"keeps": dict(judged.keeps)} if judged.keeps else {}),
             **judges,
         },
         figures=figures,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from itertools import takewhile
 
@@ -13,9 +13,11 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.fleet import Served
 from mlplatform.rollout.plan.ground import Wanted, counts_nodes, lacking_ground
+from mlplatform.rollout.plan.hand_over import Handing, handing_over
 from mlplatform.rollout.plan.room import (
     declaring,
     extra_servers,
+    is_routed,
     lacking_room,
     peak_of,
     rate_of,
@@ -46,6 +48,10 @@ class Judged:
     """That serve now."""
     at_once: int = 0
     """How many of them may be away at once."""
+    keeps: Mapping[str, int] = field(default_factory=dict)
+    """By route: points of weight that it keeps, while others bear the rest."""
+    handed: float = 0.0
+    """Requests a second that others bear."""
     done: bool = False
     """The version serves there already, and no other."""
 
@@ -68,10 +74,20 @@ def judge(topology: Topology, seen: Seen, region: str, today: date) -> Judged:
         return Judged(region, (*found, refused))
     ((last_good, digest),) = served.versions.items()
     found += _of_last_good(request.subject.model, region, last_good, digest, stands)
-    case = _case(topology, seen, region, served, last_good, today)
+    needed = _servers_needed(topology, seen, region, served, today)
+    handing = (
+        handing_over(topology, seen, region, served, needed, today)
+        if not isinstance(needed, Unknown)
+        else None
+    )
+    if isinstance(handing, Finding):
+        found.append(handing)
+        handing = None
+    case = _case(topology, seen, region, served, last_good, needed, handing)
     steps: tuple[Step, ...] = ()
     found += _of_strategy(topology, seen, case, today)
-    if not _goes_first(case) or (case.at_once >= 1 and (case.in_place or case.servers > 1)):
+    can_spare = case.at_once >= 1 and (case.in_place or case.servers > 1)
+    if can_spare or not case.strategy.old_go_first:
         steps = tuple(steps_of(case))
         found += _of_undo(topology, case, steps)
     return Judged(
@@ -82,6 +98,8 @@ def judge(topology: Topology, seen: Seen, region: str, today: date) -> Judged:
         digest,
         servers=case.servers,
         at_once=case.at_once,
+        keeps=case.keeps,
+        handed=handing.requests_per_second if handing is not None else 0.0,
     )
 
 
@@ -238,18 +256,25 @@ def _of_last_good(
 
 
 def _case(
-    topology: Topology, seen: Seen, region: str, served: Served, last_good: str, today: date
+    topology: Topology,
+    seen: Seen,
+    region: str,
+    served: Served,
+    last_good: str,
+    needed: int | Unknown,
+    handing: Handing | None,
 ) -> Case:
     model = seen.request.subject.model
     section = topology.rollout
-    needed = _servers_needed(topology, seen, region, served, today)
     return Case(
         subject=seen.request.subject,
         last_good=last_good,
         region=region,
         servers=served.servers,
         strategy=section.strategy_of(model, region),
-        at_once=spared(
+        at_once=1
+        if handing is not None
+        else spared(
             served.servers,
             section.undo.floor_percent,
             needed if not isinstance(needed, Unknown) else 0,
@@ -257,6 +282,7 @@ def _case(
         bake_seconds=section.waves.bake_seconds,
         actuator=section.actuator_of(model, region),
         load_seconds=section.load_seconds_of(model),
+        keeps=handing.keeps if handing is not None else {},
     )
 
 
@@ -276,17 +302,6 @@ def _servers_needed(
     return rate if isinstance(rate, Unknown) else math.ceil(load / rate)
 
 
-def is_routed(topology: Topology, model: str) -> bool:
-    """Whether any of the world's routes carries the model."""
-    return any(model in route.models for route in topology.traffic.routes.values())
-
-
-def _goes_first(case: Case) -> bool:
-    """Whether old servers go before new ones come."""
-    kind, surge = case.strategy.kind, case.strategy.surge_servers
-    return kind == "in_place" or (kind == "canary" and not surge)
-
-
 def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Iterator[Finding]:
     model, region, strategy = case.subject.model, case.region, case.strategy
     # In place as well: which servers hold which version changes, and with it what each can bear.
@@ -298,7 +313,7 @@ def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Ite
         for finding in lacking_room(topology, model, region, extra, stands.gpus_free):
             yield finding if finding.fix else _with_less(finding, strategy.kind, region)
     yield from lacking_ground(stands.offer, _wanted(topology, stands, case, strategy.kind, extra))
-    if not _goes_first(case):
+    if not case.strategy.old_go_first:
         return
     served = stands.served
     assert isinstance(served, Served)  # noqa: S101 - a case is made of servers that were seen
@@ -315,7 +330,8 @@ def _of_strategy(topology: Topology, seen: Seen, case: Case, today: date) -> Ite
         yield Finding(
             Rule.CAPACITY,
             f"{case.servers} serve in {region}, and its load needs {needed}: none can go first",
-            "start one more there, or give it surge_servers and room for them",
+            "start one more there, give it surge_servers and room for them, or hand_over: true, so "
+            "that other regions bear a part meanwhile",
         )
     if strategy.kind == "canary" and case.servers == 1:
         yield Finding(
@@ -341,7 +357,7 @@ def _wanted(topology: Topology, stands: RegionStands, case: Case, kind: str, ext
         case.region,
         kind,
         extra=extra,
-        away=case.batch if kind != "first" and _goes_first(case) else 0,
+        away=case.batch if kind != "first" and case.strategy.old_go_first else 0,
         spare=case.at_once if kind != "first" else 0,
         requirements=copy.requirements if isinstance(copy, Copy) else Requirements(),
         products=frozenset(topology.models[case.subject.model].gpus),

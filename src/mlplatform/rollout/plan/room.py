@@ -101,6 +101,11 @@ def peak_of(topology: Topology, model: str) -> str:
     return "set " + " and ".join(f"traffic.routes.{name}.peak" for name in carry)
 
 
+def is_routed(topology: Topology, model: str) -> bool:
+    """Whether any of the world's routes carries the model."""
+    return any(model in route.models for route in topology.traffic.routes.values())
+
+
 def spared(servers: int, floor_percent: int, needed: int) -> int:
     """How many of `servers` may be away at once: the floor stays, and what the load needs."""
     return servers - max(math.ceil(servers * floor_percent / 100), needed)

@@ -10,28 +10,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from types import MappingProxyType
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
-from mlplatform.rollout.plan.gates import is_routed
-from mlplatform.rollout.plan.room import declaring, peak_of, rate_of
+from mlplatform.rollout.plan.room import declaring, is_routed, peak_of, rate_of
 from mlplatform.rollout.plan.seen import Finding, Rule, Seen, Standing
 
 
 def lacking_spare(
-    topology: Topology, seen: Seen, waves: Sequence[Sequence[str]], today: date
+    topology: Topology,
+    seen: Seen,
+    waves: Sequence[Sequence[str]],
+    today: date,
+    handed: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Finding | None]:
     """By wave, why it would leave no way to lose a region, if it would. Where no route carries
-    the model, no region is there for another."""
+    the model, no region is there for another. `handed`: by region, requests a second that others
+    bear while its wave is under way."""
     model = seen.request.subject.model
     if not topology.rollout.waves.spare_region or not is_routed(topology, model):
         return [None] * len(waves)
-    carriers = _carriers(topology, model)
-    loads = {region: _load(seen, region) for region in carriers}
+    named = carriers(topology, model)
+    loads = {region: load_of(seen, region) for region in named}
     free = {
-        region: _free(topology, seen, region, today) for region in carriers if _open(seen, region)
+        region: free_of(topology, seen, region, today) for region in named if is_open(seen, region)
     }
-    return [_lacking(topology, model, wave, loads, free) for wave in waves]
+    return [
+        _lacking(topology, model, wave, loads, free, sum(handed.get(r, 0.0) for r in wave))
+        for wave in waves
+    ]
 
 
 def _lacking(
@@ -40,16 +48,17 @@ def _lacking(
     wave: Sequence[str],
     loads: Mapping[str, float | Unknown],
     free: Mapping[str, float | Unknown],
+    handed: float,
 ) -> Finding | None:
     """Of all that may be lost, the first that surely could not be; else the first that nobody can
     say of."""
     outside = {region: room for region, room in free.items() if region not in wave}
-    found = (_without(topology, model, wave, lost, loads[lost], outside) for lost in loads)
+    found = (_without(topology, model, wave, lost, loads[lost], outside, handed) for lost in loads)
     lacking = [finding for finding in found if finding is not None]
     return min(lacking, key=lambda finding: finding.unknown, default=None)
 
 
-def _carriers(topology: Topology, model: str) -> list[str]:
+def carriers(topology: Topology, model: str) -> list[str]:
     """Regions that a route which carries the model goes to."""
     named = {
         region
@@ -67,10 +76,14 @@ def _without(
     lost: str,
     load: float | Unknown,
     outside: Mapping[str, float | Unknown],
+    handed: float,
 ) -> Finding | None:
     if isinstance(load, Unknown):
         fix = f"{peak_of(topology, model)}, or traffic.objective.load_query"
         return Finding(Rule.SPARE_REGION, f"the load of {lost}: {load.reason}", fix, unknown=True)
+    # What others bear for the wave may be where it is lost; what the wave itself loses, it has less
+    # of.
+    load += 0.0 if lost in wave else handed
     needed = load * topology.traffic.safety.retry_factor
     if not needed:
         return None
@@ -106,7 +119,7 @@ def _without(
     )
 
 
-def _open(seen: Seen, region: str) -> bool:
+def is_open(seen: Seen, region: str) -> bool:
     """Whether failover could send anything there, as far as is known."""
     stands = seen.regions.get(region)
     return stands is not None and (
@@ -114,15 +127,17 @@ def _open(seen: Seen, region: str) -> bool:
     )
 
 
-def _load(seen: Seen, region: str) -> float | Unknown:
+def load_of(seen: Seen, region: str) -> float | Unknown:
+    """Requests a second that enter a region at its peak, on the routes that carry the model."""
     stands = seen.regions.get(region)
     if stands is None:
         return Unknown(f"{region} was not looked at")
     return stands.standing.load if isinstance(stands.standing, Standing) else stands.standing
 
 
-def _free(topology: Topology, seen: Seen, region: str, today: date) -> float | Unknown:
-    load, served = _load(seen, region), seen.regions[region].served
+def free_of(topology: Topology, seen: Seen, region: str, today: date) -> float | Unknown:
+    """Requests a second that a region's servers could bear beside its peak."""
+    load, served = load_of(seen, region), seen.regions[region].served
     if isinstance(load, Unknown):
         return load
     if isinstance(served, Unknown):

@@ -9,8 +9,8 @@ capacity by as many small steps as that takes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mlplatform.core.placement import ModelVersion
@@ -23,6 +23,8 @@ class Kind(StrEnum):
     APPROVE = "approve"
     PREFLIGHT = "preflight"
     PIN = "pin"
+    HAND_OVER = "hand-over"
+    """Other regions bear a part of the region's share."""
     SHRINK = "shrink"
     LOAD = "load"
     REPLACE = "replace"
@@ -32,6 +34,8 @@ class Kind(StrEnum):
     PROMOTE = "promote"
     BAKE = "bake"
     RETIRE = "retire"
+    TAKE_BACK = "take-back"
+    """What was handed over comes back; also of the way back."""
     STOP = "stop"
     """Of the way back: servers of the version on trial go."""
     RELOAD = "reload"
@@ -41,7 +45,16 @@ class Kind(StrEnum):
     """Of the way back: wait until a region can be read."""
 
 
-SEVERE = frozenset({Kind.SHRINK, Kind.REPLACE, Kind.WEIGHT, Kind.PROMOTE, Kind.RETIRE, Kind.STOP})
+ASKS_FAILOVER = frozenset({Kind.HAND_OVER, Kind.TAKE_BACK})
+"""What failover does, and judges."""
+SEVERE = ASKS_FAILOVER | {
+    Kind.SHRINK,
+    Kind.REPLACE,
+    Kind.WEIGHT,
+    Kind.PROMOTE,
+    Kind.RETIRE,
+    Kind.STOP,
+}
 """What clients may notice."""
 
 
@@ -86,6 +99,8 @@ class Case:
     bake_seconds: float
     actuator: str | None = None
     load_seconds: float | None = None
+    keeps: Mapping[str, int] = field(default_factory=dict)
+    """By route: points of weight that the region keeps meanwhile. Empty: all it has."""
 
     @property
     def version(self) -> str:
@@ -134,7 +149,11 @@ class Case:
 def steps_of(case: Case) -> Iterator[Step]:
     """From nothing to the new version alone."""
     yield from _prepare(case)
+    if case.keeps:
+        yield _hand_over(case)
     yield from _in_place(case) if case.in_place else _beside(case)
+    if case.keeps:
+        yield take_back(case, 0, case.servers, 100)
 
 
 def first_steps_of(case: Case) -> Iterator[Step]:
@@ -182,6 +201,39 @@ def _prepare(case: Case) -> Iterator[Step]:
         0,
         0,
     )
+
+
+def _hand_over(case: Case) -> Step:
+    kept = " and ".join(f"{keep} points of route {name}" for name, keep in case.keeps.items())
+    return Step(
+        Kind.HAND_OVER,
+        f"asks failover to leave {case.region} {kept}, and others the rest, so that one server can "
+        "be spared",
+        "every gate of a planned failover; clients have followed",
+        _between_regions(case),
+        "failover is asked to bring it back, in the end",
+        case.servers,
+        0,
+        0,
+    )
+
+
+def take_back(case: Case, old: int, new: int, weight: int) -> Step:
+    """Failover brings a region back what it handed over."""
+    return Step(
+        Kind.TAKE_BACK,
+        f"asks failover to bring {case.region} back what it handed over",
+        "failover's own steps, each gated anew",
+        _between_regions(case),
+        "nothing to undo",
+        old,
+        new,
+        weight,
+    )
+
+
+def _between_regions(case: Case) -> str:
+    return f"the weights between regions of {' and '.join(f'route {name}' for name in case.keeps)}"
 
 
 def _beside(case: Case) -> Iterator[Step]:

@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.core.errors import UsageError
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import Severity
+from mlplatform.core.plan import Plan, Severity
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.fleet import Served
@@ -332,8 +332,8 @@ STRATEGIES: dict[str, tuple[dict[str, Any], Mapping[str, RegionStands], list[str
         [
             (
                 "capacity: 4 serve in eu, and its load needs 4: none can go first; start one "
-                "more there, "
-                "or give it surge_servers and room for them"
+                "more there, give it surge_servers and room for them, or hand_over: true, so that "
+                "other regions bear a part meanwhile"
             )
         ],
     ),
@@ -409,7 +409,7 @@ def test_what_a_strategy_asks_of_a_region(
     assert told(regions, topology(model=model)) == said
 
 
-# --------------------------------------------------------------------------------- one to spare
+# ------------------------------------------------------------------------ a part is handed over
 
 CAPACITY = {r: {"m": {"requests_per_second": 100, **DECLARED}} for r in REGIONS}
 
@@ -417,6 +417,119 @@ CAPACITY = {r: {"m": {"requests_per_second": 100, **DECLARED}} for r in REGIONS}
 def loads(us: float, eu: float, ap: float) -> dict[str, RegionStands]:
     return {name: well(load) for name, load in zip(REGIONS, (us, eu, ap), strict=True)}
 
+
+HANDS_OVER = {"surge_servers": 0, "hand_over": True}
+
+
+def handing(eu: float, us: float = 100.0, ap: float = 100.0, **traffic: Any) -> Plan:
+    """What is planned where eu, with 30 points of the route and four servers of 100 req/s, has such
+    a peak."""
+    route = {"actuator": "caddy://w:2019/api", "models": "m", "weights": WEIGHTS}
+    world = {"routes": {"api": route}, "capacity": CAPACITY, **traffic}
+    model = {"regions": {"eu": HANDS_OVER}, "strategy": {"surge_servers": 2}, "load_seconds": 40}
+    policy = {"waves": {"concurrency": 3, "order": [["us", "eu", "ap"]], "spare_region": False}}
+    of = topology(policy, model=model, traffic=world)
+    return planned({**loads(us, eu, ap), "eu": well(eu)}, of=of)
+
+
+@pytest.mark.parametrize(
+    ("peak", "keeps"),
+    [
+        (300.0, None),  # three servers bear it: one can go as it is
+        (310.0, 29),
+        (350.0, 25),
+        (400.0, 22),
+        (600.0, 15),  # more than four bear: half of it leaves three with as much as they can
+    ],
+)
+def test_a_region_hands_over_what_lets_one_server_go(peak: float, keeps: int | None) -> None:
+    plan = handing(peak)
+    assert not plan.holds
+    steps = {a.key.rpartition("/")[2]: a for a in plan.actions if a.region == "eu"}
+    if keeps is None:
+        assert not {"hand-over", "take-back"} & steps.keys()
+        return
+    assert list(steps)[:3] == ["preflight", "pin", "hand-over"]
+    assert list(steps)[-1] == "take-back"
+    assert all(action.parameters["keeps"] == {"api": keeps} for action in steps.values())
+    assert f"leave eu {keeps} points of route api" in steps["hand-over"].reason
+    assert steps["hand-over"].parameters["touches"] == "the weights between regions of route api"
+    assert steps["pin"].parameters["at_once"] == 1
+    assert not any("keeps" in a.parameters for a in plan.actions if a.region != "eu")
+
+
+def test_who_hands_over_is_alone_in_its_wave() -> None:
+    """What it hands over makes the others targets of a failover."""
+    waves = {a.region: a.parameters["wave"] for a in handing(350.0).actions}
+    assert waves == {"us": 1, "eu": 2, "ap": 3}
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (
+            {"eu": 400.0, "us": 380.0, "ap": 360.0},
+            (
+                "capacity: eu would hand 160 req/s to others so that one server is spared, 60 are "
+                "free; start one more server there, or in another region"
+            ),
+        ),
+        (
+            {
+                "eu": 400.0,
+                "us": 380.0,
+                "capacity": {name: CAPACITY[name] for name in ("us", "eu")},
+            },
+            (
+                "unknown: capacity: eu would hand 160 req/s to others so that one server is "
+                "spared, 20 are free, and of ap nobody knows: nobody has measured or declared what "
+                "a server of m can do there; set traffic.capacity.ap.m"
+            ),
+        ),
+        (
+            {
+                "eu": 400.0,
+                "routes": {
+                    "api": {
+                        "actuator": "caddy://w:2019/api",
+                        "models": "m",
+                        "weights": {"us": 99, "eu": 1, "ap": 0},
+                    }
+                },
+            },
+            (
+                "capacity: eu has 1 points of route api, and no part of them can be handed over so "
+                "that one server is spared; start one more there, or leave it: mlplatform failover "
+                "run --from eu --planned"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_handed_over(of: dict[str, Any], said: str) -> None:
+    holds = handing(**of).holds
+    told_ = [f"{'unknown: ' if h.unknown else ''}{h.reason}" for h in holds if h.region == "eu"]
+    assert told_[0] == said
+
+
+def test_what_others_bear_for_it_they_have_not_to_spare() -> None:
+    """While eu changes, ap could take over the 99 req/s of us, times the retry factor, and not
+    what us bears for eu as well."""
+    route = {"actuator": "caddy://w:2019/api", "models": "m", "weights": WEIGHTS}
+    world = {"routes": {"api": route}, "capacity": CAPACITY}
+    changed = replace(seen(loads(99.0, 400.0, 99.0)), request=Request(SUBJECT, ("eu",)))
+
+    def held(strategy: dict[str, Any]) -> list[str]:
+        model = {"regions": {"eu": strategy}, "load_seconds": 40}
+        plan = decide(topology(model=model, traffic=world), changed, NOW)
+        return [hold.reason.partition(";")[0] for hold in plan.holds]
+
+    assert not held({})
+    assert held(HANDS_OVER) == [
+        "spare-region: while eu change, ap could not take over us: 308 req/s needed, 301 free"
+    ]
+
+
+# --------------------------------------------------------------------------------- one to spare
 
 SPARE: dict[str, tuple[Mapping[str, RegionStands], dict[str, Any], dict[str, Any], str | None]] = {
     # what each region bears (of 400), waves, the rest of the file, what is said of eu

@@ -17,8 +17,10 @@ from mlplatform.ports.servers import Servers, ServersState
 from mlplatform.ports.split import Split
 from mlplatform.ports.store import ObjectStore
 from mlplatform.ports.traffic import RouteState, Weights
+from mlplatform.rollout.effects import Failover
+from tests.features.rollout.plan.world import WEIGHTS
 
-from .world import Way, World
+from .world import Between, Way, World
 
 
 class Killed(BaseException):
@@ -76,6 +78,9 @@ class Process(Way):
     def to_split(self, split: MemorySplit) -> Split:
         return _Split(self, split)
 
+    def to_failover(self, between: Between) -> Failover:
+        return _Failover(self, between)
+
 
 class _Reached:
     """Whatever is asked of a target, a living process asks."""
@@ -121,6 +126,18 @@ class _Split(_Reached):
         self._process.effect(what, lambda: self._target.admit(version, addresses, **rest))
 
 
+class _Failover(_Reached):
+    def hand_over(self, region: str, route: str, keep: int, **rest: Any) -> Any:
+        what = f"{region} hands over {route}"
+        return self._process.effect(
+            what, lambda: self._target.hand_over(region, route, keep, **rest)
+        )
+
+    def take_back(self, region: str, route: str, **rest: Any) -> Any:
+        what = f"{region} takes {route} back"
+        return self._process.effect(what, lambda: self._target.take_back(region, route, **rest))
+
+
 def answer_lost(number: int) -> Callable[[int, str], None]:
     """What makes one effect look as if nobody had been there."""
 
@@ -141,6 +158,8 @@ class Judge:
     bear_all: int = 4
     """So many servers bear all requests: those that serve at first, or, where old ones go before
     new ones come, those that the policy's floor leaves."""
+    hands_over: bool = False
+    """Whether any may be away only while other regions bear a part of the share."""
     weights: dict[str, Mapping[str, int]] = field(default_factory=dict)
     returned: set[str] = field(default_factory=set)
     """Regions in which the version on trial has lost share."""
@@ -178,6 +197,9 @@ class Judge:
             return
         if not self.crashes:
             require(serving >= self.bear_all, what, let_in)
+        if self.hands_over and serving < 4:
+            between = self.world.between.weights
+            require(between[region] < WEIGHTS[region], what, let_in, between)
         for version, weight in now.items():
             if self.crashes and weight <= before.get(version, 0):
                 continue

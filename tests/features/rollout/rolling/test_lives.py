@@ -19,6 +19,7 @@ from mlplatform.ports.servers import Ailing, Stuck
 from mlplatform.rollout import operations
 from mlplatform.rollout.operations import Ended, Rolled
 from mlplatform.rollout.records import StoredPlan
+from tests.features.rollout.plan.world import WEIGHTS
 
 from .lives import Broken, Judge, Killed, Process, answer_lost
 from .world import POLICY, World
@@ -71,10 +72,13 @@ class Scenario:
     """Whether a controller that died may make the difference: nobody was there to help in time."""
     wrong: bool = False
     bear_all: int = 4
+    hands_over: bool = False
 
     def begin(self) -> World:
         world = World(**{"policy": QUICK, **self.world})
-        world.look = Judge(world, crashes=self.crashes, bear_all=self.bear_all)
+        world.look = Judge(
+            world, crashes=self.crashes, bear_all=self.bear_all, hands_over=self.hands_over
+        )
         if self.wrong:
             world.probe.wrong = {"v2"}
         self.befalls(world)
@@ -82,6 +86,10 @@ class Scenario:
 
 
 BAD = {"v1": 0.002, "v2": 0.05}
+HANDS_OVER: Mapping[str, Any] = {
+    "policy": _strategy(weights=[10, 50], surge_servers=0, hand_over=True),
+    "loads": {"us": 350.0},
+}
 SCENARIOS = {
     "good": Scenario(),
     "errors": Scenario("v1", world={"errors": BAD}),
@@ -95,6 +103,15 @@ SCENARIOS = {
         "v1",
         bear_all=2,
         world={"policy": _strategy(weights=[10, 50], surge_servers=0), "errors": BAD},
+    ),
+    "hands over": Scenario(bear_all=3, hands_over=True, world=HANDS_OVER),
+    "hands over, errors": Scenario(
+        "v1", bear_all=3, hands_over=True, world={**HANDS_OVER, "errors": BAD}
+    ),
+    "hands over, in place": Scenario(
+        bear_all=3,
+        hands_over=True,
+        world={**HANDS_OVER, "policy": _strategy(kind="in_place", hand_over=True)},
     ),
     "blue/green": Scenario(world={"policy": _strategy(kind="blue_green")}),
     "blue/green, errors": Scenario(
@@ -145,6 +162,7 @@ def _required(scenario: Scenario, world: World, rolled: Rolled | None) -> None:
         assert {v: g.wanted for v, g in groups.items()} == alone
         if scenario.wins:
             assert world.weights(region) == {scenario.wins: 100}
+    assert world.between.weights == WEIGHTS
     assert not sites.records.pins()
     assert not list(sites.journal.unfinished())
     ended = Ended.PROMOTED if scenario.wins == "v2" else Ended.RETURNED

@@ -402,13 +402,13 @@ def test_while_failover_is_at_work_no_step_begins(rule: Rule, at: int) -> None:
 
     def take_over() -> None:
         since.append(world.time.seconds)
-        world.closed["us"] = Standing(closed={rule: "ap is lost"}, load=100.0)
+        world.between.closed["us"] = Standing(closed={rule: "ap is lost"}, load=100.0)
 
     once(world, lambda: share(world) == at, take_over)
     once(
         world,
         lambda: bool(since) and world.time.seconds > since[0] + 600,
-        world.closed.clear,
+        world.between.closed.clear,
     )
     promoted(world, world.apply(plan=plan, way=process))
     meanwhile = [
@@ -425,7 +425,7 @@ def test_the_way_back_does_not_wait_for_failover() -> None:
     world = begun(errors={"v1": 0.002, "v2": 0.2})
     plan = world.plan("us")
     closed = Standing(closed={Rule.FAILOVER_TARGET: "ap is lost"}, load=100.0)
-    once(world, lambda: share(world) == 10, lambda: world.closed.update(us=closed))
+    once(world, lambda: share(world) == 10, lambda: world.between.closed.update(us=closed))
     returned(world, world.apply(plan=plan))
 
 

@@ -14,6 +14,7 @@ from mlplatform.adapters.memory_servers import MemoryServers, MemorySplit
 from mlplatform.control.executors import InlineExecutor
 from mlplatform.control.orders import StandingOrders
 from mlplatform.control.quorum import ControlStore
+from mlplatform.core.errors import CheckFailed
 from mlplatform.core.golden import GoldenRequest
 from mlplatform.core.plan import Plan
 from mlplatform.core.topology import Topology
@@ -23,9 +24,9 @@ from mlplatform.ports.servers import Servers
 from mlplatform.ports.split import Split
 from mlplatform.ports.store import ObjectStore
 from mlplatform.rollout import operations
-from mlplatform.rollout.effects import Sites
+from mlplatform.rollout.effects import Failover, Sites
 from mlplatform.rollout.operations import Rolled, Said
-from mlplatform.rollout.plan.seen import RegionStands, Request, Seen, Standing
+from mlplatform.rollout.plan.seen import RegionStands, Request, Rule, Seen, Standing
 from mlplatform.rollout.records import StoredPlan
 from tests.features.control.members import Members
 from tests.features.failover.estate import Time
@@ -77,6 +78,52 @@ class Asked:
         return Answer(self.slow_seconds, status=200, body=body)
 
 
+@dataclass
+class Between:
+    """A `Failover` that holds the weights between regions of one route, as it is told; every gate
+    of it is open, but for what a case says."""
+
+    weights: dict[str, int] = field(default_factory=lambda: dict(plans.WEIGHTS))
+    closed: dict[str, Standing] = field(default_factory=dict)
+    gate: str = ""
+    """Why it moves nothing, of late."""
+    asked: list[str] = field(default_factory=list)
+
+    def standings(self, model: str, lent: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        assert model == "m"
+        wanted = lent.get("api") or plans.WEIGHTS
+        return {region: self._standing(region, wanted) for region in REGIONS}
+
+    def _standing(self, region: str, wanted: Mapping[str, int]) -> Standing:
+        closed = dict(self.closed.get(region, Standing()).closed)
+        if self.weights[region] < wanted[region]:
+            closed[Rule.UNDER_FAILOVER] = f"route api gives {region} {self.weights[region]} %"
+        if self.weights[region] > wanted[region]:
+            closed[Rule.FAILOVER_TARGET] = f"route api gives {region} {self.weights[region]} %"
+        return Standing(closed, load=100.0)
+
+    def hand_over(self, region: str, route: str, keep: int, *, reason: str) -> dict[str, int]:
+        if self.gate:
+            raise CheckFailed(f"{region} is not left {keep} points of route {route}: {self.gate}")
+        self._move(region, keep)
+        self.asked.append(f"{region} keeps {keep} of {route}: {reason}")
+        return dict(self.weights)
+
+    def take_back(self, region: str, route: str, *, reason: str) -> str:
+        if self.weights == plans.WEIGHTS:
+            return ""
+        if self.gate:
+            return f"{region} has {self.weights[region]} points of {route}: {self.gate}"
+        self._move(region, plans.WEIGHTS[region])
+        self.asked.append(f"{region} back on {route}: {reason}")
+        return ""
+
+    def _move(self, region: str, points: int) -> None:
+        other = next(each for each in REGIONS if each != region)
+        self.weights[other] += self.weights[region] - points
+        self.weights[region] = points
+
+
 class Way:
     """How one controller reaches control stores, servers and entries. By this one nothing befalls
     it."""
@@ -89,6 +136,9 @@ class Way:
 
     def to_split(self, split: MemorySplit) -> Split:
         return split
+
+    def to_failover(self, between: Between) -> Failover:
+        return between
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +159,11 @@ class World:
     model: Mapping[str, Any] = field(default_factory=dict)
     per_second: float = 100.0
     """Requests that enter each region."""
+    loads: dict[str, float] = field(default_factory=dict)
+    """By region: requests a second at its peak, that a plan is made from; else a hundred."""
     errors: dict[str, float] = field(default_factory=lambda: {"v1": 0.002, "v2": 0.002})
     """Share of requests that fail, by version."""
-    closed: dict[str, Standing] = field(default_factory=dict)
+    between: Between = field(default_factory=Between)
     time: Passing = field(default_factory=Passing)
     members: Members = field(default_factory=Members)
     probe: Asked = field(default_factory=Asked)
@@ -156,7 +208,7 @@ class World:
             catalogue=None,  # type: ignore[arg-type]
             open_fleet=lambda region: None,  # type: ignore[arg-type,return-value]
             orders=StandingOrders(control, self.time, writer),
-            standings=lambda model: {r: self.closed.get(r, Standing(load=100.0)) for r in REGIONS},
+            failover=way.to_failover(self.between),
             clock=self.time,
             executor=self.executor,
             control=control,
@@ -189,7 +241,9 @@ class World:
                     {v: g.digest for v, g in ready.items()},
                     sum(len(g.ready) for g in ready.values()),
                 ),
-                standing=self.closed.get(region, Standing(load=100.0)),
+                standing=replace(
+                    self.between.closed.get(region, Standing()), load=self.loads.get(region, 100.0)
+                ),
             )
         return Seen(request, regions, recorded_digest=TWO)
 
