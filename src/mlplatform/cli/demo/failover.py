@@ -83,7 +83,6 @@ def tell(stage: Stage) -> None:
     stage.heading("Servers in three regions, behind routers")
     set_up(stage)
     client = client_of(stage, PER_SECOND)
-    stage.until("mlplatform failover ready", lambda code, said: code == 0 and " no " not in said)
     client.start()
     try:
         stage.tell(
@@ -103,12 +102,13 @@ def tell(stage: Stage) -> None:
 
 
 def set_up(stage: Stage) -> None:
-    """Servers of the model in three regions, routers and vantages."""
+    """Servers of the model in three regions, routers and vantages that see them well."""
     program_named("caddy")
     ports = Ports.found(REGIONS)
     publish_magika(stage)
     _start_all(stage, ports)
     stage.front_door = f"http://127.0.0.1:{ports.front}/v2/models/magika/infer"
+    stage.until("mlplatform failover ready", lambda code, said: code == 0 and " no " not in said)
 
 
 def client_of(stage: Stage, per_second: float) -> Client:
