@@ -1,9 +1,6 @@
-"""A region's entry: a gateway that does what an HTTPRoute says, with a real Caddy, and counts in
-the words of Envoy Gateway what becomes of the requests.
-
-Each backend of the route is a server of its own in Caddy, its door, before the endpoints that the
-cluster knows of its Service; the entry divides requests between doors by the route's weights. Caddy
-begins to count anew with each change; what it had counted is kept here, as a gateway keeps it.
+"""A region's entry: a gateway that does what an HTTPRoute says, and counts in the words of Envoy
+Gateway what becomes of the requests. Each backend of the route is a door before the endpoints that
+the cluster knows of its Service (see `doors`).
 """
 
 from __future__ import annotations
@@ -11,26 +8,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import math
-import re
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from .control_plane import ControlPlane
+from .doors import Door, Doors
 from .gateway import Gateway
-from .launch import Endpoint, free_port, running
-
-_COUNTED = re.compile(
-    r"caddy_http_request_duration_seconds_(?P<what>count|bucket)\{(?P<labels>[^}]*)\} (?P<n>\S+)"
-)
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_PREFIX = "httproute/"
-# One connection a request: none is reset because its server ends, or is told to.
-_TRANSPORT = {"protocol": "http", "keep_alive": {"enabled": False}, "dial_timeout": "2s"}
+from .launch import running
 
 
 @dataclass(frozen=True)
@@ -49,43 +36,51 @@ class Entry(Gateway):
     def __init__(self, plane: ControlPlane, namespace: str, name: str) -> None:
         super().__init__(plane, namespace, name)
         self._core = f"/api/v1/namespaces/{namespace}"
-        self._cluster = f"{_PREFIX}{namespace}/{name}/rule/0/backend"
-        self.port = free_port()
-        self._doors: dict[str, int] = {}
-        self._applied: object = None
-        self._before: Counter[str] = Counter()
-        self._counting = threading.Lock()
-        self._stack = contextlib.ExitStack()
+        self._cluster = f"httproute/{namespace}/{name}/rule/0/backend"
+        self._doors = Doors()
+        self._applied: Sequence[Door] | None = None
         self.history: list[Divided] = []
         """What was in force, the latest last."""
 
     def __enter__(self) -> Self:
-        self._caddy: Endpoint = self._stack.enter_context(running("caddy"))
+        self._doors.__enter__()
         return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
-        self._stack.close()
+        self._doors.__exit__()
+
+    @property
+    def port(self) -> int:
+        """Where clients enter."""
+        return self._doors.port
 
     @property
     def url(self) -> str:
         """Where clients enter."""
-        return f"http://127.0.0.1:{self.port}"
+        return self._doors.url
 
     def _look(self) -> None:
         route = self._ask("GET", self._path)
         servers = self._endpoints()
         backends = route["spec"]["rules"][0].get("backendRefs") or []
-        wanted = self._servers(backends, servers)
+        wanted = [
+            Door(
+                f"{self._cluster}/{place}",
+                each.get("weight", 1),
+                servers.get(each["name"], ()),
+                _stated(each),
+            )
+            for place, each in enumerate(backends)
+        ]
         if wanted != self._applied:
-            with self._counting:
-                self._before = self._counts()
-                self._tell({"metrics": {}, "servers": wanted})
+            self._doors.divide(wanted)
             self._applied = wanted
+            doors = dict(zip((each["name"] for each in backends), wanted, strict=True))
             self.history.append(
                 Divided(
-                    {each["name"]: each.get("weight", 1) for each in backends},
-                    {each["name"]: len(servers.get(each["name"], ())) for each in backends},
+                    {name: door.weight for name, door in doors.items()},
+                    {name: len(door.servers) for name, door in doors.items()},
                 )
             )
         self._take(route)
@@ -106,56 +101,20 @@ class Entry(Gateway):
             )
         return found
 
-    def _servers(
-        self, backends: Sequence[Mapping[str, Any]], servers: Mapping[str, Sequence[str]]
-    ) -> dict[str, Any]:
-        """Caddy's servers: the entry, and a door for each backend."""
-        made: dict[str, Any] = {}
-        for place, each in enumerate(backends):
-            door = f"{self._cluster}/{place}"
-            port = self._doors.setdefault(door, free_port())
-            handler = _proxy(servers.get(each["name"], ())) or _refuses
-            made[door] = _server(port, [*_stated(each), handler])
-        ports = [self._doors[f"{self._cluster}/{place}"] for place in range(len(backends))]
-        dials = [f"127.0.0.1:{port}" for port in ports]
-        weights = [each.get("weight", 1) for each in backends]
-        made["entry"] = _server(self.port, [_proxy(dials, weights) or _refuses])
-        return made
-
-    def _tell(self, http: object) -> None:
-        line = http_line(self._caddy)
-        with contextlib.closing(line):
-            body = json.dumps({"http": http})
-            line.request("POST", "/config/apps", body, {"Content-Type": "application/json"})
-            answer = line.getresponse()
-            if answer.status != 200:
-                raise RuntimeError(answer.read().decode())
-
-    def _counts(self) -> Counter[str]:
-        """All that was ever counted, by series in Envoy's words."""
-        now: dict[str, int] = {}
-        with contextlib.closing(http_line(self._caddy)) as line:
-            line.request("GET", "/metrics")
-            text = line.getresponse().read().decode()
-        for each in _COUNTED.finditer(text):
-            labels = dict(_LABEL.findall(each["labels"]))
-            if not labels["server"].startswith(_PREFIX):
-                continue
-            cluster = f'envoy_cluster_name="{labels["server"]}"'
-            if each["what"] == "count":
-                code = f'envoy_response_code="{labels["code"]}"'
-                name = f"envoy_cluster_upstream_rq{{{cluster},{code}}}"
-            else:
-                le = labels["le"] if labels["le"] == "+Inf" else f"{float(labels['le']) * 1000:g}"
-                name = f'envoy_cluster_upstream_rq_time_bucket{{{cluster},le="{le}"}}'
-            # Which handler of several it is told of is Caddy's affair: all of them have had it.
-            now[name] = max(now.get(name, 0), int(float(each["n"])))
-        return self._before + Counter(now)
-
     def metrics(self) -> str:
         """As Prometheus reads it."""
-        with self._counting:
-            return "".join(f"{series} {count}\n" for series, count in self._counts().items())
+        return "".join(
+            f"{_series(*counted)} {count}\n" for counted, count in self._doors.counted().items()
+        )
+
+
+def _series(cluster: str, what: str, which: str) -> str:
+    """What Envoy calls what a door has counted."""
+    of = f'envoy_cluster_name="{cluster}"'
+    if what == "code":
+        return f'envoy_cluster_upstream_rq{{{of},envoy_response_code="{which}"}}'
+    le = which if which == "+Inf" else f"{float(which) * 1000:g}"
+    return f'envoy_cluster_upstream_rq_time_bucket{{{of},le="{le}"}}'
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
@@ -171,53 +130,13 @@ def _address(pod: Mapping[str, Any]) -> str:
     return f"{pod['status']['podIP']}:{port}"
 
 
-_refuses = {"handler": "static_response", "status_code": 503}
-
-
-def _proxy(dials: Sequence[str], weights: Sequence[int] = ()) -> dict[str, Any] | None:
-    """To these, by weight where there are any; None where nobody is there to be sent to."""
-    if not dials or (weights and not any(weights)):
-        return None
-    # Caddy sends as many in a row as a weight says: 1 and 1 take turns, 50 and 50 do not.
-    unit = math.gcd(*weights) or 1
-    policy = (
-        {"policy": "weighted_round_robin", "weights": [each // unit for each in weights]}
-        if weights
-        else {"policy": "round_robin"}
-    )
-    return {
-        "handler": "reverse_proxy",
-        "upstreams": [{"dial": dial} for dial in dials],
-        # A line that breaks while Caddy takes over a configuration is none of the servers' errors.
-        "load_balancing": {
-            "selection_policy": policy,
-            "retries": 2,
-            "retry_match": [{"method": ["GET", "POST"]}],
-        },
-        "request_buffers": 65536,
-        "transport": _TRANSPORT,
-    }
-
-
-def _stated(backend: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _stated(backend: Mapping[str, Any]) -> dict[str, str]:
     """The headers of the answer that a backend's filters ask for."""
-    for each in backend.get("filters") or ():
-        told = each["responseHeaderModifier"]["set"]
-        values = {one["name"]: [one["value"]] for one in told}
-        yield {"handler": "headers", "response": {"set": values, "deferred": True}}
-
-
-def _server(port: int, handlers: Sequence[object]) -> dict[str, Any]:
     return {
-        "listen": [f"127.0.0.1:{port}"],
-        "automatic_https": {"disable": True},
-        "routes": [{"handle": list(handlers)}],
+        one["name"]: one["value"]
+        for each in backend.get("filters") or ()
+        for one in each["responseHeaderModifier"]["set"]
     }
-
-
-def http_line(server: Endpoint) -> http.client.HTTPConnection:
-    """A connection to a server."""
-    return http.client.HTTPConnection(server.host, server.port, timeout=10)
 
 
 @contextlib.contextmanager

@@ -154,7 +154,7 @@ def requests_through(route: Mapping[str, Any], count: int) -> Counter[str]:
     rule: how many each backend answered, by its name."""
     references = route["spec"]["rules"][0]["backendRefs"]
     with contextlib.ExitStack() as stack:
-        backends = [stack.enter_context(_backend(one["name"])) for one in references]
+        backends = [stack.enter_context(answering(one["name"])) for one in references]
         port = free_port()
         proxy = {
             "handler": "reverse_proxy",
@@ -193,22 +193,26 @@ def requests_through(route: Mapping[str, Any], count: int) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def _backend(name: str) -> Iterator[int]:
+def answering(name: str) -> Iterator[int]:
     """A server that answers with its name; its port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # one packet for head and body, else each waits 40 ms for an acknowledgement
 
-        def do_GET(self) -> None:
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
             self.send_response_only(200)
             self.send_header("Content-Length", str(len(name)))
             self.end_headers()
             self.wfile.write(name.encode())
 
+        do_GET = do_POST = _answer  # noqa: N815 - the base class's names
+
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         block_on_close = False
+        request_queue_size = 128
 
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
