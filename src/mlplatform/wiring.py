@@ -49,8 +49,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A module with `open_store(url)`, `open_traffic(url, targets)`, `open_split(url, model,
-    versions)`, `open_servers(url, model)`, `open_ground(url, model)` or `open_receiver(name,
-    secret)`, and the extra that installs its SDK."""
+    versions)`, `open_servers(url, model)`, `open_ground(url, model, actuator)` or
+    `open_receiver(name, secret)`, and the extra that installs its SDK."""
 
     module: str
     extra: str | None = None
@@ -262,7 +262,10 @@ def opened_grounds(topology: Topology) -> Callable[[str, str], Ground | None]:
         url = StoreURL.parse(text, noun="servers") if text is not None else None
         if url is None or url.scheme not in GROUNDS:
             return None
-        ground: Ground = _module(url, GROUNDS[url.scheme]).open_ground(url, model)
+        divided = topology.rollout.actuator_of(model, region)
+        actuator = StoreURL.parse(divided, noun="actuator") if divided is not None else None
+        module = _module(url, GROUNDS[url.scheme])
+        ground: Ground = module.open_ground(url, model, actuator=actuator)
         return ground
 
     opened = _once(one)
@@ -291,9 +294,12 @@ def targets_of(topology: Topology, route: str) -> dict[str, tuple[str, ...]]:
     return targets
 
 
-def open_fleet(topology: Topology, region: str) -> Fleet:
+def open_fleet(
+    topology: Topology, region: str, *, servers: Callable[[str, str], Servers] | None = None
+) -> Fleet:
     """The servers of a region: at its endpoint and, where the topology names its cluster, in there.
-    Nothing is asked of them yet. `UsageError` where nothing says where they are."""
+    Nothing is asked of them yet. `UsageError` where nothing says where they are. `servers` opens
+    who starts a model's in a region, who counts them; by default `open_servers`."""
     section = topology.region(region)
     endpoint: Fleet | None = None
     if section.endpoint is not None:
@@ -313,7 +319,7 @@ def open_fleet(topology: Topology, region: str) -> Fleet:
             hint=f"give regions.{region}.endpoint, or regions.{region}.cluster",
         )
     counted = {
-        model: partial(open_servers, topology, model, region)
+        model: partial(servers or partial(open_servers, topology), model, region)
         for model, own in topology.rollout.models.items()
         if region in own.servers
     }
@@ -324,9 +330,11 @@ def open_fleet(topology: Topology, region: str) -> Fleet:
     return fleet
 
 
-def region_fleets(topology: Topology) -> Callable[[str], Fleet]:
+def region_fleets(
+    topology: Topology, *, servers: Callable[[str, str], Servers] | None = None
+) -> Callable[[str], Fleet]:
     """`open_fleet`, each region's opened once and then shared by all threads."""
-    return _once(partial(open_fleet, topology))
+    return _once(partial(open_fleet, topology, servers=servers))
 
 
 def open_happenings(topology: Topology) -> dict[str, Happenings]:

@@ -1,9 +1,10 @@
 """What a cluster offers a model's servers, for regions whose servers are `deployments://`.
 
-Read are: the model's Deployments, the namespace's Services, quotas, disruption budgets and
-autoscalers (KEDA's and vertical ones too), and whether the objects are there that the pods name. Of
-Secrets and ConfigMaps only the metadata leaves the API server. Of the cluster: nodes, all pods and,
-where dynamic resource allocation is, ResourceSlices and ResourceClaims.
+Read are: the model's Deployments, the namespace's Services, quotas, limit ranges, disruption
+budgets and autoscalers (KEDA's and vertical ones too), and whether the objects are there that the
+pods name. Of Secrets and ConfigMaps only the metadata leaves the API server. Of the cluster: nodes,
+all pods and, where dynamic resource allocation is, ResourceSlices and ResourceClaims. And the
+HTTPRoute between versions, where the split is one: who else writes it.
 
 What may not be read is `Unknown`, with the verb and the resource that the API server names. With
 `?unread=accept` in the URL it is as if nobody had wanted to look: a rollout may begin, and free
@@ -28,6 +29,7 @@ from mlplatform.adapters.deployment_template import (
 from mlplatform.adapters.deployments import FIRST_BY_HAND, Place, place_of
 from mlplatform.adapters.kubernetes_api import JSON, path_of
 from mlplatform.adapters.kubernetes_gpus import allocated, asked_of, devices_of, gpu_of
+from mlplatform.adapters.kubernetes_limits import admitted, limits_of
 from mlplatform.adapters.kubernetes_owners import RELEASED, Owner, fix_of, owner_of
 from mlplatform.adapters.kubernetes_placement import (
     added,
@@ -38,12 +40,14 @@ from mlplatform.adapters.kubernetes_placement import (
     takes,
 )
 from mlplatform.adapters.kubernetes_pods import MODEL, version_of
+from mlplatform.adapters.kubernetes_routes import SCHEME, Route, open_route
 from mlplatform.adapters.kubernetes_scalers import Scaler, scalers
 from mlplatform.core.errors import Denied, NotFound, Unsupported
 from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.ground import (
     Budget,
+    Given,
     Node,
     Offer,
     Ownership,
@@ -70,9 +74,11 @@ _ONCE = frozenset(
 """What a version counts in quotas by itself."""
 
 
-def open_ground(url: StoreURL, model: str) -> KubernetesGround:
-    """What a model's servers stand on, by the URL of the servers. Nothing is asked of it yet."""
-    return KubernetesGround(place_of(url), model, url=str(url))
+def open_ground(url: StoreURL, model: str, *, actuator: StoreURL | None = None) -> KubernetesGround:
+    """What a model's servers stand on, by the URL of the servers; and what divides their requests,
+    by that of the `actuator`, where it is an HTTPRoute. Nothing is asked of it yet."""
+    route = open_route(actuator) if actuator is not None and actuator.scheme == SCHEME else None
+    return KubernetesGround(place_of(url), model, url=str(url), route=route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +107,10 @@ class _Seen:
 class KubernetesGround:
     """One model in one namespace of one cluster."""
 
-    def __init__(self, place: Place, model: str, *, url: str) -> None:
+    def __init__(self, place: Place, model: str, *, url: str, route: Route | None = None) -> None:
         self._api, self._namespace = place.api, place.namespace
         self._image, self._accepts_unread = place.image, place.accepts_unread
-        self._model, self._url = model, url
+        self._model, self._url, self._route = model, url, route
 
     @property
     def url(self) -> str:
@@ -129,6 +135,8 @@ class KubernetesGround:
         own = [each for each in inside if self._is_of(each, every)]
         # What admission puts into pods of the template; those that were started by it have it too.
         like = [each for each in own if self._is_of(each, [template])] or own
+        ranges = self._may(lambda: list(self._api.items(self._path("", "v1", "limitranges"))))
+        template, given = _admitted(template, ranges if isinstance(ranges, list) else [], like)
         asked = self._asked(template, like)
         seen: _Seen | Unknown | None
         if isinstance(asked, Unknown):
@@ -137,6 +145,7 @@ class KubernetesGround:
         else:
             needs = asked.needs
             seen = self._may(lambda: self._nodes(asked, own))
+        references, owned = self._divided()
         return Offer(
             template=self._template(template, about, needs, like),
             nodes=seen.nodes if isinstance(seen, _Seen) else seen,
@@ -146,9 +155,15 @@ class KubernetesGround:
                 lambda: tuple(self._quotas(template, needs, is_new=not there)),
             ),
             budgets=self._may(lambda: tuple(self._budgets(own))),
-            references=tuple(self._references(template, like)),
+            references=(*self._references(template, like), *references),
             rivalries=self._may(lambda: tuple(self._rivalries(moved))),
-            owned=tuple(self._owned(moved)),
+            limits=(
+                tuple(limits_of(template["spec"]["template"]["spec"], ranges))
+                if isinstance(ranges, list)
+                else ranges
+            ),
+            given=given,
+            owned=(*self._owned(moved), *owned),
             refused=(*self._paused(moved), *(() if there else self._refused(template, version))),
         )
 
@@ -396,6 +411,14 @@ class KubernetesGround:
             if (scaler := scaled.get(name)) is not None:
                 yield from self._ownership(scaler.body, _bounds(scaler))
 
+    def _divided(self) -> tuple[tuple[Reference, ...], tuple[Ownership, ...]]:
+        """What divides the requests: whether it is there, and who else writes it."""
+        if self._route is None:
+            return (), ()
+        found, owned = self._route.look()
+        accepted = isinstance(found.there, Unknown) and self._accepts_unread
+        return () if accepted else (found,), owned
+
     def _ownership(self, body: JSON, fields: Sequence[str]) -> Iterator[Ownership]:
         owner = owner_of(body, *fields)
         if owner is not None:
@@ -425,6 +448,18 @@ _KINDS = {
     "persistentvolumeclaims": "PersistentVolumeClaim",
     "serviceaccounts": "ServiceAccount",
 }
+
+
+def _admitted(
+    template: JSON, ranges: Sequence[JSON], like: Sequence[JSON]
+) -> tuple[JSON, tuple[Given, ...]]:
+    """A Deployment whose pods' spec is as it is admitted, and what was put into it."""
+    pod = template["spec"]["template"]
+    spec, given = admitted(pod["spec"], ranges, like)
+    return {
+        **template,
+        "spec": {**template["spec"], "template": {**pod, "spec": spec}},
+    }, given
 
 
 def _told(error: Denied) -> str:

@@ -42,21 +42,21 @@ def quantity(text: object) -> Decimal:
         raise IntegrityError(f"{text!r} is no quantity of Kubernetes") from None
 
 
-def takes(spec: JSON) -> dict[str, Decimal]:
+def takes(spec: JSON, *, which: str = "requests") -> dict[str, Decimal]:
     """What a pod of that spec takes of a node: the sum of its containers and sidecars, or what an
     init container takes beside the sidecars before it, and its overhead. A limit without a request
-    is a request."""
+    is a request. Or the same of its `limits`."""
     running: dict[str, Decimal] = {}
     peak: dict[str, Decimal] = {}
     for each in spec.get("initContainers") or ():
-        asked = requested(each)
+        asked = requested(each, which=which)
         if each.get("restartPolicy") == "Always":  # a sidecar
             running = added(running, asked)
             peak = _most(peak, running)
         else:
             peak = _most(peak, added(running, asked))
     for each in spec.get("containers") or ():
-        running = added(running, requested(each))
+        running = added(running, requested(each, which=which))
     overhead = {name: quantity(value) for name, value in (spec.get("overhead") or {}).items()}
     return {
         name: value for name, value in added(_most(peak, running), overhead).items() if value > 0

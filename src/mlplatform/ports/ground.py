@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Protocol
 
 from mlplatform.core.seen import Unknown
@@ -142,6 +143,50 @@ class Rivalry:
     resources: tuple[str, ...]
 
 
+class Bound(StrEnum):
+    """What a limit bounds."""
+
+    LEAST = "least"
+    """Request and limit are no less."""
+    MOST = "most"
+    """Limit and request are no more."""
+    RATIO = "ratio"
+    """The limit is no more than so many times the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A bound of a LimitRange, and what a server has there. None: it states none."""
+
+    name: str
+    """`LimitRange team`."""
+    states: str
+    """Where in it: `max.memory`."""
+    of: str
+    """`container server`, or `a pod`."""
+    bound: Bound
+    resource: str
+    value: Decimal
+    request: Decimal | None
+    limit: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a LimitRange puts into a container that leaves it out."""
+
+    name: str
+    container: str
+    field: str
+    """`limits` or `requests`."""
+    resource: str
+    value: Decimal
+    known: bool = True
+    """Whether servers that run have such an amount; also where none runs to be compared with."""
+    request: Decimal | None = None
+    """What the container requests, by its own words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why servers cannot be started, or scaled, at all."""
@@ -181,6 +226,8 @@ class Offer:
     budgets: tuple[Budget, ...] | Unknown | None = ()
     references: tuple[Reference, ...] = ()
     rivalries: tuple[Rivalry, ...] | Unknown | None = ()
+    limits: tuple[Limit, ...] | Unknown | None = ()
+    given: tuple[Given, ...] = ()
     owned: tuple[Ownership, ...] = ()
     refused: tuple[Refusal, ...] = ()
 

@@ -255,6 +255,90 @@ def test_a_quota(site: Site, offers: Callable[[], Offer]) -> None:
     assert rules(offers(), extra=0, away=1) == []
 
 
+def limit_range(site: Site, **item: Any) -> None:
+    body = {"metadata": {"name": "team"}, "spec": {"limits": [{"type": "Container", **item}]}}
+    site.put("v1", "limitranges", body)
+
+
+def refused(site: Site, name: str = "resnet") -> str:
+    """Why the API server lets no pod of a Deployment in; empty while it has not said so."""
+    conditions = site.deployment(name).get("status", {}).get("conditions") or ()
+    return next((e["message"] for e in conditions if e["type"] == "ReplicaFailure"), "")
+
+
+ONE = "and container server of Deployment resnet has a request of 1 and a limit of 1"
+
+
+@pytest.mark.parametrize(
+    ("item", "said", "refusal"),
+    [
+        (
+            {"max": {GPUS: "0"}},
+            f"max.{GPUS} is 0, {ONE}",
+            f"maximum {GPUS} usage per Container is 0, but limit is 1",
+        ),
+        (
+            {"min": {GPUS: "2"}},
+            f"min.{GPUS} is 2, {ONE}",
+            f"minimum {GPUS} usage per Container is 2, but request is 1",
+        ),
+        (
+            {"type": "Pod", "max": {"memory": "1Gi"}},
+            "max.memory is 1Gi, and a pod of Deployment resnet has no request and no limit",
+            "maximum memory usage per Pod is 1Gi.  No limit is specified",
+        ),
+    ],
+    ids=["max", "min", "pod"],
+)
+def test_what_a_limit_range_refuses(
+    site: Site, offers: Callable[[], Offer], item: Mapping[str, Any], said: str, refusal: str
+) -> None:
+    """The API server refuses what is found, in its own words."""
+    site.first(servers=0)
+    limit_range(site, **item)
+    (found,) = lacks(offers())
+    assert found.rule is Rule.LIMIT_RANGE
+    assert found.reason == f"LimitRange team: {said}: no server would be let in"
+    site.merge("apps/v1", "deployments", "resnet", {"spec": {"replicas": 1}})
+    assert refusal in eventually(lambda: refused(site))
+
+
+def test_what_a_limit_range_puts_in(site: Site, offers: Callable[[], Offer]) -> None:
+    serve(site)
+    limit_range(site, default={"memory": "1Gi"})
+    said = lacks(offers())  # the API server has made it the request's default too
+    assert [each.rule for each in said] == [Rule.LIMIT_RANGE] * 2
+    assert "resources.limits.memory: 1Gi, which servers that run do not have" in said[0].reason
+    assert offers().template.needs["memory"] == 2**30
+    (pod,) = site.pods("resnet")
+
+    def has_it() -> bool:
+        """The one that has come in its place, as the API server let it in."""
+        containers = [each["spec"]["containers"][0] for each in site.pods("resnet")]
+        return [each["resources"]["limits"].get("memory") for each in containers] == ["1Gi"]
+
+    site.plane.ask(
+        "DELETE", site.path("v1", "pods", pod["metadata"]["name"]), {"gracePeriodSeconds": 0}
+    )
+    eventually(has_it)
+    assert lacks(offers()) == []
+
+
+def test_a_request_that_is_more_than_the_limit_that_is_given(
+    site: Site, offers: Callable[[], Offer]
+) -> None:
+    site.first(servers=0)
+    asked = {"limits": {GPUS: "1"}, "requests": {"memory": "2Gi"}}
+    change(site, {"containers": [{"name": "server", "image": "x", "resources": asked}]})
+    limit_range(site, default={"memory": "1Gi"})
+    (said,) = lacks(offers())
+    assert said.reason.endswith(
+        "resources.limits.memory: 1Gi, and it requests 2Gi: no server would be let in"
+    )
+    site.merge("apps/v1", "deployments", "resnet", {"spec": {"replicas": 1}})
+    assert "must be less than or equal to memory limit" in eventually(lambda: refused(site))
+
+
 def test_a_disruption_budget(site: Site, offers: Callable[[], Offer]) -> None:
     serve(site, 2)
     selector = {"matchLabels": {"app": "resnet"}}

@@ -17,7 +17,19 @@ from typing import TypeVar
 
 from mlplatform.core.manifest import Requirements
 from mlplatform.core.seen import Unknown
-from mlplatform.ports.ground import Amounts, Budget, Node, Offer, Pod, ProbeTime, Quota, Template
+from mlplatform.ports.ground import (
+    Amounts,
+    Bound,
+    Budget,
+    Given,
+    Limit,
+    Node,
+    Offer,
+    Pod,
+    ProbeTime,
+    Quota,
+    Template,
+)
 from mlplatform.rollout.plan.gpus import Demand, demands_of, of_runtime
 from mlplatform.rollout.plan.seen import Finding, Rule
 
@@ -82,6 +94,10 @@ def lacking_ground(offer: Offer | Unknown | None, wanted: Wanted) -> Iterator[Fi
     )
     for quota in _read(offer.quotas):
         yield from _of_quota(quota, wanted)
+    for limit in _read(offer.limits):
+        yield from _of_limit(limit, template.name)
+    for each in offer.given:
+        yield from _of_given(each, template.name)
     for budget in _read(offer.budgets):
         yield from _of_budget(budget, wanted)
     for reference in offer.references:
@@ -113,8 +129,8 @@ def _read(found: tuple[T, ...] | Unknown | None) -> tuple[T, ...]:
 
 def _unreadable(offer: Offer) -> Iterable[str]:
     """Why something could not be looked at, each reason once."""
-    parts = (offer.nodes, offer.waiting, offer.quotas, offer.budgets, offer.rivalries)
-    parts += tuple(each.there for each in offer.references)  # type: ignore[assignment]
+    parts: tuple[object, ...] = (offer.nodes, offer.waiting, offer.quotas, offer.limits)
+    parts += (offer.budgets, offer.rivalries, *(each.there for each in offer.references))
     return dict.fromkeys(each.reason for each in parts if isinstance(each, Unknown))
 
 
@@ -338,6 +354,56 @@ def _of_quota(quota: Quota, wanted: Wanted) -> Iterator[Finding]:
         f"{_amount(quota.resource, quota.used)} of {_amount(quota.resource, quota.hard)} are used",
         fix,
     )
+
+
+def _of_limit(limit: Limit, template: str) -> Iterator[Finding]:
+    if _is_within(limit):
+        return
+    said = _amount(limit.resource, limit.value)
+    told = " and ".join(
+        f"a {name} of {_amount(limit.resource, value)}" if value is not None else f"no {name}"
+        for name, value in (("request", limit.request), ("limit", limit.limit))
+    )
+    mend = {
+        Bound.LEAST: f"{said} or more",
+        Bound.MOST: f"{said} or less",
+        Bound.RATIO: f"a limit of {said} × its request at most",
+    }
+    yield Finding(
+        Rule.LIMIT_RANGE,
+        f"{limit.name}: {limit.states} is {said}, and {limit.of} of {template} has {told}: no "
+        "server would be let in",
+        f"give {limit.of} of {template} {mend[limit.bound]}, or change {limit.states} there",
+    )
+
+
+def _is_within(limit: Limit) -> bool:
+    """As the API server's LimitRanger holds it: what a bound needs has to be stated."""
+    request, most, value = limit.request, limit.limit, limit.value
+    match limit.bound:
+        case Bound.LEAST:
+            return request is not None and request >= value and (most is None or most >= value)
+        case Bound.MOST:
+            return most is not None and most <= value and (request is None or request <= value)
+    return request is not None and most is not None and most <= value * request
+
+
+def _of_given(given: Given, template: str) -> Iterator[Finding]:
+    """A container that states too little is changed; one whose request is more than the limit that
+    it gets is no valid pod."""
+    field = f"resources.{given.field}.{given.resource}"
+    said = (
+        f"{given.name} gives container {given.container} of {template} {field}: "
+        f"{_amount(given.resource, given.value)}"
+    )
+    mend = f"state {field} of container {given.container} in spec.template.spec of {template}"
+    if given.field == "limits" and given.request is not None and given.request > given.value:
+        asked = _amount(given.resource, given.request)
+        said = f"{said}, and it requests {asked}: no server would be let in"
+        yield Finding(Rule.LIMIT_RANGE, said, f"{mend}: {asked} or more")
+    elif not given.known:
+        said = f"{said}, which servers that run do not have: new ones would be others"
+        yield Finding(Rule.LIMIT_RANGE, said, mend)
 
 
 def _of_budget(budget: Budget, wanted: Wanted) -> Iterator[Finding]:

@@ -17,7 +17,10 @@ from mlplatform.core.seen import Unknown
 from mlplatform.ports.fleet import Served
 from mlplatform.ports.ground import (
     GPU,
+    Bound,
     Budget,
+    Given,
+    Limit,
     Node,
     Offer,
     Ownership,
@@ -336,6 +339,71 @@ def test_what_a_quota_has_to_be() -> None:
         == "ResourceQuota team: requests.memory: 32Gi more are needed, 16Gi of 32Gi are used"
     )
     assert said.fix.startswith("raise spec.hard.requests.memory of ResourceQuota team to 48Gi, or ")
+
+
+def limit(
+    bound: Bound, value: float, request: float | None, most: float | None, *, of: str = "a pod"
+) -> Limit:
+    """Of memory, in GiB."""
+    sizes = [None if each is None else Decimal(each) * 2**30 for each in (value, request, most)]
+    assert sizes[0] is not None
+    states = {Bound.LEAST: "min", Bound.MOST: "max", Bound.RATIO: "maxLimitRequestRatio"}[bound]
+    size = Decimal(value) if bound is Bound.RATIO else sizes[0]
+    return Limit(
+        "LimitRange team", f"{states}.memory", of, bound, "memory", size, sizes[1], sizes[2]
+    )
+
+
+LIMITS: dict[str, tuple[Limit, bool]] = {
+    "no less than the least": (limit(Bound.LEAST, 4, 4, None), True),
+    "less than the least": (limit(Bound.LEAST, 4, 3, 8), False),
+    "a limit that is less than the least": (limit(Bound.LEAST, 4, 4, 3), False),
+    "a least, and no request": (limit(Bound.LEAST, 4, None, None), False),
+    "no more than the most": (limit(Bound.MOST, 8, None, 8), True),
+    "more than the most": (limit(Bound.MOST, 8, 4, 9), False),
+    "a most, and no limit": (limit(Bound.MOST, 8, 4, None), False),
+    "as many times as it may be": (limit(Bound.RATIO, 2, 4, 8), True),
+    "more times than it may be": (limit(Bound.RATIO, 2, 4, 9), False),
+    "a ratio, and no request": (limit(Bound.RATIO, 2, None, 9), False),
+    "a ratio, and a request of nothing": (limit(Bound.RATIO, 2, 0, 9), False),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limit_ranges(case: str) -> None:
+    bound, within = LIMITS[case]
+    assert [each.rule for each in found(offer(limits=(bound,)))] == (
+        [] if within else [Rule.LIMIT_RANGE]
+    )
+
+
+def test_what_a_limit_range_refuses() -> None:
+    said = one(offer(limits=(limit(Bound.MOST, 8, None, 16, of="container server"),)))
+    assert said.reason == (
+        "LimitRange team: max.memory is 8Gi, and container server of Deployment resnet has no "
+        "request and a limit of 16Gi: no server would be let in"
+    )
+    assert said.fix == (
+        "give container server of Deployment resnet 8Gi or less, or change max.memory there"
+    )
+
+
+def test_what_a_limit_range_puts_in() -> None:
+    size = Decimal(2**30)
+    given = Given("LimitRange team", "server", "limits", "memory", size, known=False)
+    said = one(offer(given=(given,)))
+    assert (said.rule, said.unknown) == (Rule.LIMIT_RANGE, False)
+    assert said.reason == (
+        "LimitRange team gives container server of Deployment resnet resources.limits.memory: 1Gi, "
+        "which servers that run do not have: new ones would be others"
+    )
+    assert found(offer(given=(replace(given, known=True),))) == []
+    said = one(offer(given=(replace(given, known=True, request=size * 8),)))
+    assert said.reason.endswith("1Gi, and it requests 8Gi: no server would be let in")
+    assert said.fix == (
+        "state resources.limits.memory of container server in spec.template.spec of Deployment "
+        "resnet: 8Gi or more"
+    )
 
 
 def test_a_disruption_budget() -> None:
