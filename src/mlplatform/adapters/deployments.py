@@ -24,20 +24,22 @@ autoscaler does nothing while `replicas` is 0; KEDA's is paused there by its own
 Argo CD or Flux puts the number back, nothing is written, and the error says what to change.
 
 **Ready** is a pod that is, and whose server states the digest that it was started for, where one is
-recorded: it is asked at its own address, once, so that whoever runs this has to reach pods. Where
-that cannot be, or servers state none, `?ask=false` takes Kubernetes' word.
+recorded: it is asked at its own address, once, 16 pods at a time, so that whoever runs this has to
+reach pods. Where that cannot be, or servers state none, `?ask=false` takes Kubernetes' word.
 
-**What is there** is read from Deployments, their ReplicaSets and pods. `crashes` counts restarts of
-containers, those of pods that are gone too, for as long as this object lives; after that the count
-falls, and begins anew.
+**What is there** is read from Deployments, their ReplicaSets and pods; and from events, where pods
+wait for volumes, or are not ready in spite of their time (without the right to list those, the
+reason says so). `crashes` counts restarts of containers, those of pods that are gone too, for as
+long as this object lives; after that the count falls, and begins anew.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -54,9 +56,16 @@ from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI, path_of
 from mlplatform.adapters.kubernetes_owners import fix_of, owner_of
 from mlplatform.adapters.kubernetes_pods import MODEL, is_ready, port_of, version_of
 from mlplatform.adapters.kubernetes_scalers import Scaler, scalers
-from mlplatform.adapters.kubernetes_stuck import ailing_of, ended, is_overdue, refused_of
+from mlplatform.adapters.kubernetes_stuck import (
+    ailing_of,
+    ended,
+    events_of,
+    is_overdue,
+    refused_of,
+)
 from mlplatform.core.errors import (
     ConditionFailed,
+    Denied,
     Fenced,
     IntegrityError,
     NotFound,
@@ -80,6 +89,8 @@ _OPTIONS = frozenset({"ask", "image", "kubeconfig", "stall_seconds", "unread"})
 _STALL_SECONDS = 10.0
 _ASK_SECONDS = 3.0
 _ASKED_AT_ONCE = 16
+_ASKING_SECONDS = 4.0
+"""For how long pods are asked at one look. Where many do not answer, the next look goes on."""
 _STEPS = 12
 """More looks than any call needs: claims, creations, and several conflicts."""
 
@@ -165,6 +176,15 @@ class _Seen:
             yield from each
 
 
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """Of pods, by their uid."""
+
+    of: dict[str, list[JSON]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    """Why they may not be read."""
+
+
 class DeploymentServers:
     """The servers of one model in one namespace. Safe to share between threads."""
 
@@ -241,6 +261,7 @@ class DeploymentServers:
             each |= {"apiVersion": "apps/v1", "kind": "Deployment"}
             by_version.setdefault(self._version_of(each), []).append(each)
         owned = self._pods(deployments)
+        events = self._events(pod for each in owned.values() for pod in each)
         scaled = scalers(self._api, self._namespace) if deployments else {}
         scaled = {
             each["metadata"]["name"]: scaled[each["metadata"]["name"]]
@@ -250,7 +271,7 @@ class DeploymentServers:
         versions = {**by_version, **owned}
         groups = {
             version: self._group(
-                version, by_version.get(version, ()), owned.get(version, ()), scaled
+                version, by_version.get(version, ()), owned.get(version, ()), scaled, events
             )
             for version in sorted(versions)
         }
@@ -295,12 +316,33 @@ class DeploymentServers:
                 found.setdefault(version, []).append((pod, owner))
         return found
 
+    def _events(self, pods: Iterable[tuple[JSON, JSON | None]]) -> _Events:
+        """What events tell of pods of which nothing else says what keeps them."""
+        waiting: dict[str, list[str]] = {}
+        for pod, owner in pods:
+            if pod["metadata"].get("deletionTimestamp"):
+                continue
+            overdue = owner is not None and is_overdue(owner)
+            if (fields := events_of(pod, overdue=overdue)) is not None:
+                waiting.setdefault(fields, []).append(str(pod["metadata"]["uid"]))
+        found = _Events()
+        for fields, uids in waiting.items():
+            try:
+                for each in self._api.items(self._path("", "v1", "events"), fields=fields):
+                    uid = str(each["involvedObject"].get("uid", ""))
+                    found.of.setdefault(uid, []).append(each)
+            except Denied as error:
+                said = f"its events are not known: {error.message}"
+                found.unread.update(dict.fromkeys(uids, said))
+        return found
+
     def _group(
         self,
         version: str,
         deployments: Sequence[JSON],
         pods: Sequence[tuple[JSON, JSON | None]],
         scaled: Mapping[str, Scaler],
+        events: _Events,
     ) -> Group:
         leaving = [pod for pod, _ in pods if pod["metadata"].get("deletionTimestamp")]
         staying = [
@@ -317,7 +359,12 @@ class DeploymentServers:
             if is_over and len(ready) >= wanted:
                 continue  # another has taken its place
             late = owner is not None and is_overdue(owner)
-            found = wrong.get(str(pod["metadata"]["uid"])) or ailing_of(pod, overdue=late)
+            uid = str(pod["metadata"]["uid"])
+            found = wrong.get(uid)
+            if found is None:
+                found = ailing_of(pod, overdue=late, events=events.of.get(uid, ()))
+                if found is not None and uid in events.unread:
+                    found = replace(found, reason=f"{found.reason}; {events.unread[uid]}")
             if found is not None:
                 ailing.append(found)
         return Group(
@@ -344,8 +391,16 @@ class DeploymentServers:
         asked = [pod for pod in pods if (_life(pod, digest)) not in self._proven]
         if not asked or not digest or not self._asks:
             return {}
+        until = time.monotonic() + _ASKING_SECONDS
+
+        def ask(pod: JSON) -> Ailing | None:
+            if time.monotonic() > until:
+                late = f"it was not asked what it holds: others took {_ASKING_SECONDS:g} s"
+                return Ailing(str(pod["metadata"]["name"]), Stuck.NOT_READY, late)
+            return self._stated(pod, version, digest)
+
         with ThreadPoolExecutor(min(len(asked), _ASKED_AT_ONCE), "mlplatform-asks") as pool:
-            told = list(pool.map(lambda pod: self._stated(pod, version, digest), asked))
+            told = list(pool.map(ask, asked))
         self._proven |= {
             _life(pod, digest) for pod, wrong in zip(asked, told, strict=True) if not wrong
         }

@@ -85,11 +85,16 @@ class KubernetesAPI:
             return False
         return True
 
-    def items(self, path: str, *, selector: str | None = None) -> Iterator[JSON]:
-        """The objects of a list, page by page."""
+    def items(
+        self, path: str, *, selector: str | None = None, fields: str | None = None
+    ) -> Iterator[JSON]:
+        """The objects of a list, page by page: all, or those that a label selector and a field
+        selector have."""
         query = {"limit": str(self.page)}
         if selector is not None:
             query["labelSelector"] = selector
+        if fields is not None:
+            query["fieldSelector"] = fields
         while True:
             page = self._ask("GET", path, query=query)
             yield from page.get("items") or ()
@@ -130,11 +135,11 @@ class KubernetesAPI:
 
     def _answered(self, method: str, path: str, body: Any, **rest: Any) -> bytes:
         try:
-            status, answer = self._send(method, path, body, **rest)
+            status, answer, wait_seconds = self._send(method, path, body, **rest)
             if status == 401:
                 with self._opening:
                     self._client = None
-                status, answer = self._send(method, path, body, **rest)
+                status, answer, wait_seconds = self._send(method, path, body, **rest)
         except (ApiException, HTTPError, OSError) as error:
             raise Unavailable(
                 f"no answer from the API server: {_one_line(error)}",
@@ -145,7 +150,7 @@ class KubernetesAPI:
             return answer
         told = _json(answer)
         said = told.get("message", "") if isinstance(told, dict) else ""
-        raise self._refusal(method, path, status, str(said))
+        raise self._refusal(method, path, status, str(said), wait_seconds)
 
     def _send(
         self,
@@ -156,7 +161,8 @@ class KubernetesAPI:
         query: Mapping[str, str] | None = None,
         kind: str = "application/json",
         headers: Mapping[str, str] | None = None,
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes, float | None]:
+        """Status, body, and after how many seconds it may be asked again, where that is said."""
         client = self._opened()
         sent_headers = {"Accept": "application/json", **(headers or {})}
         if body is not None:
@@ -170,9 +176,13 @@ class KubernetesAPI:
             auth_settings=["BearerToken"],
         )
         response = client.call_api(*sent, _request_timeout=self._timeout_seconds)
-        return response.status, bytes(response.response.data)
+        wait = response.response.headers.get("Retry-After", "")
+        seconds = float(wait) if wait.isdecimal() else None
+        return response.status, bytes(response.response.data), seconds
 
-    def _refusal(self, method: str, path: str, status: int, said: str) -> StoreError:
+    def _refusal(
+        self, method: str, path: str, status: int, said: str, wait_seconds: float | None
+    ) -> StoreError:
         text = f"{said} ({status})" if said else f"HTTP {status}"
         store, right = self.url, method.lower()
         if status == 401:
@@ -187,7 +197,8 @@ class KubernetesAPI:
         if status in (409, 422):
             return ConditionFailed(f"not accepted: {text}", store=store, key=path)
         if status == 429:
-            return Throttled(f"the API server asks for patience: {text}", store=store, key=path)
+            text = f"the API server asks for patience: {text}"
+            return Throttled(text, retry_after_seconds=wait_seconds, store=store, key=path)
         if status == 410:  # a page of a list came too late: it is listed anew
             return Unavailable(f"the list has expired: {text}", store=store, key=path)
         if status >= 500:
