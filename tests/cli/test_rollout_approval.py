@@ -1,17 +1,23 @@
-"""`mlplatform rollout approve`, as it is typed on a laptop and in a pipeline: whose name is
-recorded, and that no token is."""
+"""`mlplatform rollout approve`, and orders about a rollout, as they are typed on a laptop and in a
+pipeline: whose name is recorded, and that no token is."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from mlplatform import wiring
+from mlplatform.control.journal import Journal, Kind
+from mlplatform.core.plan import Plan
+from mlplatform.core.topology import Topology
+from mlplatform.ports.clock import SystemClock
 from tests.cli.estate import Ran, require
 from tests.cli.test_rollout import ROUTES, Site
 from tests.features.rollout.identity.issuer import BEARER, SUBJECT, LocalIssuer, issuing
@@ -124,3 +130,70 @@ def test_on_a_laptop_the_cluster_says_who_it_is(
     told = [(each["by"], each["verified"]) for each in recorded(site, name)]
     assert told == [("rollout-1", "kubernetes://us")]
     require_no_secret(site, ran, kubernetes.token("rollout-1"))
+
+
+@contextmanager
+def under_way(site: Site, name: str) -> Iterator[str]:
+    """An operation with a plan, which nobody is at work on. It is over afterwards."""
+    topology = Topology.load(site.folder / "topology.yaml")
+    clock = SystemClock()
+    control = wiring.open_control(topology, clock, Random())
+    journal = Journal(control, clock, Random(), "alice@laptop:42")
+    stored = json.loads((site.folder / f"control/plans/rollout/{name}.json").read_text())
+    operation = journal.new_operation("rollout")
+    plan = Plan.model_validate(stored["plan"])
+    stream = journal.start(operation, plan, lease="rollout/m", fence=1)
+    try:
+        yield operation
+    finally:
+        stream.append(Kind.CLOSED, {"text": "ended"}, fence=1)
+
+
+def hands(site: Site) -> list[tuple[str, str]]:
+    """Who had which hand in the newest rollout, as `status` tells programs."""
+    told = site.run("rollout", "status", "m", "--output", "json").json()
+    return [(each["what"], each["verified"]) for each in told["hands"]]
+
+
+def test_who_may_not_approve_may_not_promote_without_the_verdict(
+    site: Site, issuer: LocalIssuer
+) -> None:
+    name = planned(site, issuers=[{"url": issuer.url}])
+    issuer.token = issuer.signed()
+    with under_way(site, name):
+        ran = site.process("rollout", "promote", "m", "--reason", "it is well")
+        require(ran, 4, "(unverified) may not promote without the verdict", "let one of them run")
+        assert hands(site)[-1] == ("began it", "")
+        ran = site.process("rollout", "promote", "m", "-vvv", env=in_actions(issuer))
+        assert ran.code == 0, ran.said
+        assert issuer.url in ran.out
+        promoted = "promoted it by hand, without waiting for the verdict"
+        assert hands(site)[-1] == (promoted, issuer.url)
+        require_no_secret(site, ran, issuer.token, BEARER)
+
+
+def test_anybody_pulls_a_brake_and_it_is_told_who(site: Site) -> None:
+    with under_way(site, planned(site)) as operation:
+        ran = site.good("rollout", "pause", "m", "--reason", "INC-4711", "--output", "json")
+        (order,) = ran.json()["orders"]
+        assert (order["kind"], order["scope"], order["verified"]) == ("pause", operation, "")
+        ran = site.run("rollout", "status", "m")
+        require(ran, 3, f"{order['by']} (unverified) paused it: INC-4711", hint=False)
+        (row, *_) = site.good("rollout", "history", "m", "--output", "json").json()["rollouts"]
+        assert [(each["what"], each["by"]) for each in row["ordered"]] == [("pause", order["by"])]
+    assert f"{order['by']} (unverified)" in site.good("rollout", "report", operation).out
+
+
+def test_a_plan_that_was_applied_is_approved_anew(site: Site, issuer: LocalIssuer) -> None:
+    name = planned(site, issuers=[{"url": issuer.url}])
+    issuer.token = issuer.signed()
+    approve(site, name, **in_actions(issuer))
+    with under_way(site, name) as operation:
+        pass
+    ran = approve(site, name, **in_actions(issuer))
+    assert f"was applied before, by {operation}: this is a yes to its being applied again" in (
+        " ".join(ran.err.split())
+    )
+    with under_way(site, name) as again:
+        told = site.good("rollout", "status", again, "--output", "json").json()
+        assert [each["what"] for each in told["hands"]] == ["approved its plan", "began it"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from mlplatform.control.journal import Kind as Entry
@@ -25,16 +26,27 @@ from mlplatform.core.errors import (
 from mlplatform.core.placement import ModelVersion, parse_reference
 from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.core.topology import Topology
+from mlplatform.ports.identity import Identity
+from mlplatform.rollout.course.approval import occasion
+from mlplatform.rollout.course.approval import standing as approval_standing
 from mlplatform.rollout.course.decide import is_back, is_way_back, regions_of, versions_of
 from mlplatform.rollout.effects import Sites
+from mlplatform.rollout.identity import require_named
 from mlplatform.rollout.plan.decide import FEATURE, check_request, decide
 from mlplatform.rollout.plan.seen import Copy, Request, Seen
-from mlplatform.rollout.records import StoredPlan
+from mlplatform.rollout.plan.steps import Kind
+from mlplatform.rollout.records import Approval, Ordered, StoredPlan, name_of
 from mlplatform.rollout.rolling import NOT_WANTED, Roller
 from mlplatform.rollout.watching import Looked
 
 LEASE_SECONDS = 15.0
 """How long a controller that died keeps others from its model. A live one renews every third."""
+_CLOCKS_APART = timedelta(hours=1)
+"""By how much the clocks of two machines may differ that have a hand on one plan."""
+
+By = Callable[[], Identity]
+"""Who it is that orders something, as far as anybody vouches for it. By default it is told who the
+process is, which nobody vouches for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +180,12 @@ def apply(
             )
         return _recalled(sites, left, lease, said)
 
+    def begun(plan: Plan, operation: str) -> None:
+        if not roller.operation and _asked(stored.plan):  # the lease keeps all others from it
+            before = operations_with(sites, stored.plan, operation)
+            roller.plan_name = occasion(stored.name, len(before))
+        said.plan(plan, operation)
+
     report = run(
         roller,
         sites.journal,
@@ -177,7 +195,7 @@ def apply(
         approved=stored.plan,
         amend=True,
         stop=sites.stop,
-        on_plan=said.plan,
+        on_plan=begun,
         on_outcome=said.outcome,
         background=sites.background,
         finisher=finisher,
@@ -234,6 +252,9 @@ def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
     roller = _roller(sites, request_of(stream), lease, said)
     said.recalled(stream)
     roller.recall(stream)
+    outcomes = stream.outcomes()
+    if any(each.key not in outcomes for each in _asked(agreed_plan(stream))):
+        roller.plan_name = occasion_of(sites, stream)
     return roller
 
 
@@ -247,6 +268,74 @@ def request_of(stream: Stream) -> Request:
 def agreed_plan(stream: Stream) -> Plan:
     """The plan with which an operation set out."""
     return Plan.model_validate(stream.entries[0].payload["plan"])
+
+
+# Who says yes.
+
+
+def _asked(plan: Plan) -> list[Action]:
+    """Steps that wait for a yes."""
+    return [action for action in plan.actions if action.kind == Kind.APPROVE]
+
+
+def operations_with(sites: Sites, plan: Plan, operation: str = "") -> list[str]:
+    """Operations that carried out a plan and are over, the oldest first: all, or those before an
+    operation that is over too. One whose journal is damaged may have been of this plan, and
+    counts. `NoMajority` where that cannot be known."""
+    found: list[str] = []
+    for name in sites.journal.operations(since=_made_at(sites, plan)):
+        if f"-{FEATURE}-" not in name:
+            continue
+        try:
+            stream = sites.journal.open(name)
+            same = bool(stream.entries) and agreed_plan(stream).digest == plan.digest
+        except NotFound:
+            continue
+        except IntegrityError:
+            found.append(name)
+            continue
+        if name == operation and stream.closed:
+            break
+        if same and stream.closed and name != operation:
+            found.append(name)
+    return found
+
+
+def _made_at(sites: Sites, plan: Plan) -> datetime | None:
+    """Before when no operation carried a plan out; None where that is not known."""
+    try:
+        return sites.records.plan(name_of(plan)).made_at - _CLOCKS_APART
+    except (IntegrityError, UsageError):
+        return None
+
+
+def occasion_of(sites: Sites, stream: Stream) -> str:
+    """Under which name an operation is agreed to."""
+    plan = agreed_plan(stream)
+    return occasion(name_of(plan), len(operations_with(sites, plan, stream.operation)))
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """A yes that was recorded."""
+
+    stored: StoredPlan
+    approval: Approval
+    before: Sequence[str]
+    """Operations with the same plan that are over: it is not they that were agreed to."""
+
+
+def approve(sites: Sites, name: str, *, by: By, reason: str) -> Approved:
+    """Say yes to a plan, for the operation that is under way with it or else the next. `Denied` for
+    somebody who may not, where the topology names who may."""
+    stored = sites.records.plan(name)
+    who = by()
+    require_named(who, sites.topology.rollout.waves.approvers, "approve rollouts")
+    before = operations_with(sites, stored.plan)
+    approval = sites.records.approve(
+        occasion(stored.name, len(before)), by=who.by, verified=who.verified, reason=reason
+    )
+    return Approved(stored, approval, before)
 
 
 # What was begun.
@@ -299,15 +388,49 @@ def require_open(stream: Stream) -> None:
         )
 
 
-def order(sites: Sites, kind: OrderKind, reference: str, *, reason: str) -> tuple[Stream, Order]:
-    """Pause, abort or promote the rollout that is under way, or was left."""
+def order(
+    sites: Sites, kind: OrderKind, reference: str, *, reason: str, by: By | None = None
+) -> tuple[Stream, Ordered]:
+    """Pause, abort or promote the rollout that is under way, or was left. Anybody may pull a brake:
+    it is pulled before anybody is asked who does. `Denied` for somebody who may not go on without
+    the verdict, where the topology names who may approve."""
     stream = newest(sites, reference)
     require_open(stream)
-    return stream, sites.orders.give(kind, stream.operation, reason=reason)
+    who: Identity | None = None
+    if kind is OrderKind.PROMOTE:
+        who = _who(sites, by)
+        approvers = sites.topology.rollout.waves.approvers
+        require_named(who, approvers, "promote without the verdict")
+    given = sites.orders.give(kind, stream.operation, reason=reason)
+    return stream, _note_order(sites, given, who or _who(sites, by))
+
+
+def _who(sites: Sites, by: By | None) -> Identity:
+    return by() if by is not None else Identity(sites.writer)
+
+
+def _note_order(sites: Sites, given: Order, who: Identity) -> Ordered:
+    what = given.kind.value if given.stands else "resume"
+    return _note(sites, given.scope, what, who, given.reason, given.at)
+
+
+def _note(
+    sites: Sites, operation: str, what: str, who: Identity, reason: str, at: datetime
+) -> Ordered:
+    ordered = Ordered(
+        operation=operation, what=what, by=who.by, verified=who.verified, reason=reason, at=at
+    )
+    sites.records.note(ordered)
+    return ordered
 
 
 def go_on(
-    sites: Sites, reference: str, *, wait: Waiting = False, said: Said | None = None
+    sites: Sites,
+    reference: str,
+    *,
+    by: By | None = None,
+    wait: Waiting = False,
+    said: Said | None = None,
 ) -> Rolled | None:
     """Take back a pause, and finish what was left. None where another process is at work on it,
     which hears of it within seconds."""
@@ -315,7 +438,8 @@ def go_on(
     stream = newest(sites, reference)
     require_open(stream)
     with suppress(NotFound):
-        sites.orders.take_back(OrderKind.PAUSE, stream.operation, reason="resumed")
+        over = sites.orders.take_back(OrderKind.PAUSE, stream.operation, reason="resumed")
+        _note_order(sites, over, _who(sites, by))
     try:
         return ended(_resume(sites, stream, wait=wait, said=said))
     except LeaseHeld:
@@ -342,10 +466,10 @@ def _resume(sites: Sites, stream: Stream, *, said: Said, wait: Waiting = False) 
 
 
 def abort(
-    sites: Sites, reference: str, *, reason: str, said: Said | None = None
+    sites: Sites, reference: str, *, reason: str, by: By | None = None, said: Said | None = None
 ) -> tuple[Stream, Rolled | None]:
     """End a rollout and go back. By whoever is at work on it; by us, where nobody is."""
-    stream, _ = order(sites, OrderKind.ABORT, reference, reason=reason)
+    stream, _ = order(sites, OrderKind.ABORT, reference, reason=reason, by=by)
     try:
         return stream, ended(_resume(sites, stream, said=said or Said()))
     except LeaseHeld:
@@ -353,19 +477,39 @@ def abort(
 
 
 def undo(
-    sites: Sites, reference: str, *, reason: str, wait: Waiting = False, said: Said | None = None
+    sites: Sites,
+    reference: str,
+    *,
+    reason: str,
+    by: By | None = None,
+    wait: Waiting = False,
+    said: Said | None = None,
 ) -> Rolled | None:
     """Bring back the last good version in every region of the newest rollout that a reference may
     mean, whether it is over or not. None where another process does it."""
     said = said or Said()
     stream = newest(sites, reference)
     if not stream.closed:
-        return abort(sites, reference, reason=reason, said=said)[1]
+        return abort(sites, reference, reason=reason, by=by, said=said)[1]
+    who = _who(sites, by)
     plan = agreed_plan(stream)
     request = request_of(stream)
     lease = lease_of(sites, request.subject.model, plan)
     roller = _roller(sites, request, lease, said, agreed=plan)
     roller.going_back, roller.whole = reason, True
+
+    known: set[str] = set()
+
+    def finisher(left: Stream) -> Roller:
+        known.add(left.operation)
+        return _recalled(sites, left, lease, said)
+
+    def begun(fresh: Plan, operation: str) -> None:
+        if operation not in known:
+            known.add(operation)
+            _note(sites, operation, "undo", who, reason, sites.clock.now())
+        said.plan(fresh, operation)
+
     report = run(
         roller,
         sites.journal,
@@ -374,10 +518,10 @@ def undo(
         wait=wait,
         amend=True,
         stop=sites.stop,
-        on_plan=said.plan,
+        on_plan=begun,
         on_outcome=said.outcome,
         background=sites.background,
-        finisher=lambda left: _recalled(sites, left, lease, said),
+        finisher=finisher,
     )
     return ended(report)
 
@@ -393,6 +537,8 @@ class StepStands:
     result: str
     """`done`, `failed`, `unknown`, `nothing-to-do`; `under way`, or `waits`."""
     outcome: Outcome | None = None
+    waits: str = ""
+    """For whom, where somebody has to say yes, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +577,7 @@ def stands(sites: Sites, stream: Stream) -> Stands:
         elif entry.kind is Entry.INTENT:
             begun.update(entry.payload.get("actions", ()))
     steps = []
+    waits = "" if stream.closed else _waits(sites, stream)
     for key, action in actions.items():
         outcome = outcomes.get(key)
         if outcome is not None:
@@ -439,9 +586,10 @@ def stands(sites: Sites, stream: Stream) -> Stands:
                 result = "not done"
         else:
             result = "under way" if key in begun and not stream.closed else "waits"
-        steps.append(StepStands(action, result, outcome))
+        unsaid = outcome is None and action.kind == Kind.APPROVE
+        steps.append(StepStands(action, result, outcome, waits if unsaid else ""))
     paused = [
-        each.reason
+        each.reason or f"by {each.by}"
         for each in (sites.orders.read() if not stream.closed else ())
         if each.kind is OrderKind.PAUSE and each.scope == stream.operation
     ]
@@ -454,3 +602,15 @@ def stands(sites: Sites, stream: Stream) -> Stands:
         paused[0] if paused else "",
         stream.entries[-1].writer,
     )
+
+
+def _waits(sites: Sites, stream: Stream) -> str:
+    """Who has to say yes to an operation, and how; empty where nobody has to any more."""
+    plan = agreed_plan(stream)
+    if not (asked := _asked(plan)):
+        return ""
+    before, name = operations_with(sites, plan, stream.operation), name_of(plan)
+    approvals = sites.records.approvals(occasion(name, len(before)))
+    approvers = [str(each) for each in asked[0].parameters.get("approvers", ())]
+    waits = approval_standing(approvals, approvers, len(before)).waits
+    return waits and f"{waits}: mlplatform rollout approve {name[:12]}"

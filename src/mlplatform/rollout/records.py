@@ -1,5 +1,5 @@
 """What rollout keeps in the control store beside the journal: plans that wait for somebody, who
-said yes to them, what is pinned, and the windows by which a canary is judged."""
+said yes to them, who ordered what, what is pinned, and the windows by which a canary is judged."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 _PLANS, _APPROVALS = "plans/rollout/", "observations/approvals/"
+_ORDERED = "observations/ordered/"
 _PINS, _WINDOWS = "observations/pins/", "observations/windows/"
 _SHORTEST = 6
 """Of a plan's name that somebody types."""
@@ -63,7 +64,22 @@ class Approval(Record):
     """Somebody's yes to a plan."""
 
     plan: str
-    """Its name."""
+    """Its name, on this occasion: `course.approval.occasion`."""
+    by: str
+    """Who, as far as they say or it was proven."""
+    verified: str = ""
+    """By whom it was proven who they are; empty: by nobody."""
+    reason: str = ""
+    at: datetime
+
+
+class Ordered(Record):
+    """What somebody ordered of a rollout. The order itself is heeded, and may be forgotten when the
+    rollout is over; this is kept."""
+
+    operation: str
+    what: str
+    """`pause`, `resume`, `abort`, `promote`, `undo`."""
     by: str
     """Who, as far as they say or it was proven."""
     verified: str = ""
@@ -137,7 +153,8 @@ class Records:
         )
 
     def approve(self, name: str, *, by: str, verified: str, reason: str) -> Approval:
-        """Say yes to a plan. `NoMajority` if it may not have been heard."""
+        """Say yes to a plan, by its name on this occasion. `NoMajority` if it may not have been
+        heard."""
         approval = Approval(plan=name, by=by, verified=verified, reason=reason, at=self.clock.now())
         # Names that look alike, or begin alike, are two.
         digest = blake3_hex(by.encode()).rpartition(":")[2]
@@ -146,11 +163,24 @@ class Records:
         return approval
 
     def approvals(self, name: str) -> tuple[Approval, ...]:
-        """Everybody's yes to a plan, the first first. `NoMajority` if they cannot be known."""
+        """Everybody's yes to a plan, by its name on this occasion, the first first. `NoMajority` if
+        they cannot be known."""
         found = _parsed(Approval, self.control.read_observations(f"{_APPROVALS}{name}/").records)
         return tuple(
             sorted({a for a in found if a.plan == name}, key=lambda each: (each.at, each.by))
         )
+
+    def note(self, ordered: Ordered) -> None:
+        """Keep who ordered what. `NoMajority` if it may be forgotten."""
+        digest = blake3_hex(_body(ordered)).rpartition(":")[2]
+        key = f"{_ORDERED}{ordered.operation}/{ordered.what}-{digest[:16]}.json"
+        self._put(key, ordered, f"who ordered the {ordered.what} of {ordered.operation}")
+
+    def ordered(self, operation: str) -> tuple[Ordered, ...]:
+        """What was ordered of a rollout, the first first. `NoMajority` if it cannot be known."""
+        found = _parsed(Ordered, self.control.read_observations(f"{_ORDERED}{operation}/").records)
+        those = {each for each in found if each.operation == operation}
+        return tuple(sorted(those, key=lambda each: (each.at, each.what, each.by)))
 
     def pin(self, pin: Pin) -> None:
         """Keep a version in a region. `NoMajority` if it may not have been heard."""

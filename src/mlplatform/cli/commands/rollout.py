@@ -20,12 +20,11 @@ from mlplatform.cli.session import Session
 if TYPE_CHECKING:
     from mlplatform.core.money import Cost, Pricing
     from mlplatform.core.plan import Action, Hold
-    from mlplatform.core.topology import Topology
     from mlplatform.rollout.effects import Sites
-    from mlplatform.rollout.identity import Who
-    from mlplatform.rollout.operations import Proposal, Rolled, Said, Stands
-    from mlplatform.rollout.records import StoredPlan
-    from mlplatform.rollout.report.content import Content
+    from mlplatform.rollout.operations import By, Proposal, Rolled, Said, Stands
+    from mlplatform.rollout.plan.seen import Request
+    from mlplatform.rollout.records import Ordered, StoredPlan
+    from mlplatform.rollout.report.content import Content, Hand
 
 PROG = "python -m mlplatform.rollout.rollout_controller"
 
@@ -241,34 +240,29 @@ def approve(
     In a pipeline of GitHub or GitLab that is the issuer of its token, elsewhere the API server of a
     region's cluster, as `rollout.waves.identity` has it. A name that nobody vouches for is recorded
     as unverified; where `rollout.waves.approvers` names who may, it counts for nobody: exit code 4.
+    A yes is to one operation: the same plan applied again needs another.
 
     $ mlplatform rollout approve 4f3a9c01 --reason "load test passed"
     """
     with sites_of(session) as sites:
-        from mlplatform.core.errors import Denied
-        from mlplatform.rollout.course.approval import standing
+        from mlplatform.rollout import operations
 
-        stored = sites.records.plan(name)
-        found = who_types(session, sites.topology)
-        who = found.identity
         approvers = sites.topology.rollout.waves.approvers
-        refused = bool(approvers and standing([who], approvers).waits)
-        for doubt in found.doubts if refused or not who.verified else ():
-            session.console.warn(f"who you are is not proven: {doubt}")
-        if refused:
-            raise Denied(
-                f"{who.by}{'' if who.verified else ' (unverified)'} may not approve rollouts: "
-                f"rollout.waves.approvers names {', '.join(approvers)}",
-                hint="let one of them run this, where it can be proven who they are",
-            )
-        approval = sites.records.approve(
-            stored.name, by=who.by, verified=who.verified, reason=reason
+        approved = operations.approve(
+            sites, name, by=_naming(session, sites, approvers), reason=reason
         )
+    short = approved.stored.name[:12]
     session.show(
         "approvals",
-        [{**approval.model_dump(mode="json"), "plan": stored.name[:12]}],
+        [{**approved.approval.model_dump(mode="json"), "plan": short}],
         columns=[Column("plan"), Column("by"), Column("verified"), Column("reason")],
+        before=list(approved.before),
     )
+    if approved.before:
+        session.say(
+            f"plan {short} was applied before, by {approved.before[-1]}: "
+            "this is a yes to its being applied again"
+        )
     return 0
 
 
@@ -280,7 +274,7 @@ def status(
         typer.Argument(metavar="[ROLLOUT]", help="MODEL, MODEL@VERSION or the operation."),
     ] = None,
 ) -> int:
-    """Show how far a rollout has come: every step, and what became of it.
+    """Show how far a rollout has come: every step, what became of it, and who had a hand in it.
 
     Exit code 3 while one is open that waits for people, or ended with something to look at.
 
@@ -297,8 +291,10 @@ def status(
                 return 0
         else:
             found = operations.newest(sites, which)
-        stands = operations.stands(sites, found)
-    return show_stands(session, stands)
+        from mlplatform.rollout.report.making import make_hands
+
+        stands, hands = operations.stands(sites, found), make_hands(sites, found)
+    return show_stands(session, stands, hands)
 
 
 @command
@@ -320,7 +316,9 @@ def resume(session: Session, which: Which, *, wait: Wait = False) -> int:
         from mlplatform.rollout import operations
 
         with saying(session) as said:
-            rolled = operations.go_on(sites, which, wait=wait, said=said)
+            rolled = operations.go_on(
+                sites, which, by=_naming(session, sites), wait=wait, said=said
+            )
     return _show_or_elsewhere(session, rolled, which)
 
 
@@ -334,15 +332,18 @@ def abort(session: Session, which: Which, *, reason: Reason = "") -> int:
         from mlplatform.rollout import operations
 
         with saying(session) as said:
-            _, rolled = operations.abort(sites, which, reason=reason, said=said)
+            _, rolled = operations.abort(
+                sites, which, by=_naming(session, sites), reason=reason, said=said
+            )
     return _show_or_elsewhere(session, rolled, which)
 
 
 @command
 def promote(session: Session, which: Which, *, reason: Reason = "") -> int:
-    """Let a rollout go on without waiting for the verdict. It is on you, and the journal says so.
+    """Let a rollout go on without waiting for the verdict. It is on you, and the record says so.
 
-    A verdict to return the canary still returns it.
+    A verdict to return the canary still returns it. Where `rollout.waves.approvers` names who may
+    approve, they alone may do this, and it has to be proven who you are: exit code 4.
 
     $ mlplatform rollout promote resnet50 --reason "no traffic at night; verified by hand"
     """
@@ -370,7 +371,14 @@ def undo(
         what = f"the last good version comes back in {', '.join(request.regions)}"
         session.confirm(what, str(request.subject), yes=yes)
         with saying(session) as said:
-            rolled = operations.undo(sites, which, reason=reason or "undone", wait=wait, said=said)
+            rolled = operations.undo(
+                sites,
+                which,
+                by=_naming(session, sites),
+                reason=reason or "undone",
+                wait=wait,
+                said=said,
+            )
     return _show_or_elsewhere(session, rolled, which)
 
 
@@ -380,24 +388,18 @@ def retry(session: Session, which: Which, *, yes: options.Yes = False, wait: Wai
 
     $ mlplatform rollout retry resnet50 --yes
     """
-    with sites_of(session) as sites:
+    with _annotated(session, which), sites_of(session) as sites:
         from mlplatform.rollout import operations
 
         stream = operations.newest(sites, which)
-        if not stream.closed:
-            with saying(session) as said:
-                rolled = operations.go_on(sites, stream.operation, wait=wait, said=said)
-            return _show_or_elsewhere(session, rolled, which)
-        request = operations.request_of(stream)
-        proposal = operations.propose(sites, request)
-        if proposal.plan.holds or proposal.plan.noop:
-            return show_proposal(session, proposal)
-        stored = sites.records.store(request, proposal.plan)
-        what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
-        session.confirm(what, str(request.subject), yes=yes)
+        if stream.closed:
+            request = operations.request_of(stream)
+            return _plan_and_apply(session, sites, request, yes=yes, wait=wait)
         with saying(session) as said:
-            done = operations.apply(sites, stored, wait=wait, said=said)
-    return show_rolled(session, done, str(request.subject))
+            rolled = operations.go_on(
+                sites, stream.operation, by=_naming(session, sites), wait=wait, said=said
+            )
+    return _show_or_elsewhere(session, rolled, which)
 
 
 @command
@@ -409,7 +411,7 @@ def history(
     *,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many, at most.")] = 20,
 ) -> int:
-    """List rollouts, the newest first, and what became of each.
+    """List rollouts, the newest first, what became of each, and who ordered what of it.
 
     $ mlplatform rollout history resnet50
     """
@@ -419,7 +421,10 @@ def history(
         from mlplatform.rollout import operations
 
         streams = islice(operations.operations_of(sites, which or ""), limit)
-        rows = [_history_row(operations.stands(sites, stream)) for stream in streams]
+        rows = [
+            _history_row(operations.stands(sites, stream), sites.records.ordered(stream.operation))
+            for stream in streams
+        ]
     session.show(
         "rollouts",
         rows,
@@ -429,6 +434,7 @@ def history(
             Column("regions", show=_joined),
             Column("state"),
             Column("because", optional=True),
+            Column("ordered", "ORDERED BY", _who_ordered, optional=True),
         ],
     )
     return 0
@@ -514,29 +520,53 @@ def _apply(
     yes: bool,
     wait: bool,
 ) -> int:
-    with sites_of(session, reference=reference, strategy=strategy) as sites:
+    with (
+        _annotated(session, reference),
+        sites_of(session, reference=reference, strategy=strategy) as sites,
+    ):
         from mlplatform.rollout import operations
 
-        if name is not None:
-            stored = sites.records.plan(name)
-            _require_same(stored, reference)
-        else:
+        if name is None:
             request = operations.request_for(sites.topology, reference, regions)
-            proposal = operations.propose(sites, request)
-            if proposal.plan.holds or proposal.plan.noop:
-                return show_proposal(session, proposal)
-            stored = sites.records.store(request, proposal.plan)
-            if not yes:
-                show_proposal(session, proposal)
-                what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
-                session.confirm(what, str(request.subject), yes=yes)
-        with saying(session) as said:
-            rolled = operations.apply(sites, stored, wait=wait, said=said)
+            return _plan_and_apply(session, sites, request, yes=yes, wait=wait)
+        stored = sites.records.plan(name)
+        _require_same(stored, reference)
+        return _carry_out(session, sites, stored, wait=wait)
+
+
+def _plan_and_apply(
+    session: Session, sites: Sites, request: Request, *, yes: bool, wait: bool
+) -> int:
+    """Plan, show it, ask, and carry out what was agreed to."""
+    from mlplatform.rollout import operations
+
+    proposal = operations.propose(sites, request)
+    if proposal.plan.holds or proposal.plan.noop:
+        held = [f"{hold.region}: {hold.reason}" for hold in proposal.plan.holds]
+        if held:
+            text = f"{request.subject}: nothing was begun: {'; '.join(held)}"
+            annotate(session, f"rollout of {request.subject}", text, failed=True)
+        ended = operations.Ended.HELD if held else operations.Ended.NOTHING
+        return show_proposal(session, proposal, ended=ended.value, because="; ".join(held))
+    stored = sites.records.store(request, proposal.plan)
+    if not yes:
+        show_proposal(session, proposal)
+        what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
+        session.confirm(what, str(request.subject), yes=yes)
+    return _carry_out(session, sites, stored, wait=wait)
+
+
+def _carry_out(session: Session, sites: Sites, stored: StoredPlan, *, wait: bool) -> int:
+    from mlplatform.rollout import operations
+
+    with saying(session) as said:
+        rolled = operations.apply(sites, stored, wait=wait, said=said)
     return show_rolled(session, rolled, f"{stored.model}@{stored.version}")
 
 
-def show_proposal(session: Session, proposal: Proposal) -> int:
-    """The steps, or what stands in their way. The exit code is that of what is held."""
+def show_proposal(session: Session, proposal: Proposal, **extra: Any) -> int:
+    """The steps, or what stands in their way; `extra` is for programs. The exit code is that of
+    what is held."""
     from mlplatform.control.reconcile import exit_code
 
     plan = proposal.plan
@@ -570,6 +600,7 @@ def show_proposal(session: Session, proposal: Proposal) -> int:
         digest=plan.digest,
         basis=dict(plan.basis),
         cost=total.as_json() if total is not None else None,
+        **extra,
     )
     _tell_holds(session, plan.holds)
     if plan.actions:
@@ -661,20 +692,38 @@ def annotate(session: Session, title: str, text: str, *, failed: bool) -> None:
     if session.environ.get("GITHUB_ACTIONS") != "true":
         return
     kind = "error" if failed else "notice"
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    named = title.replace(":", "%3A").replace(",", "%2C")
+    clean = session.console.redact(text)
+    escaped = clean.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    named = title.replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
     sys.stderr.write(f"::{kind} title={named}::{escaped}\n")
 
 
-def show_stands(session: Session, stands: Stands) -> int:
-    """Every step, and what became of it."""
+@contextmanager
+def _annotated(session: Session, reference: str) -> Iterator[None]:
+    """Where a rollout ends with an error, that is what became of it."""
+    from mlplatform.core.errors import MlplatformError
+
+    try:
+        yield
+    except MlplatformError as error:
+        text = f"{error}\n{error.hint}" if error.hint else str(error)
+        annotate(session, f"rollout of {reference}", text, failed=True)
+        raise
+
+
+def show_stands(session: Session, stands: Stands, hands: Sequence[Hand]) -> int:
+    """Every step, what became of it, and who had a hand in it."""
+    from dataclasses import asdict
+
+    from mlplatform.rollout.report.wording import who
+
     rows = [
         {
             "wave": each.action.parameters.get("wave"),
             "region": each.action.region,
             "step": each.action.key.split("/", 3)[3],
             "result": each.result,
-            "detail": each.outcome.detail if each.outcome else each.action.reason,
+            "detail": each.outcome.detail if each.outcome else each.waits or each.action.reason,
             "measured": each.outcome.measured if each.outcome else {},
         }
         for each in stands.steps
@@ -695,7 +744,11 @@ def show_stands(session: Session, stands: Stands) -> int:
         state=state,
         because=stands.going_back,
         paused=stands.paused,
+        hands=[asdict(hand) for hand in hands],
     )
+    for hand in hands:
+        said = f": {hand.reason}" if hand.reason else ""
+        session.say(f"{hand.at:%Y-%m-%d %H:%M:%SZ}: {who(hand)} {hand.what}{said}")
     why = f": {stands.going_back}" if stands.going_back else ""
     session.say(f"{stands.operation}: {stands.request.subject}: {state}{why}")
     if stands.paused:
@@ -704,14 +757,22 @@ def show_stands(session: Session, stands: Stands) -> int:
     return 3 if stands.paused or looks else 0
 
 
-def _history_row(stands: Stands) -> dict[str, Any]:
+def _history_row(stands: Stands, ordered: Sequence[Ordered]) -> dict[str, Any]:
     return {
         "operation": stands.operation,
         "subject": str(stands.request.subject),
         "regions": list(stands.request.regions),
         "state": stands.state,
         "because": stands.going_back or None,
+        "ordered": [each.model_dump(mode="json", exclude={"operation"}) for each in ordered],
     }
+
+
+def _who_ordered(ordered: Sequence[Mapping[str, str]]) -> str:
+    return "; ".join(
+        f"{each['what']}: {each['by']}{'' if each['verified'] else ' (unverified)'}"
+        for each in ordered
+    )
 
 
 _REPORTED = (
@@ -770,11 +831,27 @@ def _order(session: Session, kind: str, which: str, reason: str) -> int:
     with sites_of(session) as sites:
         from mlplatform.rollout import operations
 
-        stream, order = operations.order(sites, Kind(kind), which, reason=reason)
+        named = sites.topology.rollout.waves.approvers if kind == "promote" else ()
+        stream, ordered = operations.order(
+            sites, Kind(kind), which, by=_naming(session, sites, named), reason=reason
+        )
     session.show(
         "orders",
-        [{**order.model_dump(mode="json"), "subject": which}],
-        columns=[Column("kind"), Column("scope", "OPERATION"), Column("by"), Column("reason")],
+        [
+            {
+                **ordered.model_dump(mode="json", exclude={"operation", "what"}),
+                "kind": ordered.what,
+                "scope": ordered.operation,
+                "subject": which,
+            }
+        ],
+        columns=[
+            Column("kind"),
+            Column("scope", "OPERATION"),
+            Column("by"),
+            Column("verified"),
+            Column("reason"),
+        ],
     )
     session.say(f"whoever is at work on {stream.operation} hears of it within seconds")
     return 0
@@ -803,17 +880,26 @@ def _require_same(stored: StoredPlan, reference: str) -> None:
         )
 
 
-def who_types(session: Session, topology: Topology) -> Who:
-    """Who types this, as far as anybody vouches for it."""
+def _naming(session: Session, sites: Sites, named: Sequence[str] = ()) -> By:
+    """Who types this, as far as anybody vouches for it: one of those that are `named`, if they can
+    be that. Why nobody does is told."""
     from mlplatform import wiring
     from mlplatform.ports.identity import Identity
+    from mlplatform.rollout.course.approval import is_named
     from mlplatform.rollout.identity import who_is_it
 
-    return who_is_it(
-        wiring.open_vouchers(topology, session.environ),
-        topology.rollout.waves.approvers,
-        Identity(wiring.writer_name().rpartition(":")[0]),
-    )
+    def name() -> Identity:
+        found = who_is_it(
+            wiring.open_vouchers(sites.topology, session.environ),
+            named,
+            Identity(wiring.writer_name().rpartition(":")[0]),
+        )
+        proven = found.identity.verified and is_named(found.identity, named)
+        for doubt in found.doubts if not proven else ():
+            session.console.warn(f"who you are is not proven: {doubt}")
+        return found.identity
+
+    return name
 
 
 def _colour(result: object) -> str | None:

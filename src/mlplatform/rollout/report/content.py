@@ -16,7 +16,6 @@ from typing import Any
 
 from mlplatform.control.journal import Entry
 from mlplatform.control.journal import Kind as EntryKind
-from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.orders import Order
 from mlplatform.core.money import Cost
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
@@ -26,7 +25,7 @@ from mlplatform.rollout.course.decide import regions_of
 from mlplatform.rollout.operations import Stands, StepStands, is_not_begun
 from mlplatform.rollout.plan.policy import policy_of
 from mlplatform.rollout.plan.steps import Kind
-from mlplatform.rollout.records import Approval
+from mlplatform.rollout.records import Approval, Ordered
 from mlplatform.rollout.verdict.book import Book
 from mlplatform.rollout.verdict.judge import judge
 from mlplatform.rollout.verdict.policy import Metric
@@ -49,6 +48,8 @@ class Kept:
     windows: Mapping[str, Sequence[Window]] = field(default_factory=dict)
     """By region."""
     approvals: Sequence[Approval] = ()
+    ordered: Sequence[Ordered] = ()
+    """By whom something was ordered of it."""
     orders: Sequence[Order] = ()
     """About this rollout, whether they still stand or not."""
     gpus: Mapping[str, int] = field(default_factory=dict)
@@ -261,7 +262,7 @@ def content_of(kept: Kept, made: datetime) -> Content:
         ended=closed,
         by=entries[0].writer,
         made=made,
-        hands=tuple(_hands(kept)),
+        hands=hands_of(entries, kept.approvals, kept.ordered, kept.orders),
         regions=regions,
         caught=_caught(kept, regions),
         requests=sum(requests for requests, _ in (*compared, *baked)),
@@ -492,28 +493,40 @@ def _at(seconds: float) -> datetime:
 
 
 _ORDERED = {
-    OrderKind.PROMOTE: "promoted it by hand, without waiting for the verdict",
-    OrderKind.ABORT: "ended it",
-    OrderKind.PAUSE: "paused it",
+    "promote": "promoted it by hand, without waiting for the verdict",
+    "abort": "ended it",
+    "pause": "paused it",
+    "resume": "took back a pause of it",
+    "undo": "ordered that the last good version comes back",
 }
 
 
-def _hands(kept: Kept) -> Iterator[Hand]:
+def hands_of(
+    entries: Sequence[Entry],
+    approvals: Sequence[Approval],
+    ordered: Sequence[Ordered],
+    orders: Sequence[Order],
+) -> tuple[Hand, ...]:
+    """Who had a hand in a rollout, the first first. Of an order that nobody is noted to have given
+    it is told which process did."""
     told = [
         Hand(each.at, "approved its plan", each.by, each.verified, each.reason)
-        for each in kept.approvals
+        for each in approvals
     ]
-    told.append(Hand(kept.entries[0].at, "began it", kept.entries[0].writer))
-    for order in kept.orders:
-        if (what := _ORDERED.get(order.kind)) is None:
-            continue
-        if order.kind is OrderKind.PAUSE and not order.stands:
-            what = "took back a pause of it"
-        told.append(Hand(order.at, what, order.by, reason=order.reason))
-    for before, after in pairwise(kept.entries):
+    told.append(Hand(entries[0].at, "began it", entries[0].writer))
+    told += [
+        Hand(each.at, _ORDERED.get(each.what, each.what), each.by, each.verified, each.reason)
+        for each in ordered
+    ]
+    noted = {(each.what, each.at) for each in ordered}
+    for order in orders:
+        what = order.kind.value if order.stands else "resume"
+        if what in _ORDERED and (what, order.at) not in noted:
+            told.append(Hand(order.at, _ORDERED[what], order.by, reason=order.reason))
+    for before, after in pairwise(entries):
         if after.writer != before.writer:
             told.append(Hand(after.at, "went on with it", after.writer))
-    yield from sorted(told, key=lambda each: each.at)
+    return tuple(sorted(told, key=lambda each: each.at))
 
 
 def _planned_hours(agreed: Plan) -> Mapping[str, float]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mlplatform.core.money import Basis
-from mlplatform.rollout.report.content import Caught, Climb, Content, Hand, MetricTold, RegionTold
+from mlplatform.rollout.course.approval import Said
+from mlplatform.rollout.report.content import Caught, Climb, Content, MetricTold, RegionTold
 
 _STEPS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
@@ -84,11 +85,10 @@ def money(content: Content) -> str:
     return told
 
 
-def who(hand: Hand) -> str:
+def who(somebody: Said) -> str:
     """Somebody, and whether anybody vouches for it."""
-    return (
-        f"{hand.by} (verified by {hand.verified})" if hand.verified else f"{hand.by} (unverified)"
-    )
+    told = f"verified by {somebody.verified}" if somebody.verified else "unverified"
+    return f"{somebody.by} ({told})"
 
 
 def region_line(region: RegionTold) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from mlplatform.core.errors import Denied, MlplatformError, TopologyError
+from mlplatform.core.errors import Denied, MlplatformError, TopologyError, UsageError
 from mlplatform.core.topology import Topology
 from mlplatform.ports.identity import Identity
-from mlplatform.rollout.identity import who_is_it
+from mlplatform.rollout.identity import require_named, who_is_it
 from tests.features.rollout.plan.world import topology
 from tests.features.rollout.rolling.world import World
 
@@ -59,6 +60,28 @@ def test_nobody_is_asked_after_one_is_found_who_may() -> None:
     first, second = Told("one", "alice"), Told("two", "bob")
     who_is_it((first, second), ("alice",), TYPED)
     assert (first.asked, second.asked) == (1, 0)
+
+
+def test_one_that_cannot_be_opened_is_one_that_does_not_vouch() -> None:
+    """An extra that is not installed keeps nobody from a brake."""
+
+    def opened() -> Iterator[Told]:
+        yield NOTHING
+        raise UsageError("no kubernetes here", hint="pip install it")
+
+    who = who_is_it(opened(), (), TYPED)
+    assert who.identity == TYPED
+    assert len(who.doubts) == 1
+    assert who.doubts[0].endswith("no kubernetes here; pip install it")
+
+
+def test_what_approvers_alone_may_is_refused_to_others_by_name() -> None:
+    require_named(TYPED, (), "promote without the verdict")
+    require_named(Identity("alice", "one"), ("alice",), "promote without the verdict")
+    with pytest.raises(Denied, match=r"^root@vm \(unverified\) may not promote without the"):
+        require_named(TYPED, ("root@vm",), "promote without the verdict")
+    with pytest.raises(Denied, match=r"^bob may not .*waves.approvers names alice, carol"):
+        require_named(Identity("bob", "two"), ("alice", "carol"), "approve rollouts")
 
 
 def test_names_that_look_or_begin_alike_are_two_approvers() -> None:
