@@ -3,6 +3,7 @@ lacks, by name, and made when it lacks nothing."""
 
 from __future__ import annotations
 
+import itertools
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.cli.test_rollout import PLAN, ROUTES
 from tests.cli.test_rollout import Site as Typed
 from tests.features.deployments.site import Site
 from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.gateway import Reply, refusing, way_to
 from tests.real.servers.roles import grant
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
@@ -56,3 +58,13 @@ def test_a_plan_is_held_by_what_the_cluster_lacks(
         kubernetes_cluster.node(1, site=cluster.namespace)
         describe(servers)
         typed.good(*plan)
+        # Some answers are ill, and the plan is made all the same.
+        with way_to(cluster.plane) as way:
+            server = f"https://127.0.0.1:{way.server_port}"
+            cluster.plane.kubeconfig(file, "rollout-1", context="eu", server=server)
+            answers = itertools.count(1)
+            befalls: dict[int, Reply | str] = {3: refusing(410, "Expired"), 5: "cut"}
+            befalls[8] = refusing(503, "ServiceUnavailable")
+            way.weather = lambda method: befalls.get(next(answers), "")
+            typed.good(*plan)
+            assert next(answers) > max(befalls)
