@@ -197,3 +197,13 @@ def test_a_plan_that_was_applied_is_approved_anew(site: Site, issuer: LocalIssue
     with under_way(site, name) as again:
         told = site.good("rollout", "status", again, "--output", "json").json()
         assert [each["what"] for each in told["hands"]] == ["approved its plan", "began it"]
+
+
+def test_a_plan_is_shown_before_anybody_is_asked_to_agree(site: Site) -> None:
+    with under_way(site, planned(site)):
+        pass
+    for line in (("apply", "m@v2"), ("retry", "m")):
+        ran = site.run("rollout", *line)
+        require(ran, 2, "34 steps in us, eu, ap", "hint: add --yes, if that is")
+        assert "GOES BACK BY" in ran.out, line
+        assert "weight-25" in " ".join(ran.out.split()), line

@@ -66,11 +66,17 @@ class Session:
             yield Work(progress, stop.is_set)
 
     def confirm(
-        self, what: str, region: str, *, yes: bool | None = None, given: str | None = None
+        self,
+        what: str,
+        region: str,
+        *,
+        yes: bool | None = None,
+        given: str | None = None,
+        named: bool = True,
     ) -> None:
         """Let a severe act pass only if somebody means it: `--yes` (None: the command has no such
-        flag), `--confirm REGION`, or the region's name typed on a terminal. Else `UsageError`,
-        which names the flag."""
+        flag), `--confirm REGION` (unless not `named`: it has none), or the region's name typed on
+        a terminal. Else `UsageError`, which names the flag."""
         if given is not None and given != region:
             raise UsageError(
                 f"--confirm names {given}, but this is about {region}: {what}",
@@ -79,7 +85,9 @@ class Session:
         if yes or given == region:
             return
         if not self.console.interactive:
-            flags = f"--confirm {region}" if yes is None else f"--confirm {region} (or --yes)"
+            flags = f"--confirm {region}" if named else "--yes"
+            if named and yes is not None:
+                flags += " (or --yes)"
             raise UsageError(
                 f"{region}: not confirmed, and nobody to ask: {what}",
                 hint=f"add {flags}, if that is what you want",

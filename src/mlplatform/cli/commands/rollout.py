@@ -369,7 +369,7 @@ def undo(
         stream = operations.newest(sites, which)
         request = operations.request_of(stream)
         what = f"the last good version comes back in {', '.join(request.regions)}"
-        session.confirm(what, str(request.subject), yes=yes)
+        session.confirm(what, str(request.subject), yes=yes, named=False)
         with saying(session) as said:
             rolled = operations.undo(
                 sites,
@@ -552,7 +552,7 @@ def _plan_and_apply(
     if not yes:
         show_proposal(session, proposal)
         what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
-        session.confirm(what, str(request.subject), yes=yes)
+        session.confirm(what, str(request.subject), yes=yes, named=False)
     return _carry_out(session, sites, stored, wait=wait)
 
 
