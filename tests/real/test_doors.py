@@ -45,7 +45,7 @@ def asked(doors: Doors) -> str:
 
 
 def test_nobody_is_lost_while_the_division_changes() -> None:
-    """Straight to a Caddy that changes as often, about one line in a hundred breaks."""
+    """Straight to one Caddy that changes as often, every hundredth line breaks."""
     answered: Counter[str] = Counter()
     over = threading.Event()
 

@@ -5,9 +5,9 @@ With each change Caddy ends its servers and starts others. Lines that the old on
 kernel resets, for each listener has a queue of its own (SO_REUSEPORT); and one that was taken, and
 whose request was not read when its server was told to end, Go's `net/http` closes without an answer
 (`conn.serve`: `if c.server.shuttingDown() { return }`). A gateway takes over weights without ending
-anything. So clients come to a front that is always there: it passes each line on, lets Caddy change
-when none is under way, and none through while it does. It sends nothing twice, nor does Caddy: a
-request that a server did not answer has failed.
+anything. So there are two Caddys, and before them a front that is always there: the one to which
+nobody comes any more takes over the next division, once those who came to it are answered, and then
+everybody comes to it. Nothing is sent twice: a request that a server did not answer has failed.
 """
 
 from __future__ import annotations
@@ -64,8 +64,6 @@ class Doors:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self._before: Counted = Counter()
-        self._counting = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._changes = 0
 
@@ -73,8 +71,8 @@ class Doors:
         with contextlib.ExitStack() as stack:
             folder = tempfile.TemporaryDirectory(prefix="mlplatform-doors-")
             self._folder = Path(stack.enter_context(folder))
-            self._caddy: Endpoint = stack.enter_context(running("caddy"))
-            self._front = stack.enter_context(_Front(("127.0.0.1", self.port), _Passes))
+            self._sides = [_Side(stack.enter_context(running("caddy"))) for _ in range(2)]
+            self._front = stack.enter_context(_Front(self.port, self._sides[0]))
             thread = threading.Thread(target=self._front.serve_forever, args=(0.05,))
             thread.start()
             stack.callback(thread.join)
@@ -102,20 +100,42 @@ class Doors:
         entry = self._folder / f"{self._changes}.{_ENTRY}"
         between = _proxy(sockets, [each.weight for each in doors])
         servers[_ENTRY] = _server(f"unix/{entry}", [_LAST, between])
-        with self._front.closed(), self._counting:
-            self._before = self._counted()
-            self._tell({"http": {"metrics": {}, "servers": servers}})
-            self._front.behind = str(entry)
+        side = self._sides[self._changes % 2]
+        self._front.wait_for_those_under_way_to(side)
+        side.take_over({"http": {"metrics": {}, "servers": servers}})
+        self._front.lead_to(side, entry)
 
     def counted(self) -> Counted:
         """All that was ever counted."""
+        return sum((each.counted() for each in self._sides), Counter())
+
+
+class _Side:
+    """One of the two Caddys, and how many requests are under way to it."""
+
+    def __init__(self, caddy: Endpoint) -> None:
+        self.under_way = 0
+        self._caddy = caddy
+        self._before: Counted = Counter()
+        self._counting = threading.Lock()
+
+    def take_over(self, apps: object) -> None:
+        """Another configuration. Caddy begins to count anew: what it had counted is kept."""
+        with self._counting, contextlib.closing(self._line()) as line:
+            self._before = self._counted()
+            body = json.dumps(apps)
+            line.request("POST", "/config/apps", body, {"Content-Type": "application/json"})
+            answer = line.getresponse()
+            if answer.status != 200:
+                raise RuntimeError(answer.read().decode())
+
+    def counted(self) -> Counted:
         with self._counting:
             return self._counted()
 
     def _counted(self) -> Counted:
-        """Caddy begins anew with each change: what it had counted is kept, as gateways do."""
         now: dict[tuple[str, str, str], int] = {}
-        with contextlib.closing(_line_to(self._caddy)) as line:
+        with contextlib.closing(self._line()) as line:
             line.request("GET", "/metrics")
             text = line.getresponse().read().decode()
         for each in _COUNTED.finditer(text):
@@ -127,13 +147,8 @@ class Doors:
                 now[key] = max(now.get(key, 0), int(float(each["n"])))
         return self._before + Counter(now)
 
-    def _tell(self, apps: object) -> None:
-        with contextlib.closing(_line_to(self._caddy)) as line:
-            body = json.dumps(apps)
-            line.request("POST", "/config/apps", body, {"Content-Type": "application/json"})
-            answer = line.getresponse()
-            if answer.status != 200:
-                raise RuntimeError(answer.read().decode())
+    def _line(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._caddy.host, self._caddy.port, timeout=10)
 
 
 def _proxy(dials: Sequence[str], weights: Sequence[int] = ()) -> Mapping[str, Any]:
@@ -169,50 +184,41 @@ def _server(listens: str, handlers: Sequence[object]) -> dict[str, Any]:
     }
 
 
-def _line_to(server: Endpoint) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(server.host, server.port, timeout=10)
-
-
 class _Front(socketserver.ThreadingTCPServer):
-    """Passes lines on to the socket `behind`."""
+    """Passes lines on to one of the sides."""
 
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, *where: Any) -> None:
-        super().__init__(*where)
-        self.behind = ""
+    def __init__(self, port: int, side: _Side) -> None:
+        super().__init__(("127.0.0.1", port), _Passes)
         self._turn = threading.Condition()
-        self._is_closed = False
-        self._under_way = 0
+        self._side, self._socket = side, ""
 
     @contextlib.contextmanager
     def passing(self) -> Iterator[str]:
-        """One more under way, when it is not closed: to which socket."""
+        """One more under way: to which socket."""
         with self._turn:
-            self._turn.wait_for(lambda: not self._is_closed)
-            self._under_way += 1
+            side, socket_path = self._side, self._socket
+            side.under_way += 1
         try:
-            yield self.behind
+            yield socket_path
         finally:
             with self._turn:
-                self._under_way -= 1
+                side.under_way -= 1
                 self._turn.notify_all()
 
-    @contextlib.contextmanager
-    def closed(self) -> Iterator[None]:
-        """Nobody is under way. Clients have time-outs of seconds: it does not take longer."""
+    def lead_to(self, side: _Side, path: Path) -> None:
+        """Whoever comes from now on goes there."""
         with self._turn:
-            self._is_closed = True
-            self._turn.wait_for(lambda: not self._under_way)
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._is_closed = False
-                self._turn.notify_all()
+            self._side, self._socket = side, str(path)
+
+    def wait_for_those_under_way_to(self, side: _Side) -> None:
+        """Clients have time-outs of seconds: it does not take longer."""
+        with self._turn:
+            self._turn.wait_for(lambda: not side.under_way)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A line that broke: its client knows."""
