@@ -42,6 +42,15 @@ def handing_over(
         <= spared(served.servers, floor_percent, 0)
     ):
         return None
+    declared, version = topology.model(model).version, seen.request.subject.version
+    if declared != version:
+        # By failover's gate `version`: the declared one, and the last verified good before it.
+        return Finding(
+            Rule.CAPACITY,
+            f"{region} would hand a part of its share to others, and failover brings back nothing "
+            f"to {version} while the topology wants {declared or 'no version'}",
+            f"set models.{model}.version: {version}",
+        )
     load, rate = load_of(seen, region), rate_of(topology, model, region, served, today)
     if isinstance(load, Unknown) or isinstance(rate, Unknown):
         return None  # then nobody knows what is needed, which is said elsewhere

@@ -26,6 +26,7 @@ from tests.features.rollout.plan.world import (
     REGIONS,
     SUBJECT,
     TWO,
+    WANTED,
     WEIGHTS,
     eu,
     planned,
@@ -421,14 +422,17 @@ def loads(us: float, eu: float, ap: float) -> dict[str, RegionStands]:
 HANDS_OVER = {"surge_servers": 0, "hand_over": True}
 
 
-def handing(eu: float, us: float = 100.0, ap: float = 100.0, **traffic: Any) -> Plan:
+def handing(
+    eu: float, us: float = 100.0, ap: float = 100.0, declared: str = "v2", **traffic: Any
+) -> Plan:
     """What is planned where eu, with 30 points of the route and four servers of 100 req/s, has such
     a peak."""
     route = {"actuator": "caddy://w:2019/api", "models": "m", "weights": WEIGHTS}
     world = {"routes": {"api": route}, "capacity": CAPACITY, **traffic}
     model = {"regions": {"eu": HANDS_OVER}, "strategy": {"surge_servers": 2}, "load_seconds": 40}
     policy = {"waves": {"concurrency": 3, "order": [["us", "eu", "ap"]], "spare_region": False}}
-    of = topology(policy, model=model, traffic=world)
+    models = {"m": {**WANTED["m"], "version": declared}}
+    of = topology(policy, model=model, traffic=world, models=models)
     return planned({**loads(us, eu, ap), "eu": well(eu)}, of=of)
 
 
@@ -511,6 +515,14 @@ def test_what_cannot_be_handed_over(of: dict[str, Any], said: str) -> None:
     assert told_[0] == said
 
 
+def test_a_share_goes_only_where_failover_brings_it_back_to_the_version() -> None:
+    holds = handing(350.0, declared="v1").holds
+    assert [hold.reason for hold in holds if hold.region == "eu"][:1] == [
+        "capacity: eu would hand a part of its share to others, and failover brings back nothing "
+        "to v2 while the topology wants v1; set models.m.version: v2"
+    ]
+
+
 def test_what_others_bear_for_it_they_have_not_to_spare() -> None:
     """While eu changes, ap could take over the 99 req/s of us, times the retry factor, and not
     what us bears for eu as well."""
@@ -520,7 +532,7 @@ def test_what_others_bear_for_it_they_have_not_to_spare() -> None:
 
     def held(strategy: dict[str, Any]) -> list[str]:
         model = {"regions": {"eu": strategy}, "load_seconds": 40}
-        plan = decide(topology(model=model, traffic=world), changed, NOW)
+        plan = decide(topology(model=model, traffic=world, models=WANTED), changed, NOW)
         return [hold.reason.partition(";")[0] for hold in plan.holds]
 
     assert not held({})

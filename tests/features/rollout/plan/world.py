@@ -23,6 +23,8 @@ ONE, TWO = "blake3:one", "blake3:two"
 WEIGHTS = {"us": 50, "eu": 30, "ap": 20}
 DECLARED = {"measured_on": "2026-11-01", "expires_on": "2027-02-01"}
 FREE = {"L4": 2}
+WANTED = {"m": {"home": "us", "version": "v2", "replicate_to": ["eu", "ap"], "gpus": {"L4": 1}}}
+"""The topology's models, once it says that v2 is wanted."""
 
 
 def topology(

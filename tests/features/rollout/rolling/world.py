@@ -181,7 +181,9 @@ class World:
         if self.first:
             self.model = {"first_servers": 4, **self.model}
         self.topology: Topology = topology(
-            self.policy, model={"servers": named, "load_seconds": 20, **self.model}
+            self.policy,
+            model={"servers": named, "load_seconds": 20, **self.model},
+            models=plans.WANTED,
         )
         self.servers = {r: MemoryServers(r, clock=self.time, start_seconds=20) for r in REGIONS}
         version = "v2" if self.first else "v1"
