@@ -74,7 +74,6 @@ class JSONService:
         self.name = name or f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
         self._timeout_seconds = timeout_seconds
         self._headers = dict(headers or {})
-        context = context or ssl.create_default_context()
         # A proxy's "this machine" is the proxy, and not everybody lists loopback in no_proxy.
         direct = [urllib.request.ProxyHandler({})] if is_loopback(parts.hostname or "") else []
         self._opener = urllib.request.build_opener(
@@ -231,11 +230,17 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(context=context)
+    """Who is trusted is read when TLS is spoken for the first time: that takes longer than most
+    questions do, and one who asks hundreds of servers by plain HTTP does not need it."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        # Without one, the base class would read it.
+        super().__init__(context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         self._trust = context
 
     def https_open(self, request: urllib.request.Request) -> Any:
+        if self._trust is None:
+            self._trust = ssl.create_default_context()
         connection: Any = _SecureConnection
         return self.do_open(connection, request, context=self._trust)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlplatform.adapters import deployments
 from mlplatform.adapters.deployments import open_servers
 from mlplatform.adapters.kubernetes_api import KubernetesAPI
 from mlplatform.adapters.kubernetes_fleet import KubernetesFleet
@@ -172,6 +173,25 @@ def test_servers_that_cannot_be_asked(site: Site) -> None:
     assert "it is not known what it holds" in ailing.reason
     assert "?ask=false" in ailing.reason
     assert len(group(site.open(asks=False).read(), "v2").ready) == 1
+
+
+def test_servers_that_there_was_no_time_to_ask(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next look goes on where this one ended."""
+    site.first()
+    servers = site.open()
+    with monkeypatch.context() as hurried:
+        hurried.setattr(deployments, "_ASKING_SECONDS", -1.0)
+        scale(servers, "v2", 2)
+        found = until(servers, "v2", lambda found: len(found.ailing) == 2 and _is_late(found))
+        assert {each.state for each in found.ailing} == {Stuck.NOT_READY}
+        assert found.ready == ()
+    until(servers, "v2", ready(2))
+    monkeypatch.setattr(deployments, "_ASKING_SECONDS", -1.0)
+    assert len(group(servers.read(), "v2").ready) == 2  # they were asked
+
+
+def _is_late(found: Group) -> bool:
+    return all(each.reason.startswith("it was not asked") for each in found.ailing)
 
 
 def _is_asked(found: Group) -> bool:

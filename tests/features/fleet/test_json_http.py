@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,25 @@ def test_an_answer_that_is_cut_short() -> None:
     cut = peers.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}")
     with Peer(cut) as peer, pytest.raises(Unavailable, match="IncompleteRead"):
         JSONService(peer.url, timeout_seconds=30).ask("GET", "/")
+
+
+def test_who_is_asked_by_plain_http_needs_no_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read it takes longer than the question: with hundreds of servers, too long."""
+
+    def read() -> None:
+        raise AssertionError("whom to trust was read")
+
+    monkeypatch.setattr(ssl, "create_default_context", read)
+    with Peer(peers.answers(200, b"{}")) as peer:
+        assert JSONService(peer.url).json("GET", "/") == {}
+
+
+def test_who_is_not_trusted(tmp_path: Path) -> None:
+    """By default those are who the system trusts."""
+    stranger = Authority(tmp_path).identity("127.0.0.1").server()
+    said = "its certificate is not to be trusted"
+    with (
+        Peer(peers.answers(200, b"{}"), tls=stranger) as peer,
+        pytest.raises(Unavailable, match=said),
+    ):
+        JSONService(peer.url).ask("GET", "/")
