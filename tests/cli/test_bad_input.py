@@ -22,13 +22,17 @@ from typing import Any
 
 import pytest
 
+from mlplatform.control.pins import Pin, Pins
+from mlplatform.control.quorum import ControlStore
 from mlplatform.core.manifest import Manifest
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import canonical
+from mlplatform.core.store_url import StoreURL
 from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
 from mlplatform.replication import operations
 from mlplatform.replication.model_replicator import open_replicas
+from mlplatform.wiring import open_store
 from tests.cli.estate import (
     PUBLISH,
     Estate,
@@ -300,6 +304,23 @@ def test_a_version_that_was_withdrawn(published: Estate) -> None:
     )
     assert published.snapshot() == before
     require(published.run("status"), 0, "withdrawn", hint=False)
+
+
+def test_a_version_that_a_rollout_may_go_back_to(published: Estate) -> None:
+    control = ControlStore([open_store(StoreURL.parse(published.here("control")))], SystemClock())
+    at = SystemClock().now()
+    pin = Pin(model="m", version="v1", digest="", region="us", operation="op-1", at=at)
+    assert "PINNED" not in published.good("versions").out
+    Pins(control).put(pin)
+    assert re.search(r"PINNED.*\nm +v1 +us +yes +us +", published.good("versions").out)
+    ran = published.run("withdraw", "m@v1", "--reason", "it bites")
+    require(
+        ran,
+        0,
+        "warning: m@v1 is what rollout op-1 goes back to in us; ",
+        "promote op-1",
+        hint=False,
+    )
 
 
 UNKNOWN = {

@@ -403,7 +403,7 @@ SHAPES: dict[str, tuple[tuple[str, ...], str, set[str], set[str]]] = {
     "versions": (
         ("versions",),
         "versions",
-        {"model", "version", "regions", "unfinished", "wanted", "withdrawn", "digest"},
+        {"model", "version", "regions", "unfinished", "wanted", "pinned", "withdrawn", "digest"},
         {"unreadable"},
     ),
     "pull": (

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from mlplatform.control.quorum import ControlStore
-from mlplatform.core.errors import NoMajority, NotFound, UsageError
+from mlplatform.core.errors import NotFound, UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Record, canonical
 from mlplatform.ports.clock import Clock
@@ -154,13 +154,8 @@ class StandingOrders:
         return 1 + max((order.number for order in known if order.scope == scope), default=0)
 
     def _write(self, order: Order) -> Order:
-        took = self._control.put_observation(order.key, canonical(order.model_dump(mode="json")))
-        if took < self._control.majority:
-            raise NoMajority(
-                f"{order.kind.value} {order.scope}: {took} of {len(self._control.urls)} control "
-                "stores took it, so it may not be heeded",
-                hint="see to the control stores, then run again",
-            )
+        body = canonical(order.model_dump(mode="json"))
+        self._control.put_heeded(order.key, body, f"{order.kind.value} {order.scope}")
         return order
 
     def _all(self, prefix: str) -> list[Order]:

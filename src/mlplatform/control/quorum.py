@@ -236,6 +236,17 @@ class ControlStore:
             raise self._refusal(f"write {key}", answers)
         return took
 
+    def put_heeded(self, key: str, body: bytes, what: str) -> None:
+        """The same of what others have to heed: `NoMajority`, by the name `what`, where so few took
+        it that somebody may not hear of it."""
+        took = self.put_observation(key, body)
+        if took < self.majority:
+            raise NoMajority(
+                f"{what}: {took} of {len(self.urls)} control stores took it, so it may not be "
+                "heeded",
+                hint="see to the control stores, then run again",
+            )
+
     def read_observations(self, prefix: str) -> Observations:
         """The union of what the reachable members hold. `NoMajority` if too few could be read."""
         records: list[tuple[str, bytes]] = []

@@ -15,6 +15,7 @@ from random import Random
 from mlplatform.control.catalogue import VERSIONS, WITHDRAWALS, Catalogue, check_key
 from mlplatform.control.executors import DaemonThreads
 from mlplatform.control.lease import Background
+from mlplatform.control.pins import Pins
 from mlplatform.control.quorum import ControlStore
 from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.core.errors import (
@@ -218,6 +219,10 @@ class Replicas:
                     f"{manifest.subject}: its name is taken for other bytes",
                     hint="a version is immutable: publish these bytes under a new version",
                 ) from refused
+
+    @property
+    def pins(self) -> Pins:
+        return Pins(self.control)
 
     def withdraw(self, subject: ModelVersion, reason: str) -> dict[str, Unknown | None]:
         """Refuse new placements of a version. Recorded in the control store and in every region

@@ -11,12 +11,14 @@ from typing import Any
 
 from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.lease import Lease, Waiting
+from mlplatform.control.pins import Pin
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
 from mlplatform.core.errors import (
     IntegrityError,
     Interrupted,
     LeaseHeld,
+    NoMajority,
     NotFound,
     Unreadable,
     UsageError,
@@ -321,8 +323,15 @@ def list_versions(
     replicas: Replicas, model: str | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A row for each version that some region has a folder of, and the regions that could not be
-    read. `regions` are those where it is stored; `unfinished` those where it is not yet."""
+    read. `regions` are those where it is stored; `unfinished` those where it is not yet; `pinned`
+    those where a rollout may go back to it."""
     grid = replicas.catalogue.grid()
+    unreadable = dict(grid.unreadable)
+    pins: tuple[Pin, ...] | None = None
+    try:
+        pins = replicas.pins.read(model or "")
+    except NoMajority as error:
+        unreadable["control"] = f"what is pinned is not known: {error}"
     rows = []
     for subject in grid.subjects():
         if model is not None and subject.model != model:
@@ -341,11 +350,14 @@ def list_versions(
                     if cell.region not in stored and cell.integrity is not Integrity.ABSENT
                 ],
                 "wanted": any(cell.wanted for cell in row),
+                "pinned": [pin.region for pin in pins if pin.subject == subject]
+                if pins is not None
+                else None,
                 "withdrawn": any(cell.withdrawn for cell in row),
                 "digest": next((cell.digest for cell in known if cell.digest), None),
             }
         )
-    return rows, dict(grid.unreadable)
+    return rows, unreadable
 
 
 def stored_in(grid: Grid, subject: ModelVersion) -> list[Placement]:

@@ -13,6 +13,7 @@ from mlplatform.control.catalogue import Catalogue
 from mlplatform.control.journal import Journal
 from mlplatform.control.lease import Background
 from mlplatform.control.orders import EVERYTHING, Kind, Order, StandingOrders
+from mlplatform.control.pins import Pins
 from mlplatform.control.quorum import ControlStore
 from mlplatform.control.regions import each_region
 from mlplatform.core.errors import UsageError
@@ -100,6 +101,10 @@ class Sites:
     @property
     def records(self) -> Records:
         return Records(self.control, self.clock, self.writer)
+
+    @property
+    def pins(self) -> Pins:
+        return Pins(self.control)
 
     def observe(self, request: Request) -> Seen:
         """One round of looking. `NoMajority` when the control stores cannot say what was ordered,

@@ -20,6 +20,7 @@ from mlplatform.control.claims import claimed
 from mlplatform.control.journal import Kind as Entry
 from mlplatform.control.journal import Stream
 from mlplatform.control.orders import Kind as OrderKind
+from mlplatform.control.pins import Pin
 from mlplatform.control.regions import each_region
 from mlplatform.core.errors import (
     CheckFailed,
@@ -54,7 +55,7 @@ from mlplatform.rollout.plan.decide import FEATURE, decide
 from mlplatform.rollout.plan.gates import judge as judge_region
 from mlplatform.rollout.plan.seen import Request, Rule, Seen, Standing
 from mlplatform.rollout.plan.steps import ASKS_FAILOVER, Kind
-from mlplatform.rollout.records import Pin, name_of
+from mlplatform.rollout.records import name_of
 from mlplatform.rollout.vigil import Vigil, said
 from mlplatform.rollout.waiting import TOLD_SECONDS, GoesBack, Patience, is_undo
 from mlplatform.rollout.watching import Looked, evidence_json
@@ -411,7 +412,7 @@ class Roller:
 
     def _pin(self, action: Action) -> Outcome:
         model = self.request.subject.model
-        self.sites.records.pin(
+        self.sites.pins.put(
             Pin(
                 model=model,
                 version=str(action.parameters["last_good"]),
@@ -629,11 +630,11 @@ class Roller:
         self._patience.wait(action, self._vigil.reaching(action, old))
         hands = self._hands
         hands.shrink(action, old, str(told["last_good_digest"]), 0)
-        self.sites.records.unpin(self.request.subject.model, region)
+        self.sites.pins.drop(self.request.subject.model, region)
         return self._did(action, f"{old} serves there no more; its bytes stay stored")
 
     def _unpin(self, action: Action) -> Outcome:
-        self.sites.records.unpin(self.request.subject.model, action.region)
+        self.sites.pins.drop(self.request.subject.model, action.region)
         return self._did(action, f"{action.parameters['last_good']} serves there alone")
 
     def _look(self, action: Action) -> Outcome:

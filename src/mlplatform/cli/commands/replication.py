@@ -351,6 +351,8 @@ def versions(
 ) -> int:
     """List published versions, and the regions that hold them.
 
+    Pinned is what a rollout under way may go back to there: it must not be removed.
+
     $ mlplatform versions resnet50
     """
     from mlplatform.cli.render import Column
@@ -366,6 +368,7 @@ def versions(
             Column("version"),
             Column("regions"),
             Column("wanted"),
+            Column("pinned", optional=True),
             Column("withdrawn"),
         ],
         unreadable=unreadable,
@@ -448,6 +451,7 @@ def withdraw(
     subject = ModelVersion(model, version)
     with replicas_of(session) as replicas:
         done = replicas.withdraw(subject, reason)
+        pins = [pin for pin in replicas.pins.read(model) if pin.subject == subject]
     rows = [
         {
             "region": region,
@@ -462,6 +466,11 @@ def withdraw(
         columns=[Column("region"), Column("result"), Column("detail", optional=True)],
     )
     session.say(f"{subject} is withdrawn: {reason}")
+    for pin in pins:
+        session.console.warn(
+            f"{subject} is what rollout {pin.operation} goes back to in {pin.region}; to have it "
+            f"end without that: mlplatform rollout promote {pin.operation} --reason TEXT"
+        )
     return 5 if any(row["result"] == "unknown" for row in rows) else 0
 
 

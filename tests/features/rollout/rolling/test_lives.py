@@ -163,7 +163,7 @@ def _required(scenario: Scenario, world: World, rolled: Rolled | None) -> None:
         if scenario.wins:
             assert world.weights(region) == {scenario.wins: 100}
     assert world.between.weights == WEIGHTS
-    assert not sites.records.pins()
+    assert not sites.pins.read()
     assert not list(sites.journal.unfinished())
     ended = Ended.PROMOTED if scenario.wins == "v2" else Ended.RETURNED
     assert rolled.ended is ended, rolled
@@ -207,7 +207,7 @@ def _required_closed(scenario: Scenario, world: World) -> None:
     """It was over when its controller died; only what it would have said was not said."""
     for region in scenario.regions:
         assert world.holds(region) == ({scenario.wins: 4} if scenario.wins else {})
-    assert not world.sites().records.pins()
+    assert not world.sites().pins.read()
 
 
 POINTS = 4

@@ -15,7 +15,7 @@ def test_a_good_version_goes_through_all_regions() -> None:
         assert world.holds(region) == {"v2": 4}
         assert world.weights(region) == {"v2": 100}
     assert rolled.exit_code == 0
-    assert not world.sites().records.pins("m")
+    assert not world.sites().pins.read("m")
 
 
 def test_a_canary_that_is_worse_goes_back() -> None:

@@ -43,7 +43,7 @@ def test_two_regions_go_through_together(bad: bool) -> None:
     assert rolled.ended is (Ended.RETURNED if bad else Ended.PROMOTED), (steps(rolled), world.said)
     for region in ("us", "eu"):
         assert world.holds(region) == {"v1" if bad else "v2": 4}
-    assert not world.sites().records.pins()
+    assert not world.sites().pins.read()
 
 
 @pytest.mark.parametrize("error", [Fenced("a newer hand"), NoMajority("two are away")])

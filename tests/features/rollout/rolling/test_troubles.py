@@ -69,7 +69,7 @@ def returned(world: World, rolled: Rolled | None, *regions: str) -> None:
     for region in regions or ("us",):
         assert world.holds(region) == {"v1": 4}
         assert world.weights(region) == {"v1": 100}
-    assert not world.sites().records.pins()
+    assert not world.sites().pins.read()
 
 
 def promoted(world: World, rolled: Rolled | None, *regions: str) -> None:
@@ -78,7 +78,7 @@ def promoted(world: World, rolled: Rolled | None, *regions: str) -> None:
     for region in regions or ("us",):
         assert world.holds(region) == {"v2": 4}
         assert world.weights(region) == {"v2": 100}
-    assert not world.sites().records.pins()
+    assert not world.sites().pins.read()
 
 
 # --- two controllers ------------------------------------------------------------------------------
@@ -807,7 +807,7 @@ def test_a_way_back_that_gets_stuck_does_not_go_past_the_step_that_failed() -> N
     assert world.weights("us") == {"v1": 100}
     assert world.holds("us") == {"v1": 2}
     assert "v1 does not start: v1-9: crash" in detail_of(rolled, "undo/reload-4")
-    assert [pin.version for pin in world.sites().records.pins()] == ["v1"]
+    assert [pin.version for pin in world.sites().pins.read()] == ["v1"]
     us.broken.clear()
     undone = operations.undo(world.sites("three"), "m", reason="the bytes are back", wait=True)
     returned(world, undone)
