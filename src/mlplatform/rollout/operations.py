@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from mlplatform.control.journal import Kind as Entry
@@ -25,6 +25,7 @@ from mlplatform.core.errors import (
 )
 from mlplatform.core.placement import ModelVersion, parse_reference
 from mlplatform.core.plan import Action, Outcome, Plan, Result
+from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.identity import Identity
 from mlplatform.rollout.course.approval import occasion
@@ -37,7 +38,7 @@ from mlplatform.rollout.plan.seen import Copy, Request, Seen
 from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.records import Approval, Ordered, StoredPlan, name_of
 from mlplatform.rollout.rolling import NOT_WANTED, Roller
-from mlplatform.rollout.watching import Looked
+from mlplatform.rollout.watching import Looked, scatter_of
 
 LEASE_SECONDS = 15.0
 """How long a controller that died keeps others from its model. A live one renews every third."""
@@ -101,6 +102,30 @@ def propose(sites: Sites, request: Request) -> Proposal:
     return Proposal(request, seen, decide(sites.topology, seen, sites.clock.now()))
 
 
+def left(sites: Sites, model: str) -> list[str]:
+    """Rollouts of a model that are under way, or were left. Empty, too, where nobody can say."""
+    with suppress(NoMajority):
+        found = sites.journal.unfinished(lease=f"{FEATURE}/{model}")
+        return [stream.operation for stream in found if stream.entries]
+    return []
+
+
+def doubts(topology: Topology, plan: Plan, today: date) -> list[str]:
+    """Why the verdict will promote nothing, however well it does. Empty: it may."""
+    section = topology.rollout.verdict
+    judged = (
+        action.region
+        for action in plan.actions
+        if action.kind == Kind.PROMOTE
+        and action.parameters["last_good"]
+        and "alpha_each" in action.parameters
+    )
+    if section.thresholds is not None or section.promote_on_time:
+        return []
+    scatter = scatter_of(section, [*judged][:1], today)
+    return [each.reason for each in scatter.values() if isinstance(each, Unknown)]
+
+
 class Ended(StrEnum):
     """What became of a rollout."""
 
@@ -122,6 +147,12 @@ class Rolled:
     ended: Ended
     because: str = ""
     """Why it went back."""
+
+    @property
+    def subject(self) -> str:
+        """`model@version`, of whatever was begun."""
+        keys = [outcome.action for outcome in self.report.outcomes]
+        return keys[0].split("/")[1] if keys else ""
 
     @property
     def exit_code(self) -> int:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +32,8 @@ _PINS, _WINDOWS = "observations/pins/", "observations/windows/"
 _SHORTEST = 6
 """Of a plan's name that somebody types."""
 _HEX = re.compile(r"[0-9a-f]{6,64}")
+_NOBODY_KNOWS = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a plan was made first whose record was damaged: long ago, perhaps."""
 
 
 class StoredPlan(Record):
@@ -43,6 +45,7 @@ class StoredPlan(Record):
     plan: Plan
     made_by: str
     made_at: datetime
+    """When somebody made it first: no operation carried it out before."""
 
     @property
     def request(self) -> Request:
@@ -108,7 +111,8 @@ class Records:
     writer: str
 
     def store(self, request: Request, plan: Plan) -> StoredPlan:
-        """Keep a plan for whoever is to say yes to it. One that is kept already stays."""
+        """Keep a plan for whoever is to say yes to it. One that is kept already stays; what was
+        edited by hand since is put right again. `NoMajority` if it may not be found."""
         stored = StoredPlan(
             model=request.subject.model,
             version=request.subject.version,
@@ -117,10 +121,16 @@ class Records:
             made_by=self.writer,
             made_at=self.clock.now(),
         )
+        key = f"{_PLANS}{stored.name}.json"
         try:
-            self.control.create(f"{_PLANS}{stored.name}.json", _body(stored))
-        except Fenced:
-            return self.plan(stored.name)  # somebody made the very same
+            self.control.create(key, _body(stored))
+        except Fenced:  # somebody made the very same
+            try:
+                return self.plan(stored.name)
+            except IntegrityError as error:
+                log.warning("%s; it is stored again", error)
+                stored = stored.model_copy(update={"made_at": _NOBODY_KNOWS})
+                self._put(key, stored, f"plan {stored.name[:12]}")
         return stored
 
     def plan(self, name: str) -> StoredPlan:
@@ -132,10 +142,15 @@ class Records:
                 hint=f"{_SHORTEST} digits of it or more, as `mlplatform rollout plan` prints them",
             )
         keys = [key for key in self.control.list(f"{_PLANS}{name}") if key.endswith(".json")]
-        if len(keys) != 1:
+        if not keys:
             raise UsageError(
-                f"{name}: {len(keys) or 'no'} plans are called so",
-                hint="`mlplatform rollout plan MODEL@VERSION` makes one",
+                f"{name}: no plan is called so",
+                hint="`mlplatform rollout plan MODEL@VERSION` makes one, and prints its name",
+            )
+        if len(keys) > 1:
+            raise UsageError(
+                f"{name}: {len(keys)} plans are called so",
+                hint="more digits of its name, as `mlplatform rollout plan` prints them",
             )
         reading = self.control.read(keys[0])
         meant = keys[0].removeprefix(_PLANS).removesuffix(".json")

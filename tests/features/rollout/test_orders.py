@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from mlplatform.control.orders import Kind as OrderKind
-from mlplatform.core.errors import Denied, Interrupted
+from mlplatform.core.errors import Denied, Interrupted, UsageError
 from mlplatform.ports.identity import Identity
+from mlplatform.ports.store import read_bytes
 from mlplatform.rollout import operations
 from mlplatform.rollout.operations import Ended
 from mlplatform.rollout.report.making import make_hands
@@ -213,3 +214,36 @@ def test_one_whose_journal_is_damaged_may_have_been_with_this_plan() -> None:
     for store in world.members.stores:
         store.put(f"journal/{done}/00000002.json", b"{}")
     assert operations.operations_with(sites, plan.plan) == [done]
+
+
+def test_a_plan_that_was_edited_by_hand_can_be_made_again() -> None:
+    """And whoever agreed to it before it was applied has not agreed to the next time."""
+    world = World(policy=NAMED)
+    plan = world.plan("us")
+    agree(world, plan.name)
+    world.apply(plan=plan)
+    operations.undo(world.sites(), "m", reason="slow")
+    key = f"plans/rollout/{plan.name}.json"
+    for store in world.members.stores:
+        held, _ = read_bytes(store, key)
+        store.put(key, held.replace(b'"weight":10', b'"weight":90'))
+    world.time.sleep(30 * 86_400)
+    again = world.plan("us")
+    assert (again.name, again.plan) == (plan.name, plan.plan)
+    assert world.sites().records.plan(plan.name) == again
+    assert len(operations.operations_with(world.sites(), again.plan)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "hint"),
+    [
+        ("0" * 12, "no plan is called so", "prints its name"),
+        ("", "not the name of a plan", "6 digits"),
+        ("abc", "not the name of a plan", "6 digits"),
+        ("../../x", "not the name of a plan", "6 digits"),
+    ],
+)
+def test_names_of_no_plan(name: str, said: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        World().sites().records.plan(name)
+    assert hint in str(caught.value.hint)

@@ -119,7 +119,7 @@ def plan(
         proposal = operations.propose(sites, request)
         if proposal.plan.actions:
             sites.records.store(request, proposal.plan)
-    return show_proposal(session, proposal)
+        return show_proposal(session, sites, proposal)
 
 
 @command
@@ -547,10 +547,10 @@ def _plan_and_apply(
             text = f"{request.subject}: nothing was begun: {'; '.join(held)}"
             annotate(session, f"rollout of {request.subject}", text, failed=True)
         ended = operations.Ended.HELD if held else operations.Ended.NOTHING
-        return show_proposal(session, proposal, ended=ended.value, because="; ".join(held))
+        return show_proposal(session, sites, proposal, ended=ended.value, because="; ".join(held))
     stored = sites.records.store(request, proposal.plan)
     if not yes:
-        show_proposal(session, proposal)
+        show_proposal(session, sites, proposal)
         what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
         session.confirm(what, str(request.subject), yes=yes, named=False)
     return _carry_out(session, sites, stored, wait=wait)
@@ -564,10 +564,11 @@ def _carry_out(session: Session, sites: Sites, stored: StoredPlan, *, wait: bool
     return show_rolled(session, rolled, f"{stored.model}@{stored.version}")
 
 
-def show_proposal(session: Session, proposal: Proposal, **extra: Any) -> int:
+def show_proposal(session: Session, sites: Sites, proposal: Proposal, **extra: Any) -> int:
     """The steps, or what stands in their way; `extra` is for programs. The exit code is that of
     what is held."""
     from mlplatform.control.reconcile import exit_code
+    from mlplatform.rollout import operations
 
     plan = proposal.plan
     pricing = pricing_of(session, session.topology()) if plan.actions else None
@@ -603,6 +604,20 @@ def show_proposal(session: Session, proposal: Proposal, **extra: Any) -> int:
         **extra,
     )
     _tell_holds(session, plan.holds)
+    left = operations.left(sites, proposal.request.subject.model) if plan.holds else []
+    for each in left:
+        session.say(
+            f"{each} is under way, or was left: `mlplatform rollout resume {each}` goes on with "
+            f"it, `mlplatform rollout abort {each}` takes it back",
+            level="hint",
+        )
+    if doubts := operations.doubts(sites.topology, plan, sites.clock.now().date()):
+        session.console.warn(f"the verdict will promote nothing: {'; '.join(doubts)}")
+        session.say(
+            "measure how errors scatter on what serves and declare it, or `mlplatform rollout "
+            "promote` when you have looked",
+            level="hint",
+        )
     if plan.actions:
         waves = len({action.parameters["wave"] for action in plan.actions})
         session.say(
@@ -864,7 +879,7 @@ def _show_or_elsewhere(session: Session, rolled: Rolled | None, which: str) -> i
             f"`mlplatform rollout status {which}` shows how it goes on"
         )
         return 0
-    return show_rolled(session, rolled, which)
+    return show_rolled(session, rolled, rolled.subject or which)
 
 
 def _require_same(stored: StoredPlan, reference: str) -> None:
