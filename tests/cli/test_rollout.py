@@ -177,6 +177,30 @@ def test_bad_input(site: Site, arguments: tuple[str, ...], said: str, hint: str)
     require(site.run("rollout", "plan", *arguments), 2, said, hint)
 
 
+UNSPOKEN = {
+    "an actuator that nobody speaks": (
+        {"actuators": {"eu": "cady://127.0.0.1:2019/m-eu"}},
+        "actuator cady://127.0.0.1:2019/m-eu: unknown scheme 'cady'; did you mean caddy://?",
+    ),
+    "servers that nobody speaks": (
+        {"servers": {"eu": "process:///srv/eu"}},
+        "servers process:///srv/eu: unknown scheme 'process'; did you mean processes://?",
+    ),
+    "an option that there is not": (
+        {"actuators": {"eu": "caddy://127.0.0.1:2019/m-eu?socket=/run"}},
+        "unknown option 'socket'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "said"), UNSPOKEN.values(), ids=UNSPOKEN)
+def test_nothing_is_planned_that_could_not_be_begun(
+    site: Site, model: dict[str, Any], said: str
+) -> None:
+    site.describe(rollout={"models": {"m": {**ROUTES, **model}}})
+    require(site.run(*PLAN, "--region", "eu"), 2, said)
+
+
 def test_a_route_of_failovers_is_refused_by_validate_too(site: Site) -> None:
     shared = {"routes": {"api": API | {"actuator": "caddy://127.0.0.1:2019/m-us"}}}
     site.describe(traffic=shared)

@@ -89,7 +89,9 @@ def request_for(topology: Topology, reference: str, regions: Sequence[str] = ())
 
 def propose(sites: Sites, request: Request) -> Proposal:
     """What a rollout would do, and why. Changes nothing. `UsageError` for a version that nobody has
-    ever published, as far as every region and the control store can say."""
+    ever published, as far as every region and the control store can say; and for servers or an
+    actuator that no adapter speaks."""
+    _require_spoken(sites, request)
     seen = sites.observe(request)
     version = request.subject.version
     copies = [stands.copies.get(version) for stands in seen.regions.values()]
@@ -100,6 +102,16 @@ def propose(sites: Sites, request: Request) -> Proposal:
             hint=f"`mlplatform versions {request.subject.model}` lists those there are",
         )
     return Proposal(request, seen, decide(sites.topology, seen, sites.clock.now()))
+
+
+def _require_spoken(sites: Sites, request: Request) -> None:
+    """Opened, all of them, so that nothing is planned that could not be begun; none is asked."""
+    section, subject = sites.topology.rollout, request.subject
+    for region in request.regions:
+        if section.servers_of(subject.model, region) is not None:
+            sites.open_servers(subject.model, region)
+        if section.actuator_of(subject.model, region) is not None:
+            sites.open_split(subject.model, region, (subject.version,))
 
 
 def left(sites: Sites, model: str) -> list[str]:
