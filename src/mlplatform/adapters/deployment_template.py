@@ -1,4 +1,5 @@
-"""A Deployment and a Service for another version, from the Deployment of a version that serves.
+"""A Deployment, a Service and an autoscaler for another version, from those of a version that
+serves.
 
 Everything stays as it was but what says which version it is: `MODEL_VERSION` and `MODELS` in the
 environment, `MODEL@VERSION` in arguments, an image's tag where it is the version, and the labels by
@@ -184,6 +185,51 @@ def service_for(deployment: JSON, services: Sequence[JSON], template: JSON) -> J
         },
         "spec": {"selector": deployment["spec"]["selector"]["matchLabels"], "ports": ports},
     }
+
+
+def autoscaler_for(
+    deployment: JSON, like: JSON, template: JSON, *, servers: int, annotations: Mapping[str, str]
+) -> JSON:
+    """The HorizontalPodAutoscaler of a Deployment that `deployment_for` made: the one that the
+    template's Deployment has, with its metrics and its behaviour, and so many servers as floor and
+    as ceiling. What a metric says of the old Deployment, by its name or its version, it says of
+    the new one."""
+    about = deployment["metadata"]
+    spec = copy.deepcopy(like["spec"])
+    renamed = {str(template["metadata"]["name"]): str(about["name"])}
+    if (old := version_of(template["spec"]["template"])) is not None:
+        renamed[old] = str(about["annotations"][VERSION])
+    for metric in spec.get("metrics") or ():
+        _rename(metric, renamed)
+    told = {key: about["labels"][key] for key in (MODEL, GROUP, MANAGED_BY)}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": about["name"], "labels": told, "annotations": dict(annotations)},
+        "spec": {
+            **spec,
+            "scaleTargetRef": {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "name": about["name"],
+            },
+            "minReplicas": servers,
+            "maxReplicas": servers,
+        },
+    }
+
+
+def _rename(found: Any, renamed: Mapping[str, str]) -> None:
+    """In what a metric is of, and which of its series are meant."""
+    if isinstance(found, dict):
+        about = found.get("describedObject")
+        if isinstance(about, dict) and about.get("name") in renamed:
+            about["name"] = renamed[about["name"]]
+        labels = (found.get("selector") or {}).get("matchLabels")
+        if isinstance(labels, dict):
+            labels |= {k: renamed[v] for k, v in labels.items() if v in renamed}
+        for value in found.values():
+            _rename(value, renamed)
 
 
 def _told(version: str, digest: str) -> dict[str, str]:

@@ -23,6 +23,12 @@ or its ceiling, to have fewer; what they were is kept beside them, and comes bac
 autoscaler does nothing while `replicas` is 0; KEDA's is paused there by its own annotation.) Where
 Argo CD or Flux puts the number back, nothing is written, and the error says what to change.
 
+A Deployment that we make gets a HorizontalPodAutoscaler of its own if the one that it is made from
+has one: a copy, whose floor and ceiling both are the number that is asked for, while another
+version serves beside it. (It is made while there are no servers yet, where it does nothing, so that
+it too has to be filled by a fenced write.) Once the other has none, it gets the bounds of the one
+that it was copied from, and scales by itself. Nothing like it is done for KEDA's.
+
 **Ready** is a pod that is, and whose server states the digest that it was started for, where one is
 recorded: it is asked at its own address, once, 16 pods at a time, so that whoever runs this has to
 reach pods. Where that cannot be, or servers state none, `?ask=false` takes Kubernetes' word.
@@ -46,6 +52,7 @@ from urllib.parse import unquote, urlsplit
 from mlplatform.adapters.deployment_template import (
     DIGEST,
     GROUP,
+    autoscaler_for,
     deployment_for,
     is_ours,
     service_for,
@@ -83,6 +90,11 @@ EPOCH, WRITER = "mlplatform.dev/epoch", "mlplatform.dev/writer"
 _BOUNDS = "mlplatform.dev/bounds"
 """Annotation of an autoscaler: floor and ceiling before we changed them, `2 10`; a dash where one
 was left out."""
+_HELD = "mlplatform.dev/held"
+"""Annotation of an autoscaler that we have made: the bounds that it gets when its version serves
+alone, likewise. Until then both are the number that is asked for."""
+_SCALED_LIKE = "mlplatform.dev/scaled-like"
+"""Annotation of a Deployment that we have made: the autoscaler that its own is a copy of."""
 _PAUSED = "autoscaling.keda.sh/paused-replicas"
 FIRST_BY_HAND = "the first version is started by hand; infra/kubernetes/model-server.yaml shows how"
 _OPTIONS = frozenset({"ask", "image", "kubeconfig", "stall_seconds", "unread"})
@@ -348,7 +360,7 @@ class DeploymentServers:
         staying = [
             (pod, owner) for pod, owner in pods if not pod["metadata"].get("deletionTimestamp")
         ]
-        wanted = sum(_replicas(each) for each in deployments)
+        wanted = sum(_wanted(each, scaled) for each in deployments)
         digest = next((_note(each, DIGEST) for each in deployments if _note(each, DIGEST)), "")
         willing = [pod for pod, _ in staying if is_ready(pod) and _ip(pod)]
         wrong = self._wrong(willing, version, digest)
@@ -487,8 +499,10 @@ class DeploymentServers:
     ) -> Callable[[], JSON | None] | None:
         """The next thing to do; None: nothing is left to do."""
         there = seen.deployments.get(version, ())
+        if not there and servers:
+            return lambda: self._create(seen, version, digest, mark)
         if not there:
-            return (lambda: self._create(seen, version, digest, mark)) if servers else None
+            return self._let_go(seen, version, mark)
         if len(there) > 1:
             names = ", ".join(sorted(each["metadata"]["name"] for each in there))
             raise Unsupported(
@@ -499,10 +513,16 @@ class DeploymentServers:
         (deployment,) = there
         self._check(deployment, version, digest)
         if not servers and is_ours(deployment) and len(list(seen.all())) > 1:
-            return lambda: self._remove(deployment)
+            return lambda: self._remove(seen, deployment)
         if servers and is_ours(deployment) and not self._has_service(deployment):
             return lambda: self._create_service(seen, deployment)
-        return self._sized(seen, deployment, servers, mark)
+        like = self._like(seen, deployment)
+        if servers and like is not None and not _replicas(deployment):
+            return lambda: self._create_scaler(seen, deployment, like, servers, mark)
+        sized = self._sized(seen, deployment, servers, mark)
+        if sized is None and not servers:
+            return self._let_go(seen, version, mark)
+        return sized
 
     def _check(self, deployment: JSON, version: str, digest: str) -> None:
         about = deployment["metadata"]
@@ -540,6 +560,9 @@ class DeploymentServers:
             where=self._url,
         )
         body["metadata"]["annotations"] |= mark.annotations
+        scaler = seen.scalers.get(template["metadata"]["name"])
+        if scaler is not None and scaler.is_copied:
+            body["metadata"]["annotations"][_SCALED_LIKE] = scaler.name
         try:
             return self._api.create(self._path("apps", "v1", "deployments"), body)
         except ConditionFailed as refused:
@@ -599,9 +622,58 @@ class DeploymentServers:
         like = max(others, key=lambda each: (_replicas(each), str(each["metadata"]["name"])))
         self._api.create(self._path("", "v1", "services"), service_for(deployment, services, like))
 
-    def _remove(self, deployment: JSON) -> None:
-        """Service first: without its Deployment nothing would remind anybody of it."""
+    def _like(self, seen: _Seen, deployment: JSON) -> Scaler | None:
+        """The autoscaler that a Deployment is to have a copy of; None where it has one, or that one
+        is not there any more."""
+        name = _note(deployment, _SCALED_LIKE)
+        if not name or deployment["metadata"]["name"] in seen.scalers:
+            return None
+        found = (each for each in seen.scalers.values() if each.is_copied and each.name == name)
+        return next(found, None)
+
+    def _create_scaler(
+        self, seen: _Seen, deployment: JSON, like: Scaler, servers: int, mark: _Mark
+    ) -> None:
+        template = next(
+            each for each in seen.all() if seen.scalers.get(each["metadata"]["name"]) is like
+        )
+        body = autoscaler_for(
+            deployment,
+            like.body,
+            template,
+            servers=servers,
+            annotations={**mark.annotations, _HELD: _text(_own_bounds(like))},
+        )
+        self._api.create(self._path("autoscaling", "v2", "horizontalpodautoscalers"), body)
+
+    def _let_go(self, seen: _Seen, version: str, mark: _Mark) -> Callable[[], None] | None:
+        """What gives an autoscaler its own bounds again, where a version has no servers any more
+        and only one other has any; None where they are its own."""
+        serving = [
+            each for each in seen.all() if _replicas(each) and self._version_of(each) != version
+        ]
+        scaler = seen.scalers.get(serving[0]["metadata"]["name"]) if len(serving) == 1 else None
+        if scaler is None or scaler.paused:
+            return None
+        notes = scaler.body["metadata"].get("annotations") or {}
+        mine = [(_annotation(key), None) for key in (_HELD, _BOUNDS) if key in notes]
+        if not mine:
+            return None
+        changes = [*_bounded(scaler, _own_bounds(scaler)), *mine]
+        self._require_bounds(scaler)
+        return lambda: self._write(scaler.path, scaler.body, changes, mark)
+
+    def _remove(self, seen: _Seen, deployment: JSON) -> None:
+        """Autoscaler and Service first: without their Deployment nothing would remind anybody of
+        them."""
         about = deployment["metadata"]
+        scaler = seen.scalers.get(about["name"])
+        try:
+            if scaler is not None and is_ours(scaler.body):
+                own = scaler.body["metadata"]
+                self._api.delete(scaler.path, uid=own["uid"], version=own["resourceVersion"])
+        except NotFound:
+            pass
         try:
             path = self._path("", "v1", "services", about["name"])
             service = self._api.get(path)
@@ -624,7 +696,7 @@ class DeploymentServers:
             changes = self._bounds(scaler, now, servers)
             if changes and servers:
                 return lambda: self._write(scaler.path, scaler.body, changes, mark)
-            if now and servers:
+            if now and servers and not _is_held(scaler):
                 return None  # the autoscaler's turn
         else:
             changes = []
@@ -640,7 +712,7 @@ class DeploymentServers:
         """What has to change in an autoscaler, to have so many servers."""
         notes = scaler.body["metadata"].get("annotations") or {}
         kept = notes.get(_BOUNDS)
-        stated = _parsed(kept) if kept else scaler.stated
+        stated = _own_bounds(scaler)
         ours = bool(kept) and notes.get(_PAUSED) == "0"
         if scaler.paused and not ours:
             raise Unsupported(
@@ -659,9 +731,13 @@ class DeploymentServers:
             )
         keda = scaler.kind == "ScaledObject"
         changes: list[tuple[str, Any]] = []
-        if not servers:
-            wanted: tuple[int | None, int | None] = stated
-            note: str | None = None
+        if _is_held(scaler):
+            wanted: tuple[int | None, int | None] = (servers, servers) if servers else stated
+            note: str | None = kept
+            if not servers:
+                changes.append((_annotation(_HELD), None))
+        elif not servers:
+            wanted, note = stated, None
             if keda and notes.get(_PAUSED) != "0":
                 changes.append((_annotation(_PAUSED), "0"))
             if keda:
@@ -678,20 +754,16 @@ class DeploymentServers:
             if ours:
                 changes.append((_annotation(_PAUSED), None))
             note = _text(stated) if wanted != stated else None
-        for at, value, there in zip(
-            (scaler.floor_at, scaler.ceiling_at), wanted, scaler.stated, strict=True
-        ):
-            if value != there:
-                changes.append((at, value))
+        changes += _bounded(scaler, wanted)
         if changes and note != kept:
             changes.append((_annotation(_BOUNDS), note))
         if changes:
-            self._require_free(
-                scaler.body,
-                scaler.floor_at.rpartition("/")[2],
-                scaler.ceiling_at.rpartition("/")[2],
-            )
+            self._require_bounds(scaler)
         return changes
+
+    def _require_bounds(self, scaler: Scaler) -> None:
+        bounds = (each.rpartition("/")[2] for each in (scaler.floor_at, scaler.ceiling_at))
+        self._require_free(scaler.body, *bounds)
 
     def _require_free(self, body: JSON, *fields: str) -> None:
         owner = owner_of(body, *fields)
@@ -779,6 +851,35 @@ def _replicas(deployment: JSON) -> int:
     return int(deployment["spec"].get("replicas", 1))
 
 
+def _wanted(deployment: JSON, scaled: Mapping[str, Scaler]) -> int:
+    """How many it is to have: where an autoscaler has the number, as its bounds will have it."""
+    scaler, replicas = scaled.get(deployment["metadata"]["name"]), _replicas(deployment)
+    if scaler is None or scaler.paused or not replicas:
+        return replicas
+    return min(max(replicas, scaler.floor), scaler.ceiling)
+
+
+def _is_held(scaler: Scaler) -> bool:
+    """Whether it is ours, and another version serves beside its own."""
+    return bool(_note(scaler.body, _HELD))
+
+
+def _own_bounds(scaler: Scaler) -> tuple[int | None, int | None]:
+    """Floor and ceiling as whoever scales has them, whatever we have made of them meanwhile."""
+    kept = _note(scaler.body, _HELD) or _note(scaler.body, _BOUNDS)
+    return _parsed(kept) if kept else scaler.stated
+
+
+def _bounded(scaler: Scaler, wanted: tuple[int | None, int | None]) -> list[tuple[str, int | None]]:
+    """What has to change in an autoscaler, to have those bounds."""
+    places = (scaler.floor_at, scaler.ceiling_at)
+    return [
+        (at, value)
+        for at, value, there in zip(places, wanted, scaler.stated, strict=True)
+        if value != there
+    ]
+
+
 def _is_paused(deployment: JSON) -> bool:
     return bool(deployment["spec"].get("paused"))
 
@@ -796,7 +897,7 @@ def _owner(deployment: JSON, scaled: Mapping[str, Scaler]) -> str:
     """Who else owns the number of servers, for people."""
     scaler = scaled.get(deployment["metadata"]["name"])
     if scaler is not None:
-        return str(scaler)
+        return "" if _is_held(scaler) else str(scaler)
     owner = owner_of(deployment, "replicas")
     return str(owner) if owner is not None else ""
 

@@ -124,6 +124,18 @@ class KubernetesAPI:
         body = {"preconditions": only, "propagationPolicy": "Background"}
         self._answered("DELETE", path, body)
 
+    def may(self, verb: str, namespace: str, group: str, plural: str) -> bool:
+        """Whether we may do that to objects of a namespace, as the API server's authorisers say.
+        Nothing is written."""
+        about = {"namespace": namespace, "verb": verb, "group": group, "resource": plural}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": about},
+        }
+        said = self._ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        return bool((said.get("status") or {}).get("allowed"))
+
     # ------------------------------------------------------------------------- one request
 
     def _ask(self, method: str, path: str, body: Any = None, **rest: Any) -> JSON:

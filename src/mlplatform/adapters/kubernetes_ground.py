@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from mlplatform.adapters.deployment_template import (
     deployment_for,
+    name_of,
     selects,
     serving_container,
     template_of,
@@ -41,7 +42,7 @@ from mlplatform.adapters.kubernetes_placement import (
 )
 from mlplatform.adapters.kubernetes_pods import MODEL, version_of
 from mlplatform.adapters.kubernetes_routes import SCHEME, Route, open_route
-from mlplatform.adapters.kubernetes_scalers import Scaler, scalers
+from mlplatform.adapters.kubernetes_scalers import COPIED, Scaler, scalers
 from mlplatform.core.errors import Denied, NotFound, Unsupported
 from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
@@ -58,6 +59,7 @@ from mlplatform.ports.ground import (
     Refusal,
     Rivalry,
     Template,
+    Unscaled,
 )
 
 T = TypeVar("T")
@@ -146,6 +148,7 @@ class KubernetesGround:
             needs = asked.needs
             seen = self._may(lambda: self._nodes(asked, own))
         references, owned = self._divided()
+        scaled = scalers(self._api, self._namespace)
         return Offer(
             template=self._template(template, about, needs, like),
             nodes=seen.nodes if isinstance(seen, _Seen) else seen,
@@ -163,7 +166,12 @@ class KubernetesGround:
                 else ranges
             ),
             given=given,
-            owned=(*self._owned(moved), *owned),
+            owned=(*self._owned(moved, scaled), *owned),
+            unscaled=tuple(
+                self._unscaled(
+                    template_of(each for each in every if each not in there), version, scaled
+                )
+            ),
             refused=(*self._paused(moved), *(() if there else self._refused(template, version))),
         )
 
@@ -403,8 +411,45 @@ class KubernetesGround:
                 about = f"VerticalPodAutoscaler {each['metadata']['name']}"
                 yield Rivalry(said, f"{about} (updateMode: {mode})", both)
 
-    def _owned(self, deployments: Sequence[JSON]) -> Iterator[Ownership]:
-        scaled = scalers(self._api, self._namespace)
+    def _unscaled(
+        self, serving: JSON | None, version: str, scaled: Mapping[str, Scaler]
+    ) -> Iterator[Unscaled]:
+        """Where who scales what serves is not copied, as `deployments` does it."""
+        scaler = scaled.get(serving["metadata"]["name"]) if serving is not None else None
+        name = name_of(self._model, version)
+        if serving is None or scaler is None or not scaler.is_wanted or name in scaled:
+            return
+        scales = f"Deployment {serving['metadata']['name']}"
+        spare = (
+            f"if it needs none, kubectl --context {self._api.context} --namespace "
+            f"{self._namespace} annotate {scaler.kind.lower()} {scaler.name} {COPIED}=false"
+        )
+        if not scaler.is_copied:
+            yield Unscaled(
+                str(scaler),
+                scales,
+                f"a {scaler.kind} is not copied",
+                f"make one like it whose spec.scaleTargetRef.name is {name}; {spare}",
+            )
+            return
+        what = (self._namespace, "autoscaling", "horizontalpodautoscalers")
+        lacking = [
+            verb
+            for verb in ("create", "delete")
+            if self._may(partial(self._api.may, verb, *what)) is False
+        ]
+        if lacking:
+            yield Unscaled(
+                str(scaler),
+                scales,
+                f"a copy of it may not be made here (may not {' and '.join(lacking)} "
+                "horizontalpodautoscalers)",
+                f"grant it, as infra/rbac/servers.yaml does; {spare}",
+            )
+
+    def _owned(
+        self, deployments: Sequence[JSON], scaled: Mapping[str, Scaler]
+    ) -> Iterator[Ownership]:
         for each in deployments:
             name = each["metadata"]["name"]
             yield from self._ownership(each, ("replicas",))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mlplatform.adapters.kubernetes_api import JSON, KubernetesAPI, path_of
 from mlplatform.core.errors import NotFound
 
+COPIED = "mlplatform.dev/copied"
+"""Annotation of an autoscaler: `false` where the Deployments of other versions are to get none."""
 _PAUSED = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 _AUTOSCALER = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
 _SCALED_OBJECT = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject"}
@@ -29,6 +31,17 @@ class Scaler:
     body: JSON
     """The object, with the kind that lists leave out."""
     paused: bool = False
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether another version's Deployment gets one like it. KEDA's have parts of their own
+        (credentials, fallbacks) that are not to be guessed at."""
+        return self.kind == _AUTOSCALER["kind"] and self.is_wanted
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another version's Deployment should have one."""
+        return (self.body["metadata"].get("annotations") or {}).get(COPIED) != "false"
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"

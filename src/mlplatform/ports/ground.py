@@ -188,6 +188,18 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Unscaled:
+    """An autoscaler of the version that serves, of which the new version would have none."""
+
+    scaler: str
+    """`ScaledObject queue`."""
+    scales: str
+    """`Deployment resnet`."""
+    why: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why servers cannot be started, or scaled, at all."""
 
@@ -229,6 +241,7 @@ class Offer:
     limits: tuple[Limit, ...] | Unknown | None = ()
     given: tuple[Given, ...] = ()
     owned: tuple[Ownership, ...] = ()
+    unscaled: tuple[Unscaled, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
 

@@ -4,6 +4,7 @@ rollout lacks there. Nodes and pods are simulated, by kwok; what is found of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -391,41 +392,57 @@ def test_probes_that_are_too_short(site: Site, offers: Callable[[], Offer]) -> N
 
 
 VERTICAL = ("autoscaling.k8s.io/v1", "verticalpodautoscalers")
+KEDA = ("keda.sh/v1alpha1", "scaledobjects")
 
 
 @pytest.fixture
 def vertical(site: Site) -> Iterator[Site]:
     """A cluster with VerticalPodAutoscalers, as far as their shape goes; nobody acts."""
+    with defined(site, "VerticalPodAutoscaler", *VERTICAL):
+        yield site
+
+
+@pytest.fixture
+def keda(site: Site) -> Iterator[Site]:
+    """One with KEDA's ScaledObjects, likewise."""
+    with defined(site, "ScaledObject", *KEDA):
+        yield site
+
+
+@contextmanager
+def defined(site: Site, kind: str, api: str, plural: str) -> Iterator[None]:
+    """A kind of objects, of any shape, for as long as the block lasts."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    name = "verticalpodautoscalers.autoscaling.k8s.io"
-    plural, kind = "verticalpodautoscalers", "VerticalPodAutoscaler"
+    group, _, served = api.partition("/")
     names = {"plural": plural, "singular": kind.lower(), "kind": kind}
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1", "served": True, "storage": True}
+    version = {"name": served, "served": True, "storage": True}
     approved = {"api-approved.kubernetes.io": "unapproved, for tests"}
-    site.plane.ask(
-        "POST",
-        path,
-        {
-            "metadata": {"name": name, "annotations": approved},
-            "spec": {
-                "group": "autoscaling.k8s.io",
-                "scope": "Namespaced",
-                "names": names,
-                "versions": [{**version, "schema": {"openAPIV3Schema": anything}}],
+    name = f"{plural}.{group}"
+    if name not in {each["metadata"]["name"] for each in site.plane.ask("GET", path)["items"]}:
+        site.plane.ask(
+            "POST",
+            path,
+            {
+                "metadata": {"name": name, "annotations": approved},
+                "spec": {
+                    "group": group,
+                    "scope": "Namespaced",
+                    "names": names,
+                    "versions": [{**version, "schema": {"openAPIV3Schema": anything}}],
+                },
             },
-        },
-    )
+        )
 
-    def served() -> bool:
+    def is_served() -> bool:
         try:
-            site.plane.ask("GET", site.path(*VERTICAL))
+            site.plane.ask("GET", site.path(api, plural))
         except RuntimeError:
             return False
         return True
 
-    eventually(served)
-    yield site
+    eventually(is_served)
+    yield
     site.plane.ask("DELETE", f"{path}/{name}")
 
 
@@ -449,6 +466,47 @@ def test_two_autoscalers_of_one_deployment(vertical: Site, offers: Callable[[], 
     off = {"spec": {"updatePolicy": {"updateMode": "Off"}}}
     vertical.merge(*VERTICAL, "resnet", off)
     assert rules(offers()) == []
+
+
+def test_who_would_scale_nothing(site: Site, offers: Callable[[], Offer]) -> None:
+    site.first(servers=1)
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "resnet"}
+    plural = ("autoscaling/v2", "horizontalpodautoscalers")
+    site.put(
+        *plural,
+        {"metadata": {"name": "load"}, "spec": {"maxReplicas": 4, "scaleTargetRef": target}},
+    )
+    assert lacks(offers()) == []  # it is copied
+    path = site.path("rbac.authorization.k8s.io/v1", "roles", "mlplatform-servers")
+    role = site.plane.ask("GET", path)
+    for rule in role["rules"]:
+        if rule["resources"] == ["horizontalpodautoscalers"]:
+            rule["verbs"] = ["list", "patch"]
+    site.plane.ask("PUT", path, role)
+    (said,) = eventually(lambda: lacks(offers()))
+    assert said.rule is Rule.NO_AUTOSCALER
+    assert said.reason == (
+        "HorizontalPodAutoscaler load scales Deployment resnet, and nothing would scale "
+        "resnet50@v2: a copy of it may not be made here (may not create and delete "
+        "horizontalpodautoscalers)"
+    )
+    note = {"metadata": {"annotations": {"mlplatform.dev/copied": "false"}}}
+    site.merge(*plural, "load", note)
+    assert lacks(offers()) == []
+
+
+def test_a_scaled_object_is_not_copied(keda: Site, offers: Callable[[], Offer]) -> None:
+    keda.first(servers=1)
+    body = {"apiVersion": KEDA[0], "kind": "ScaledObject", "metadata": {"name": "queue"}}
+    keda.put(*KEDA, {**body, "spec": {"scaleTargetRef": {"name": "resnet"}}})
+    (said,) = lacks(offers())
+    assert said.rule is Rule.NO_AUTOSCALER
+    assert said.reason.startswith("ScaledObject queue scales Deployment resnet, and nothing would")
+    assert "make one like it whose spec.scaleTargetRef.name is resnet50-v2" in said.fix
+    assert "annotate scaledobject queue mlplatform.dev/copied=false" in said.fix
+    own = {**body, "metadata": {"name": "queue-v2"}}
+    keda.put(*KEDA, {**own, "spec": {"scaleTargetRef": {"name": "resnet50-v2"}}})
+    assert lacks(offers()) == []
 
 
 def test_who_puts_the_number_back(site: Site, offers: Callable[[], Offer]) -> None:

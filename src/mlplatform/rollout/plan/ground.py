@@ -118,6 +118,9 @@ def lacking_ground(offer: Offer | Unknown | None, wanted: Wanted) -> Iterator[Fi
             f"set spec.updatePolicy.updateMode: Off of {pair.vertical.partition(' (')[0]}, or "
             f"scale {pair.horizontal} by another metric",
         )
+    for bare in offer.unscaled:
+        said = f"{bare.scaler} scales {bare.scales}, and nothing would scale {wanted.subject}"
+        yield Finding(Rule.NO_AUTOSCALER, f"{said}: {bare.why}", bare.fix)
     for owned in offer.owned:
         said = f"{owned.owner} puts {owned.fields} of {owned.subject} back"
         yield Finding(Rule.PUT_BACK, said, owned.fix)

@@ -31,6 +31,7 @@ from mlplatform.ports.ground import (
     Refusal,
     Rivalry,
     Template,
+    Unscaled,
 )
 from mlplatform.rollout.plan.gpus import is_product
 from mlplatform.rollout.plan.ground import Wanted, lacking_ground
@@ -462,6 +463,17 @@ def test_two_autoscalers() -> None:
     assert said.rule is Rule.TWO_AUTOSCALERS
     assert said.fix.startswith(
         "set spec.updatePolicy.updateMode: Off of VerticalPodAutoscaler resnet, or scale "
+    )
+
+
+def test_who_would_scale_nothing() -> None:
+    why = "a ScaledObject is not copied"
+    bare = Unscaled("ScaledObject queue", "Deployment resnet", why, "make one like it")
+    said = one(offer(unscaled=(bare,)))
+    assert (said.rule, said.fix, said.unknown) == (Rule.NO_AUTOSCALER, "make one like it", False)
+    assert said.reason == (
+        "ScaledObject queue scales Deployment resnet, and nothing would scale m@v2: a ScaledObject "
+        "is not copied"
     )
 
 
