@@ -307,6 +307,7 @@ def test_a_failover_that_was_left(site: Site) -> None:
 
 def test_nothing_was_rolled_out_and_so_there_is_nothing_to_report(site: Site) -> None:
     require(site.run("rollout", "report"), 2, "nothing was ever rolled out", "rollout plan MODEL")
+    assert site.good("rollout", "history", "m").err == "nothing of m was ever rolled out\n"
 
 
 def test_a_report_in_markdown_as_a_page_and_for_programs(site: Site) -> None:

@@ -138,7 +138,7 @@ class Records:
         `IntegrityError` for one that was edited."""
         if not _HEX.fullmatch(name):
             raise UsageError(
-                f"{name}: not the name of a plan",
+                f"{name!r} is not the name of a plan",
                 hint=f"{_SHORTEST} digits of it or more, as `mlplatform rollout plan` prints them",
             )
         keys = [key for key in self.control.list(f"{_PLANS}{name}") if key.endswith(".json")]

@@ -238,9 +238,9 @@ def test_a_plan_that_was_edited_by_hand_can_be_made_again() -> None:
     ("name", "said", "hint"),
     [
         ("0" * 12, "no plan is called so", "prints its name"),
-        ("", "not the name of a plan", "6 digits"),
-        ("abc", "not the name of a plan", "6 digits"),
-        ("../../x", "not the name of a plan", "6 digits"),
+        ("", "is not the name of a plan", "6 digits"),
+        ("abc", "is not the name of a plan", "6 digits"),
+        ("../../x", "is not the name of a plan", "6 digits"),
     ],
 )
 def test_names_of_no_plan(name: str, said: str, hint: str) -> None:

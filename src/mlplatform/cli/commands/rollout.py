@@ -437,6 +437,8 @@ def history(
             Column("ordered", "ORDERED BY", _who_ordered, optional=True),
         ],
     )
+    if not rows:
+        session.say(f"nothing{f' of {which}' if which else ''} was ever rolled out")
     return 0
 
 
