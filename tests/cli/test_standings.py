@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlplatform.cli.standings import AskingFailover, looking_at_failover, standings_of
-from mlplatform.core.errors import CheckFailed, Unavailable
+from mlplatform.core.errors import CheckFailed, LeaseHeld, Unavailable
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decision.seen import (
@@ -255,3 +255,74 @@ def test_who_dies_while_it_is_handed_over_is_gone_on_with_or_taken_back(moment: 
         assert asked.take_back("us", "api", reason=WHY) == ""
         assert dict(of.state.weights) == {"us": 60, "eu": 40}
         assert not list(of.estate().journal.unfinished())
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_who_dies_while_it_comes_back_leaves_no_operation_behind(moment: int) -> None:
+    """One that is left would keep rollouts from every region of the route."""
+    of = world()
+    asking(of).hand_over("us", "api", 45, reason=WHY)
+    of.time.sleep(120)
+    said, count = crash_at(moment)
+    request = Request(Mode.FAILBACK, targets=("us",), routes=("api",), reason=WHY)
+    with pytest.raises(Crash):
+        move(of.estate("dead@host:1"), "api", request, said=said)
+    assert count[0] == moment
+    of.time.sleep(120)
+    asked = asking(of, "other@host:2")
+    assert asked.take_back("us", "api", reason=f"{WHY}, its undo") == ""
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
+    assert not list(of.estate().journal.unfinished())
+    assert shut(asked) == {"us": [], "eu": []}
+
+
+UPGRADE = Request(Mode.PLANNED, source="us", routes=("api",), keep=20, reason="kernel upgrade")
+
+
+def test_what_others_have_left_is_not_taken_for_handed_over() -> None:
+    of = world()
+    move(of.estate("alice@host:1"), "api", UPGRADE)
+    with pytest.raises(LeaseHeld, match=r"us has 20 of 60 points of api, and operation .* left it"):
+        asking(of).hand_over("us", "api", 45, reason=WHY)
+
+
+def test_what_others_have_left_since_is_not_brought_back() -> None:
+    of = world()
+    asked = asking(of)
+    asked.hand_over("us", "api", 45, reason=WHY)
+    of.time.sleep(120)
+    move(of.estate("alice@host:1"), "api", UPGRADE)
+    of.time.sleep(120)
+    said = asked.take_back("us", "api", reason=WHY)
+    assert "us has 20 of 60 points of api, and operation " in said
+    assert dict(of.state.weights) == {"us": 20, "eu": 80}
+    move(of.estate("alice@host:1"), "api", Request(Mode.FAILBACK, routes=("api",)))
+    assert asked.take_back("us", "api", reason=WHY) == ""
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_what_an_operator_has_begun_and_left_is_theirs_to_end(moment: int) -> None:
+    of = world()
+    said, _ = crash_at(moment)
+    with pytest.raises(Crash):
+        move(of.estate("alice@host:1"), "api", UPGRADE, said=said)
+    of.time.sleep(120)
+    (left,) = of.estate().journal.unfinished()
+    weights = dict(of.state.weights)
+    with pytest.raises(LeaseHeld, match=f"operation {left.operation} on api is under way, or was"):
+        asking(of).hand_over("us", "api", 45, reason=WHY)
+    assert "was left" in asking(of).take_back("us", "api", reason=WHY)
+    assert not of.estate().journal.open(left.operation).closed
+    assert dict(of.state.weights) == weights
+
+
+def test_weights_that_an_actuator_cannot_hold_are_no_failover() -> None:
+    """us 60 and eu 40 are wanted; regions are in or out there, with equal shares."""
+    features = TrafficFeatures(zero="nothing", all_or_nothing=True)
+    of = world(features=features)
+    of.traffic.write({"us": 50, "eu": 50}, epoch=1, writer="", expected=of.state)
+    asked = asking(of)
+    assert shut(asked) == {"us": [], "eu": []}
+    assert asked.take_back("us", "api", reason=WHY) == ""
+    with pytest.raises(CheckFailed, match="regions are in or out here"):
+        asked.hand_over("us", "api", 45, reason=WHY)

@@ -3,12 +3,13 @@ know each other; commands know both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mlplatform.core.errors import CheckFailed, Unavailable
+from mlplatform.core.errors import CheckFailed, LeaseHeld, Unavailable, UsageError
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from mlplatform.control.reconcile import Report
     from mlplatform.failover.decision.seen import Load, Request, RouteSeen, Seen
     from mlplatform.failover.effects import Estate
-    from mlplatform.ports.traffic import Weights
+    from mlplatform.failover.history.recoveries import Operation
+    from mlplatform.ports.traffic import TrafficFeatures, Weights
     from mlplatform.rollout.plan.seen import Rule, Standing
 
 
@@ -51,6 +53,8 @@ class AskingFailover:
         """A planned failover of one route, of which the region keeps a part."""
         from mlplatform.failover.decision.seen import Mode, Request
 
+        if why := self._of_others(region, route, reason):
+            raise LeaseHeld(why)
         request = Request(Mode.PLANNED, source=region, routes=(route,), keep=keep, reason=reason)
         said, unknown = self._asked(route, request)
         weights = self._weights(route)
@@ -67,22 +71,67 @@ class AskingFailover:
 
     def take_back(self, region: str, route: str, *, reason: str) -> str:
         """A failback of one route to one region; first what was left of handing it over is ended,
-        for its weights are to come back in any case."""
+        for its weights are to come back in any case. What others have left since, they bring back.
+        """
         from mlplatform.failover.decision.seen import Mode, Request
-        from mlplatform.failover.operations import abort, open_operations, request_of
+        from mlplatform.failover.operations import abort, request_of
 
         assert self.estate is not None  # noqa: S101 - a route was named
-        for stream in open_operations(self.estate):
-            left = request_of(stream.plan)
-            if left.mode is Mode.PLANNED and left.reason == reason and route in left.routes:
-                abort(self.estate, stream.operation, reason=reason)
-        wanted = self.topology.traffic.routes[route].weights.get(region, 0)
-        if self._weights(route).get(region, 0) == wanted:
+        for left in self._left(route):
+            if _is_asked_by(reason, left) and request_of(left.plan).mode is Mode.PLANNED:
+                with suppress(UsageError):  # it has ended meanwhile
+                    abort(self.estate, left.name, reason=reason)
+        if why := self._of_others(region, route, reason):
+            return why
+        wanted = self._wanted(route).get(region, 0)
+        if self._weights(route).get(region, 0) == wanted and not self._left(route):
             return ""
         request = Request(Mode.FAILBACK, targets=(region,), routes=(route,), reason=reason)
         said, _ = self._asked(route, request)
         has = self._weights(route).get(region, 0)
-        return "" if has == wanted else f"{region} has {has} of {wanted} points of {route}: {said}"
+        if has == wanted and not self._left(route):
+            return ""
+        return f"{region} has {has} of {wanted} points of {route}: {said}"
+
+    def _of_others(self, region: str, route: str, reason: str) -> str:
+        """What is under way on a route that others began, or what they have made of a region's
+        share; empty where the route is as the topology wants it, or as `reason` has left it."""
+        from mlplatform.failover.decision.seen import Mode
+        from mlplatform.failover.history.recoveries import recoveries_of
+
+        assert self.estate is not None  # noqa: S101 - a route was named
+        weights, by = self._weights(route), ""
+        for operation in self._operations(route):
+            ours = _is_asked_by(reason, operation)
+            if not operation.closed and not ours:
+                return (
+                    f"operation {operation.name} on {route} is under way, or was left: mlplatform "
+                    f"failover resume {operation.name} goes on with it, abort ends it"
+                )
+            if ours and _may_have_left(operation, region):
+                by = reason
+            for each in recoveries_of(operation, self.estate.clock.now(), weights):
+                if each.source != region or not each.moved or each.mode is Mode.DRILL:
+                    continue
+                if not ours or each.mode is not Mode.PLANNED:
+                    by = operation.name
+        has, wanted = weights.get(region, 0), self._wanted(route).get(region, 0)
+        if has == wanted or by == reason:
+            return ""
+        said = f"operation {by} has left it" if by else "others have moved it"
+        return (
+            f"{region} has {has} of {wanted} points of {route}, and {said}: mlplatform failover "
+            f"back --route {route} brings it back"
+        )
+
+    def _operations(self, route: str) -> Sequence[Operation]:
+        """What was done on a route, oldest first."""
+        assert self.estate is not None  # noqa: S101 - a route was named
+        found = self.estate.memory.operations(self.estate.clock.now(), [route])
+        return found.get(route, ())
+
+    def _left(self, route: str) -> list[Operation]:
+        return [operation for operation in self._operations(route) if not operation.closed]
 
     def _asked(self, route: str, request: Request) -> tuple[str, bool]:
         """Why it was not done, as far as it was not, and whether that may pass by itself."""
@@ -92,6 +141,12 @@ class AskingFailover:
         report = move(self.estate, route, request)
         return _why_not(report)
 
+    def _wanted(self, route: str) -> Weights:
+        """As the topology wants them, as far as the actuator can hold that."""
+        assert self.estate is not None  # noqa: S101 - a route was named
+        features = self.estate.open_traffic(route).features
+        return _held(self.topology.traffic.routes[route].weights, features)
+
     def _weights(self, route: str) -> Weights:
         from mlplatform.ports.traffic import RouteState
 
@@ -100,6 +155,28 @@ class AskingFailover:
         if not isinstance(state, RouteState):
             raise Unavailable(f"the weights of route {route} cannot be read: {state.reason}")
         return state.weights
+
+
+def _held(weights: Weights, features: TrafficFeatures) -> Weights:
+    from mlplatform.ports.traffic import expressible
+
+    return expressible(weights, features) if weights else {}
+
+
+def _is_asked_by(reason: str, operation: Operation) -> bool:
+    """Whether an operation was begun for the same rollout. Its undo is another operation of it, so
+    that what stands before the comma tells."""
+    told = str(next(iter(operation.actions.values())).parameters.get("reason", ""))
+    return told.partition(", ")[0] == reason.partition(", ")[0]
+
+
+def _may_have_left(operation: Operation, region: str) -> bool:
+    """Whether a shift away from a region was begun; one that was aborted cannot say how it went."""
+    begun = (operation.actions.get(step.action) for step in operation.steps)
+    return any(
+        action is not None and action.kind == "shift" and action.parameters["source"] == region
+        for action in begun
+    )
 
 
 def _why_not(report: Report) -> tuple[str, bool]:
@@ -131,9 +208,10 @@ def standings_of(
         closed: dict[Rule, str] = {}
         unknown = ""
         for name, there in seen.routes.items():
-            wanted = lent.get(name) or topology.traffic.routes[name].weights
+            wanted = lent.get(name) or _held(topology.traffic.routes[name].weights, there.features)
+            who = "a rollout left it" if name in lent else "the topology wants"
             if isinstance(there.state, RouteState):
-                _compare(name, region, there.state.weights, wanted, closed)
+                _compare(name, region, there.state.weights, wanted, closed, who)
             elif region in wanted:
                 unknown = unknown or f"route {name}: {there.state.reason}"
             _of_operations(there, region, wanted, closed)
@@ -159,6 +237,7 @@ def _compare(
     weights: Mapping[str, int],
     wanted: Mapping[str, int],
     closed: dict[Rule, str],
+    who: str,
 ) -> None:
     """A region that has not what the topology gives it has been left, or bears another's share,
     whoever moved it."""
@@ -167,7 +246,7 @@ def _compare(
     has, gets = weights.get(region, 0), wanted.get(region, 0)
     if wanted and has != gets:
         rule = Rule.UNDER_FAILOVER if has < gets else Rule.FAILOVER_TARGET
-        closed.setdefault(rule, f"route {route} gives it {has} %, the topology wants {gets}")
+        closed.setdefault(rule, f"route {route} gives it {has} %, {who} {gets}")
 
 
 def _of_operations(
