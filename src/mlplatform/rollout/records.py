@@ -1,5 +1,5 @@
 """What rollout keeps in the control store beside the journal: plans that wait for somebody, who
-said yes to them, who ordered what, what is pinned, and the windows by which a canary is judged."""
+said yes to them, who ordered what, and the windows by which a canary is judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.digest import blake3_hex
-from mlplatform.core.errors import Fenced, IntegrityError, NoMajority, UsageError
+from mlplatform.core.errors import Fenced, IntegrityError, UsageError
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Plan, Record, canonical
 from mlplatform.ports.clock import Clock
@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Record)
 
 _PLANS, _APPROVALS = "plans/rollout/", "observations/approvals/"
 _ORDERED = "observations/ordered/"
-_PINS, _WINDOWS = "observations/pins/", "observations/windows/"
+_WINDOWS = "observations/windows/"
 _SHORTEST = 6
 """Of a plan's name that somebody types."""
 _HEX = re.compile(r"[0-9a-f]{6,64}")
@@ -88,17 +88,6 @@ class Ordered(Record):
     verified: str = ""
     """By whom it was proven who they are; empty: by nobody."""
     reason: str = ""
-    at: datetime
-
-
-class Pin(Record):
-    """Bytes that may not be removed from a region's store while a rollout may go back to them."""
-
-    model: str
-    version: str
-    digest: str
-    region: str
-    operation: str
     at: datetime
 
 
@@ -197,19 +186,6 @@ class Records:
         those = {each for each in found if each.operation == operation}
         return tuple(sorted(those, key=lambda each: (each.at, each.what, each.by)))
 
-    def pin(self, pin: Pin) -> None:
-        """Keep a version in a region. `NoMajority` if it may not have been heard."""
-        self._put(_pin_key(pin.model, pin.region), pin, f"the pin of {pin.model} in {pin.region}")
-
-    def pins(self, model: str = "") -> tuple[Pin, ...]:
-        """Every pin, or those of a model."""
-        below = f"{_PINS}{model}/" if model else _PINS
-        return tuple(set(_parsed(Pin, self.control.read_observations(below).records)))
-
-    def unpin(self, model: str, region: str) -> None:
-        """Take a pin off; without one there is nothing to do."""
-        self.control.drop_observation(_pin_key(model, region))
-
     def keep_windows(self, operation: str, region: str, windows: Sequence[Window]) -> None:
         """Keep what was counted in a region, so that whoever goes on need not begin again."""
         self.control.put_observation(
@@ -231,20 +207,10 @@ class Records:
         return best
 
     def _put(self, key: str, record: Record, what: str) -> None:
-        took = self.control.put_observation(key, _body(record))
-        if took < self.control.majority:
-            raise NoMajority(
-                f"{what}: {took} of {len(self.control.urls)} control stores took it, so it may not "
-                "be heeded",
-                hint="see to the control stores, then run again",
-            )
+        self.control.put_heeded(key, _body(record), what)
 
 
 _WINDOWS_FORM: TypeAdapter[list[Window]] = TypeAdapter(list[Window])
-
-
-def _pin_key(model: str, region: str) -> str:
-    return f"{_PINS}{model}/{region}.json"
 
 
 def _body(record: Record) -> bytes:
