@@ -83,6 +83,8 @@ class _Deployment:
     name: str
     model: str
     canary: bool
+    servers: int
+    """How many it is to have."""
     wanted: Mapping[str, str]
     """Labels that its pods have."""
     rules: Sequence[Mapping[str, Any]]
@@ -165,6 +167,7 @@ class KubernetesFleet:
                 about["name"],
                 about["labels"][MODEL],
                 about["labels"].get(TRACK) == "canary",
+                int(each["spec"].get("replicas", 1)),
                 selector.get("matchLabels") or {},
                 selector.get("matchExpressions") or (),
             )
@@ -172,8 +175,10 @@ class KubernetesFleet:
     # ------------------------------------------------------------------------- asking for more
 
     def ask_capacity(self, model: str, servers: int) -> str:
-        """See the port. Several Deployments of a model share what is asked, in order of name."""
-        names = sorted(d.name for d in self._deployments() if d.model == model and not d.canary)
+        """See the port. Several Deployments of a model share what is asked, in order of name. One
+        that is at 0 beside others, as an old version's is, has an autoscaler that does nothing."""
+        there = [d for d in self._deployments() if d.model == model and not d.canary]
+        names = sorted(d.name for d in there if d.servers) or sorted(d.name for d in there)
         if not names:
             raise NotFound(
                 f"no Deployment serves {model}: none has the label {MODEL}={model}", store=self.url

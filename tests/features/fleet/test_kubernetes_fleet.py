@@ -262,7 +262,7 @@ def test_pods_are_found_by_any_selector(cluster: Cluster, what: str) -> None:
     cluster.deployment("bert", "bert", selector={"matchLabels": {"app": "bert"}})
     cluster.pod("resnet", "v1.2.0")
     assert resnet(cluster.fleet()) == Served({"v1.2.0": ""}, 1)
-    deployment = _Deployment("resnet", "resnet50", False, {}, (rule,))
+    deployment = _Deployment("resnet", "resnet50", False, 1, {}, (rule,))
     assert deployment.selects({"app": "resnet"}) is selects
 
 
@@ -349,6 +349,19 @@ def test_several_deployments_share_what_is_asked(cluster: Cluster) -> None:
         cluster.autoscaler(name, 1, 3)
     cluster.fleet().ask_capacity("resnet50", 5)
     assert (cluster.floor("resnet-a"), cluster.floor("resnet-b")) == (3, 2)
+
+
+def test_what_an_old_version_is_scaled_by_counts_for_nothing(cluster: Cluster) -> None:
+    """It stays at 0 beside the new one, where an autoscaler does nothing."""
+    for name in ("resnet-a", "resnet-b"):
+        cluster.deployment(name, "resnet50")
+        cluster.autoscaler(name, 2, 9)
+    path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/resnet-a"
+    cluster.plane.merge(path, {"spec": {"replicas": 0}})
+    assert cluster.fleet().ask_capacity("resnet50", 4) == (
+        "resnet50: raised the floor of HorizontalPodAutoscaler resnet-b from 2 to 4"
+    )
+    assert (cluster.floor("resnet-a"), cluster.floor("resnet-b")) == (2, 4)
 
 
 @pytest.mark.parametrize("times", [1, 9])
