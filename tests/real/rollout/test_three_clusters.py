@@ -1,8 +1,8 @@
 """Rollouts over three real clusters: what serves at the end, what was never so meanwhile, how the
 command ends, and what an operator reads.
 
-They take minutes, so `make test` leaves them out:
-`MLPLATFORM_ROLLOUT_STORIES=all make test ARGS=tests/real/rollout` tells them."""
+`make test` tells some of them, in two minutes or so; those that are `slow` too, in eight:
+`MLPLATFORM_ROLLOUT_STORIES=all make test ARGS=tests/real/rollout`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ from tests.real.servers.launch import free_port, running
 pytestmark = [
     pytest.mark.real("kubernetes", "kwok", "caddy", "prometheus"),
     pytest.mark.xdist_group("three_clusters"),
-    pytest.mark.slow,
 ]
 
 Make = Callable[..., AbstractContextManager[World]]
@@ -120,6 +119,7 @@ def test_a_bad_canary_never_leaves_its_region(make: Make) -> None:
         assert not [*world["us"].failed(), *world["eu"].failed()]
 
 
+@pytest.mark.slow
 def test_an_image_that_does_not_exist(make: Make) -> None:
     with make("v2.noimage", only="eu") as world:
         ran = world.type("rollout apply resnet50@v2.noimage --yes")
@@ -131,6 +131,7 @@ def test_an_image_that_does_not_exist(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_a_canary_that_crashes_under_its_first_requests(make: Make) -> None:
     """It records nothing itself; each time that it is back, it crashes again."""
     with make("v2", only="eu") as world:
@@ -169,6 +170,7 @@ def test_a_controller_is_killed_and_another_goes_on(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_an_api_server_is_away_in_the_middle(make: Make) -> None:
     with make("v2", only="eu") as world:
         eu = world["eu"]
@@ -184,6 +186,7 @@ def test_an_api_server_is_away_in_the_middle(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_no_gpu_is_free(make: Make) -> None:
     """Old servers go first, and never more of them than the floor allows."""
     strategy = {"weights": [50], "step_seconds": 1, "surge_servers": 0}
@@ -196,6 +199,7 @@ def test_no_gpu_is_free(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_no_gpu_is_free_and_one_is_asked_for(make: Make) -> None:
     with make("v2", only="eu", servers=4, gpus=4) as world:
         ran = world.type("rollout apply resnet50@v2 --yes")
@@ -214,6 +218,7 @@ def test_a_version_is_missing_in_one_region(make: Make) -> None:
         require(world, us="v1", eu="v1", ap="v1")
 
 
+@pytest.mark.slow
 def test_a_quota_is_full(make: Make) -> None:
     with make("v2", only="eu") as world:
         eu = world["eu"]
@@ -228,6 +233,7 @@ def test_a_quota_is_full(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_an_autoscaler_fights(make: Make) -> None:
     """Its floor is that of the version that serves: what a rollout needs, it moves; afterwards the
     bounds are as they were."""
@@ -261,6 +267,7 @@ def test_an_autoscaler_fights(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_gitops_puts_the_weights_back(make: Make) -> None:
     """Whoever is at work there is not fought: the rollout goes back, and says why."""
     with make("v2", only="eu") as world:
@@ -282,6 +289,7 @@ def test_gitops_puts_the_weights_back(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_undone_after_it_was_over(make: Make) -> None:
     with make("v2", only="eu") as world:
         assert world.type("rollout apply resnet50@v2 --yes").exit_code == 0
@@ -304,6 +312,7 @@ def test_two_controllers(make: Make) -> None:
         require(world, eu="v2")
 
 
+@pytest.mark.slow
 def test_undone_while_a_wave_of_two_is_open(make: Make) -> None:
     """By another process: whoever is at work hears of it, and takes back both."""
     slow = {"weights": [50], "step_seconds": 60}
@@ -322,6 +331,7 @@ def test_undone_while_a_wave_of_two_is_open(make: Make) -> None:
         assert not world.failed()
 
 
+@pytest.mark.slow
 def test_a_disruption_budget_keeps_all_of_them(make: Make) -> None:
     """A Deployment shrinks whatever a budget says: the plan heeds it all the same."""
     strategy = {"weights": [50], "step_seconds": 1, "surge_servers": 0}
@@ -368,6 +378,7 @@ def world_route(world: World) -> Iterator[Callable[[int, int], object]]:
         yield move
 
 
+@pytest.mark.slow
 def test_failover_moves_into_a_region_in_mid_canary(make: Make) -> None:
     """No step begins there meanwhile; the canary stays as it is, and goes on afterwards."""
     strategy = {"weights": [20, 50], "step_seconds": 4}
@@ -401,6 +412,7 @@ def test_another_gpu_in_one_region(make: Make) -> None:
         require(world, us="v1", eu="v1", ap="v1")
 
 
+@pytest.mark.slow
 def test_an_api_server_that_answers_ill(make: Make) -> None:
     """One call in eight: a conflict, an expired list, a failed test, too many, an error, a line
     that is cut before the call or behind it. A write that is refused as invalid though nothing has
