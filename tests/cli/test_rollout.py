@@ -327,7 +327,7 @@ def test_a_report_in_markdown_as_a_page_and_for_programs(site: Site) -> None:
     stream.append(Kind.CLOSED, {"text": "ended"}, fence=1)
 
     told = site.good("rollout", "report", "m").out
-    assert told.startswith("# `m@v2`: people have to look\n")
+    assert told.startswith("# `m@v2`: returned\n")
     assert "us: the disk is full" in told
     assert "alice@laptop:42 (unverified)" in told
     page, text = site.folder / "report.html", site.folder / "report.md"
@@ -337,8 +337,8 @@ def test_a_report_in_markdown_as_a_page_and_for_programs(site: Site) -> None:
     assert text.read_text() == told
     assert "us: the disk is full" in page.read_text()
     rows = site.good("rollout", "report", "--output", "json").json()
-    assert (rows["operation"], rows["state"]) == (operation, "people have to look")
-    assert [row["state"] for row in rows["regions"]] == ["people have to look"] + ["not begun"] * 2
+    assert (rows["operation"], rows["state"]) == (operation, "returned")
+    assert [row["state"] for row in rows["regions"]] == ["returned", "not begun", "not begun"]
     nowhere = site.folder / "no" / "report.html"
     require(
         site.run("rollout", "report", "--html", str(nowhere)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -159,6 +159,14 @@ class Rolled:
     ended: Ended
     because: str = ""
     """Why it went back."""
+
+    @property
+    def stays_in(self) -> list[str]:
+        """Regions in which it serves although it was returned: their wave was over."""
+        done = [each.action for each in self.report.outcomes if each.result is Result.DONE]
+        went = {key.split("/")[2] for key in done if is_way_back(key)}
+        there = [key.split("/")[2] for key in done if key.endswith(f"/{Kind.PROMOTE}")]
+        return [region for region in there if region not in went]
 
     @property
     def subject(self) -> str:
@@ -580,8 +588,38 @@ class StepStands:
     result: str
     """`done`, `failed`, `unknown`, `nothing-to-do`; `under way`, or `waits`."""
     outcome: Outcome | None = None
+    begun: bool = False
+    """Whether anything may have been done of it."""
     waits: str = ""
     """For whom, where somebody has to say yes, and how."""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it did not end well, or nobody knows how it did."""
+        return self.result in ("failed", "unknown")
+
+
+_ONLY_LOOKS = (Kind.APPROVE, Kind.PREFLIGHT)
+"""Steps of which nothing has to be taken back, however they end."""
+
+
+def region_state(steps: Sequence[StepStands], *, closed: bool) -> str:
+    """What became of a region, in words: `promoted`, `returned`, `not begun`, `under way`, `going
+    back`, `people have to look`. One of which nothing was changed before it went wrong is returned:
+    the last good version has served all the time."""
+    begun = [step for step in steps if step.begun]
+    if not begun:
+        return "not begun"
+    back = [step for step in begun if is_way_back(step.action.key)]
+    if not closed:
+        return "going back" if back else "under way"
+    wrong = [step for step in begun if step.wrong or step.outcome is None]
+    if back:
+        return "people have to look" if any(step in back for step in wrong) else "returned"
+    if wrong:
+        looked = all(step.action.kind in _ONLY_LOOKS for step in begun)
+        return "returned" if looked else "people have to look"
+    return "promoted" if len(begun) == len(steps) else "people have to look"
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,15 +635,29 @@ class Stands:
     writer: str = ""
 
     @property
+    def regions(self) -> Mapping[str, str]:
+        """What became of each region, in words."""
+        steps: dict[str, list[StepStands]] = {}
+        for step in self.steps:
+            if step.action.kind != Kind.APPROVE:
+                steps.setdefault(step.action.region, []).append(step)
+        return {each: region_state(those, closed=self.closed) for each, those in steps.items()}
+
+    @property
     def state(self) -> str:
         """What became of it, or becomes, in words."""
         if not self.closed:
             return "paused" if self.paused else "going back" if self.going_back else "open"
-        failed = [each for each in self.steps if each.result in ("failed", "unknown")]
-        if self.going_back:
-            wrong = any(is_way_back(each.action.key) for each in failed)
-            return "people have to look" if wrong else "returned"
-        return "people have to look" if failed else "promoted"
+        states = set(self.regions.values())
+        if "people have to look" in states:
+            return "people have to look"
+        return "promoted" if states == {"promoted"} else "returned"
+
+    @property
+    def because(self) -> str:
+        """Why it went back, or did not go on."""
+        wrong = (each.outcome.detail for each in self.steps if each.wrong and each.outcome)
+        return self.going_back or (next(wrong, "") if self.closed else "")
 
 
 def stands(sites: Sites, stream: Stream) -> Stands:
@@ -630,7 +682,8 @@ def stands(sites: Sites, stream: Stream) -> Stands:
         else:
             result = "under way" if key in begun and not stream.closed else "waits"
         unsaid = outcome is None and action.kind == Kind.APPROVE
-        steps.append(StepStands(action, result, outcome, waits if unsaid else ""))
+        did = key in begun and not (outcome is not None and is_not_begun(outcome))
+        steps.append(StepStands(action, result, outcome, did, waits if unsaid else ""))
     paused = [
         each.reason or f"by {each.by}"
         for each in (sites.orders.read() if not stream.closed else ())

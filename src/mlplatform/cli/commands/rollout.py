@@ -687,14 +687,17 @@ def show_rolled(session: Session, rolled: Rolled, subject: str) -> int:
         operation=report.operation,
         ended=rolled.ended.value,
         because=rolled.because,
+        stays_in=rolled.stays_in if rolled.ended is Ended.RETURNED else [],
         holds=[hold.model_dump(mode="json") for hold in report.plan.holds],
     )
     _tell_holds(session, report.plan.holds)
+    stays = f"it stays in {', '.join(rolled.stays_in)}" if rolled.stays_in else ""
     text = {
         Ended.NOTHING: f"nothing to do: {subject} serves there already",
         Ended.HELD: f"{subject}: nothing was begun",
         Ended.PROMOTED: f"{subject} serves in every region of the plan",
-        Ended.RETURNED: f"{subject} was returned, the last good version serves: {rolled.because}",
+        Ended.RETURNED: f"{subject} was returned, {stays or 'the last good version serves'}: "
+        f"{rolled.because}",
         Ended.PARTLY: f"{subject}: people have to look: {rolled.because}",
     }[rolled.ended]
     failed = rolled.ended in (Ended.RETURNED, Ended.PARTLY)
@@ -759,14 +762,14 @@ def show_stands(session: Session, stands: Stands, hands: Sequence[Hand]) -> int:
         operation=stands.operation,
         subject=str(stands.request.subject),
         state=state,
-        because=stands.going_back,
+        because=stands.because,
         paused=stands.paused,
         hands=[asdict(hand) for hand in hands],
     )
     for hand in hands:
         said = f": {hand.reason}" if hand.reason else ""
         session.say(f"{hand.at:%Y-%m-%d %H:%M:%SZ}: {who(hand)} {hand.what}{said}")
-    why = f": {stands.going_back}" if stands.going_back else ""
+    why = f": {stands.because}" if stands.because else ""
     session.say(f"{stands.operation}: {stands.request.subject}: {state}{why}")
     if stands.paused:
         session.say(f"paused: {stands.paused}; mlplatform rollout resume {stands.operation}")
@@ -780,7 +783,7 @@ def _history_row(stands: Stands, ordered: Sequence[Ordered]) -> dict[str, Any]:
         "subject": str(stands.request.subject),
         "regions": list(stands.request.regions),
         "state": stands.state,
-        "because": stands.going_back or None,
+        "because": stands.because or None,
         "ordered": [each.model_dump(mode="json", exclude={"operation"}) for each in ordered],
     }
 

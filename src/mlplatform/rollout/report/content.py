@@ -22,7 +22,7 @@ from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.rollout import Rollout
 from mlplatform.core.seen import Unknown
 from mlplatform.rollout.course.decide import regions_of
-from mlplatform.rollout.operations import Stands, StepStands, is_not_begun
+from mlplatform.rollout.operations import Stands, StepStands, region_state
 from mlplatform.rollout.plan.policy import policy_of
 from mlplatform.rollout.plan.steps import Kind
 from mlplatform.rollout.records import Approval, Ordered
@@ -158,7 +158,7 @@ class RegionTold:
     """Empty: nothing served there before."""
     servers: int
     state: str
-    """`promoted`, `returned`, `not begun`, `under way`, `people have to look`."""
+    """In words: `operations.region_state`."""
     steps: tuple[StepTold, ...]
     not_begun: int
     """How many steps were planned and not begun."""
@@ -257,7 +257,7 @@ def content_of(kept: Kept, made: datetime) -> Content:
         subject=str(stands.request.subject),
         version=stands.request.subject.version,
         state=stands.state,
-        because=stands.going_back,
+        because=stands.because,
         began=entries[0].at,
         ended=closed,
         by=entries[0].writer,
@@ -300,7 +300,7 @@ def _regions(kept: Kept, agreed: Plan, times: Mapping[str, datetime]) -> tuple[R
     for region, steps in by_region.items():
         windows = kept.windows.get(region, ())
         verdict = _recorded(steps) or (judged.get(region, {}) if windows else {})
-        begun = [step for step in steps if _is_begun(step, times)]
+        begun = [step for step in steps if step.begun]
         first = steps[0].action.parameters
         baked = [
             s.outcome.measured
@@ -315,7 +315,7 @@ def _regions(kept: Kept, agreed: Plan, times: Mapping[str, datetime]) -> tuple[R
                 version=kept.stands.request.subject.version,
                 last_good=str(first["last_good"]),
                 servers=int(first["servers"]),
-                state=_state(steps, begun, closed=kept.stands.closed),
+                state=region_state(steps, closed=kept.stands.closed),
                 steps=tuple(_step(each, times) for each in begun),
                 not_begun=len(steps) - len(begun),
                 decision=str(verdict.get("decision", "")),
@@ -341,24 +341,6 @@ def _baked(steps: Sequence[StepStands]) -> JSON | None:
         if step.action.kind == Kind.BAKE and step.outcome is not None:
             return step.outcome.measured if "requests" in step.outcome.measured else None
     return None
-
-
-def _is_begun(step: StepStands, times: Mapping[str, datetime]) -> bool:
-    if step.outcome is not None and is_not_begun(step.outcome):
-        return False
-    return step.action.key in times
-
-
-def _state(steps: Sequence[StepStands], begun: Sequence[StepStands], *, closed: bool) -> str:
-    if not begun:
-        return "not begun"
-    back = [step for step in begun if _is_back(step.action)]
-    if not closed:
-        return "going back" if back else "under way"
-    wrong = [s for s in begun if s.outcome is None or not s.outcome.ok]
-    if back:
-        return "people have to look" if any(_is_back(s.action) for s in wrong) else "returned"
-    return "promoted" if len(begun) == len(steps) and not wrong else "people have to look"
 
 
 def _is_back(action: Action) -> bool:
