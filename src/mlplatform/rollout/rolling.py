@@ -25,10 +25,12 @@ from mlplatform.control.regions import each_region
 from mlplatform.core.errors import (
     CheckFailed,
     Fenced,
+    IntegrityError,
     Interrupted,
     LeaseHeld,
     MlplatformError,
     NoMajority,
+    NotFound,
 )
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
@@ -53,6 +55,7 @@ from mlplatform.rollout.effects import Sites
 from mlplatform.rollout.hands import Hands
 from mlplatform.rollout.plan.decide import FEATURE, decide
 from mlplatform.rollout.plan.gates import judge as judge_region
+from mlplatform.rollout.plan.hand_over import outgrown
 from mlplatform.rollout.plan.seen import Request, Rule, Seen, Standing
 from mlplatform.rollout.plan.steps import ASKS_FAILOVER, Kind
 from mlplatform.rollout.records import name_of
@@ -127,7 +130,6 @@ class Roller:
     _cold: set[str] = field(default_factory=set)
     _lent: dict[str, dict[str, Weights]] = field(default_factory=dict)
     """By region, then by route: what it was left with, since it has handed over the rest."""
-    _decided: Plan | None = None
 
     def __post_init__(self) -> None:
         self._patience = Patience(self.sites, self.told, self.guard, self.operation)
@@ -218,8 +220,7 @@ class Roller:
         if self.carried_out:
             return Plan(feature=FEATURE)
         if isinstance(seen, Seen):
-            self._decided = decide(topology, seen, now)
-            return self._decided
+            return decide(topology, seen, now)
         plan = go_on(topology, seen)
         reason = is_back(plan.actions)
         if reason:
@@ -261,7 +262,7 @@ class Roller:
         """The steps of one batch: one region each, side by side. Where one of them may do nothing
         more, none may."""
         if self.agreed is None:
-            self.agreed = self._decided
+            self.agreed = self._agreed_to(operation)
         self._begin(operation)
         self._begin_steps([action.key for action in actions])
         if len(actions) == 1:
@@ -290,10 +291,22 @@ class Roller:
                 self._patience.halt()
                 wait_for(waiting, timeout=_END_SECONDS)
 
+    def _agreed_to(self, operation: str) -> Plan:
+        """As whoever takes it up has it: what somebody agreed to, though loads have moved since."""
+        try:
+            stream = self.sites.journal.open(operation)
+        except (NotFound, IntegrityError) as error:  # and no step may be passed over for that
+            raise Interrupted(
+                f"operation {operation} cannot be read: {error}",
+                hint=f"`mlplatform rollout resume {operation}` goes on with it",
+            ) from error
+        return Plan.model_validate(stream.entries[0].payload["plan"])
+
     def _one(self, action: Action) -> Outcome:
         try:
             if action.kind not in _ONLY_LOOK and not is_undo(action):
-                shut = self._ordered if action.kind in ASKS_FAILOVER else self._closed
+                moved = action.kind == Kind.TAKE_BACK or action.key in self._taken_up
+                shut = self._ordered if action.kind in ASKS_FAILOVER and moved else self._closed
                 self._patience.wait(action, lambda: shut(action))
                 self._require_ours(action)
             outcome = _PERFORM[Kind(action.kind)](self, action)
@@ -383,7 +396,7 @@ class Roller:
 
     def _preflight(self, action: Action) -> Outcome:
         """Look again: what has changed since the plan was made, and stands in the way."""
-        sites = self.sites
+        sites, case = self.sites, case_of(self.sites.topology, action)
 
         def unknown() -> str:
             seen = sites.observe(Request(self.request.subject, (action.region,)))
@@ -401,6 +414,8 @@ class Roller:
                     f"{now[2]} servers of {now[0] or 'nothing'} serve there now, and it was "
                     f"planned for {then[2]} of {then[0] or 'nothing'}"
                 )
+            elif not found and (why := outgrown(case, judged.keeps, judged.at_once)):
+                serious.append(why)
             if serious:
                 raise CheckFailed(
                     f"{action.region}: {'; '.join(serious)}", hint="mend that, then plan again"
@@ -439,13 +454,14 @@ class Roller:
         for route, keep in _keeps(action).items():
 
             def left(route: str = route, keep: int = keep) -> str:
+                self.guard()  # each takes minutes, in which another may have gone on with this
                 try:
                     lent[route] = dict(
                         self.sites.failover.hand_over(
                             action.region, route, keep, reason=self._reason
                         )
                     )
-                except LeaseHeld as error:
+                except (LeaseHeld, Fenced) as error:  # it is the route that is another's
                     return str(error)
                 return ""
 
@@ -460,9 +476,15 @@ class Roller:
         for route in _keeps(action):
 
             def missing(route: str = route) -> str:
+                self.guard()
                 try:
                     why = self.sites.failover.take_back(action.region, route, reason=self._reason)
-                except LeaseHeld as error:
+                except (LeaseHeld, Fenced) as error:
+                    why = str(error)
+                except MlplatformError as error:
+                    # However long nobody answers, what has been done of the region is no worse.
+                    if not error.retryable:
+                        raise
                     why = str(error)
                 if why:
                     # Its gates wait for minutes; each look is one at every region.
@@ -679,7 +701,7 @@ def _region_in(key: str) -> str:
 
 def _keeps(action: Action) -> Mapping[str, int]:
     """By route: points of weight that the region keeps."""
-    return {str(route): int(keep) for route, keep in action.parameters["keeps"].items()}
+    return {str(route): int(keep) for route, keep in action.figures["keeps"].items()}
 
 
 def _is_undo_of(key: str, kind: Kind) -> bool:

@@ -238,7 +238,7 @@ def case_of(topology: Topology, action: Action) -> Case:
         bake_seconds=section.waves.bake_seconds,
         actuator=section.actuator_of(subject.model, action.region),
         load_seconds=section.load_seconds_of(subject.model),
-        keeps={str(name): int(keep) for name, keep in told.get("keeps", {}).items()},
+        keeps={str(name): int(keep) for name, keep in action.figures.get("keeps", {}).items()},
     )
 
 
@@ -269,9 +269,9 @@ def undo_action(first: Action, step: Step, reason: str, number: int = 1) -> Acti
             "undo": step.undo,
             "undo_seconds": None,
             "least_seconds": 0.0,
-            **({"keeps": told["keeps"]} if told.get("keeps") else {}),
             "going_back": reason,
         },
+        figures={"keeps": keeps} if (keeps := first.figures.get("keeps")) else {},
     )
 
 

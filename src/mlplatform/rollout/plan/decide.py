@@ -141,6 +141,9 @@ def _action(
     assert isinstance(copy, Copy)  # noqa: S101 - a region whose store is unknown has no steps
     uses, unpriced = _uses(topology, seen, region, step)
     figures: JSON = {"unpriced": unpriced} if unpriced else {}
+    if judged.keeps:
+        # By a load that moves all the time; whether it will do is looked at again before it begins.
+        figures["keeps"] = dict(judged.keeps)
     judges: JSON = {"alpha_each": alpha_each} if "verdict" in step.gate else {}
     return Action(
         key=f"{FEATURE}/{subject}/{region}/{step.key}",
@@ -164,7 +167,6 @@ def _action(
             "undo": step.undo,
             "undo_seconds": step.undo_seconds,
             "least_seconds": step.least_seconds,
-            **({"keeps": dict(judged.keeps)} if judged.keeps else {}),
             **judges,
         },
         figures=figures,

@@ -15,6 +15,11 @@ from mlplatform.ports.fleet import Served
 from mlplatform.rollout.plan.room import declaring, rate_of, spared
 from mlplatform.rollout.plan.seen import Finding, Rule, Seen
 from mlplatform.rollout.plan.spare import carriers, free_of, is_open, load_of
+from mlplatform.rollout.plan.steps import Case
+
+_SLACK = 1.05
+"""A plan holds while a region is left so little more than would be planned now: loads move while
+people read, and those of failover's plans may by as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,27 @@ def handing_over(
     moved = load * max(1 - keep / shares[name] for name, keep in keeps.items())
     lacking = _lacking(topology, seen, region, moved, today)
     return lacking or Handing(keeps, moved)
+
+
+def outgrown(case: Case, keeps: Mapping[str, int], at_once: int) -> str:
+    """Why a plan takes more away than its region's load lets by now, where old servers go first;
+    empty where it does not. `keeps` and `at_once` are what would be planned now."""
+    if not case.strategy.old_go_first:
+        return ""
+    if keeps and not case.keeps:
+        return "by its load now no server can be spared, unless others bear a part of its share"
+    if at_once < case.at_once:
+        return (
+            f"by its load now {at_once} of its servers may be away at once, and it was planned for "
+            f"{case.at_once}"
+        )
+    for route, keep in case.keeps.items():
+        if keep > _SLACK * keeps.get(route, keep):
+            return (
+                f"by its load now it may keep {keeps[route]} points of route {route}, and it was "
+                f"planned for {keep}"
+            )
+    return ""
 
 
 def _lacking(

@@ -455,11 +455,11 @@ def test_a_region_hands_over_what_lets_one_server_go(peak: float, keeps: int | N
         return
     assert list(steps)[:3] == ["preflight", "pin", "hand-over"]
     assert list(steps)[-1] == "take-back"
-    assert all(action.parameters["keeps"] == {"api": keeps} for action in steps.values())
+    assert all(action.figures["keeps"] == {"api": keeps} for action in steps.values())
     assert f"leave eu {keeps} points of route api" in steps["hand-over"].reason
     assert steps["hand-over"].parameters["touches"] == "the weights between regions of route api"
     assert steps["pin"].parameters["at_once"] == 1
-    assert not any("keeps" in a.parameters for a in plan.actions if a.region != "eu")
+    assert not any("keeps" in a.figures for a in plan.actions if a.region != "eu")
 
 
 def test_who_hands_over_is_alone_in_its_wave() -> None:
@@ -518,8 +518,10 @@ def test_what_cannot_be_handed_over(of: dict[str, Any], said: str) -> None:
 def test_a_share_goes_only_where_failover_brings_it_back_to_the_version() -> None:
     holds = handing(350.0, declared="v1").holds
     assert [hold.reason for hold in holds if hold.region == "eu"][:1] == [
-        "capacity: eu would hand a part of its share to others, and failover brings back nothing "
-        "to v2 while the topology wants v1; set models.m.version: v2"
+        (
+            "capacity: eu would hand a part of its share to others, and failover brings back "
+            "nothing to v2 while the topology wants v1; set models.m.version: v2"
+        )
     ]
 
 

@@ -3,20 +3,25 @@ its servers change."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from mlplatform.control.orders import Kind as OrderKind
+from mlplatform.core.errors import Fenced, LeaseHeld, MlplatformError, Unavailable
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.servers import Group
 from mlplatform.rollout import operations
+from mlplatform.rollout.operations import Ended
 from mlplatform.rollout.plan.seen import Rule, Standing
 from tests.features.rollout.plan.world import WEIGHTS
 
-from .test_lives import BAD, HANDS_OVER
-from .test_troubles import begun, detail_of, once, promoted, returned, share
+from .test_lives import BAD, HANDS_OVER, SCENARIOS
+from .test_troubles import APPROVED, begun, detail_of, once, promoted, returned, share
 from .world import World, steps
+
+IN_PLACE = SCENARIOS["in place"].world["policy"]
 
 
 def busy(**told: Any) -> World:
@@ -136,3 +141,91 @@ def test_while_it_is_lent_what_else_stands_in_the_way_still_does(standing: Any) 
     world.between.standings = standings  # type: ignore[method-assign]
     promoted(world, world.apply("us"))
     assert len(told) == 50
+
+
+@pytest.mark.parametrize("load", [357.0, 360.0, 363.0])
+def test_a_plan_holds_while_its_load_moves_a_little(load: float) -> None:
+    world = busy()
+    plan = world.plan("us")
+    world.loads = {"us": load}
+    promoted(world, world.apply(plan=plan))
+    assert world.between.asked[0].startswith("us keeps 42 of api")
+
+
+@pytest.mark.parametrize(
+    ("planned", "now", "policy", "said"),
+    [
+        (200.0, 350.0, HANDS_OVER["policy"], "us: by its load now no server can be spared, unless"),
+        (350.0, 399.0, HANDS_OVER["policy"], "by its load now it may keep 37 points of route api"),
+        (110.0, 290.0, IN_PLACE, "by its load now 1 of its servers may be away at once"),
+    ],
+)
+def test_a_load_that_has_outgrown_a_plan_is_found_before_a_server_goes(
+    planned: float, now: float, policy: Mapping[str, Any], said: str
+) -> None:
+    """Hours pass until somebody says yes."""
+    world = busy(loads={"us": planned}, policy={**policy, "waves": APPROVED["waves"]})
+    plan = world.plan("us")
+
+    def says_yes() -> None:
+        world.loads["us"] = now
+        world.sites().records.approve(plan.name, by="ada", verified="the cluster", reason="")
+
+    once(world, lambda: world.time.seconds > 900, says_yes)
+    rolled = world.apply(plan=plan)
+    assert rolled.ended is Ended.RETURNED
+    assert said in detail_of(rolled, "preflight")
+    assert world.holds("us") == {"v1": 4}
+    assert not world.between.asked
+
+
+@pytest.mark.parametrize("rule", [Rule.UNDER_FAILOVER, Rule.FAILOVER_TARGET, Rule.UNHEALTHY])
+def test_it_is_not_handed_over_while_failover_is_at_work_there(rule: Rule) -> None:
+    world = busy()
+    asked: list[bool] = []
+    real = world.between.standings
+
+    def standings(model: str, lent: Any) -> dict[str, Any]:
+        found = real(model, lent)
+        if world.sites().pins.read() and len(asked) < 50:
+            asked.append(bool(world.between.asked))
+            found["us"] = Standing({rule: "it is its turn"})
+        return found
+
+    world.between.standings = standings  # type: ignore[method-assign]
+    promoted(world, world.apply("us"))
+    assert asked == [False] * 50
+
+
+@pytest.mark.parametrize("error", [LeaseHeld("by a watch"), Fenced("by a newer one")])
+@pytest.mark.parametrize("what", ["hand_over", "take_back"])
+def test_who_holds_the_route_is_waited_for(what: str, error: MlplatformError) -> None:
+    world = busy()
+    held: list[str] = []
+    real = getattr(world.between, what)
+
+    def refuses(*asked: Any, **told: Any) -> Any:
+        if len(held) < 20:
+            held.append(what)
+            raise error
+        return real(*asked, **told)
+
+    setattr(world.between, what, refuses)
+    promoted(world, world.apply("us"))
+    assert world.between.weights == WEIGHTS
+    assert len(held) == 20
+
+
+def test_where_nobody_answers_for_an_hour_it_comes_back_then_and_nothing_is_returned() -> None:
+    world = busy()
+    real, since = world.between.take_back, [0.0]
+
+    def away(*asked: Any, **told: Any) -> str:
+        since[0] = since[0] or world.time.monotonic()
+        if world.time.monotonic() < since[0] + 3600:
+            raise Unavailable("no answer", store="memory://api")
+        return real(*asked, **told)
+
+    world.between.take_back = away  # type: ignore[method-assign]
+    promoted(world, world.apply("us"))
+    assert world.between.weights == WEIGHTS
