@@ -323,6 +323,20 @@ def test_a_version_that_a_rollout_may_go_back_to(published: Estate) -> None:
     )
 
 
+def test_a_version_that_is_withdrawn_while_two_control_stores_of_three_are_away(
+    published: Estate,
+) -> None:
+    """It is withdrawn all the same, and that is told."""
+    topology = published.folder / "topology.yaml"
+    here, broken = published.here("control"), published.folder / "broken"
+    broken.write_text("no folder")
+    stores = f"control: [{here}, file://{broken}/1, file://{broken}/2]"
+    topology.write_text(re.sub(r"control: \S+", stores, topology.read_text(), count=1))
+    ran = published.run("withdraw", "m@v1", "--reason", "it bites")
+    require(ran, 5, "warning: whether a rollout goes back to m@v1 is not known: ", hint=False)
+    assert re.search(r"\nus +withdrawn", ran.out)
+
+
 UNKNOWN = {
     "publish": ((*PUBLISH, "--region", "uss"), "uss: no such region", "did you mean 'us'?"),
     "replicate to": (("replicate", "m", "--to", "eu,epu"), "epu: no such region", "mean 'eu'?"),
