@@ -44,7 +44,7 @@ def test_a_good_version_is_promoted_and_a_bad_one_is_returned(world: World) -> N
     ran = world.type("rollout apply resnet50@v2.fails --yes")
     assert ran.exit_code == 3, ran.said
     assert "resnet50@v2.fails was returned, the last good version serves" in ran.err
-    assert re.search(r"worse: e-value \d+ against it, 20 needed", ran.err), ran.err
+    assert re.search(r"worse: e-value [\d,]+ against it, 20 needed", ran.err), ran.err
     assert eu.shares == {"v2": 100}
     assert (len(eu.ready("v2")), len(eu.pods("v2.fails"))) == (2, 0)
     assert not eu.failing()

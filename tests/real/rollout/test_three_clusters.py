@@ -207,6 +207,7 @@ def test_no_gpu_is_free_and_one_is_asked_for(make: Make) -> None:
         assert "NVIDIA-L4" in ran.err or "gpu" in ran.err
         require(world, eu="v1")
         assert len(world["eu"].entry.history) == 1
+        assert not world.failed()
 
 
 def test_a_version_is_missing_in_one_region(make: Make) -> None:
@@ -216,6 +217,7 @@ def test_a_version_is_missing_in_one_region(make: Make) -> None:
         assert ran.exit_code == 3, ran.said
         assert "in eu: not-stored" in ran.err
         require(world, us="v1", eu="v1", ap="v1")
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -310,6 +312,7 @@ def test_two_controllers(make: Make) -> None:
         ran = ended(first)
         assert ran.exit_code == 0, ran.said
         require(world, eu="v2")
+        assert not world.failed()
 
 
 @pytest.mark.slow
@@ -344,6 +347,7 @@ def test_a_disruption_budget_keeps_all_of_them(make: Make) -> None:
         assert ran.exit_code == 3, ran.said
         assert "all" in ran.err
         require(world, eu="v1")
+        assert not world.failed()
 
 
 @contextmanager
@@ -395,6 +399,7 @@ def test_failover_moves_into_a_region_in_mid_canary(make: Make) -> None:
         assert ran.exit_code == 0, ran.said
         assert "failover-target: route api gives it 100 %, the topology wants 50" in ran.err
         require(world, us="v1", eu="v2")
+        assert not world.failed()
 
 
 def test_another_gpu_in_one_region(make: Make) -> None:
@@ -410,6 +415,7 @@ def test_another_gpu_in_one_region(make: Make) -> None:
         assert "in eu: " in ran.err
         assert "Tesla-T4" in ran.err
         require(world, us="v1", eu="v1", ap="v1")
+        assert not world.failed()
 
 
 @pytest.mark.slow
