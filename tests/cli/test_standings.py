@@ -11,6 +11,7 @@ import pytest
 
 from mlplatform.cli.standings import AskingFailover, looking_at_failover, standings_of
 from mlplatform.core.errors import CheckFailed, LeaseHeld, Unavailable
+from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.failover.decision.seen import (
@@ -24,7 +25,7 @@ from mlplatform.failover.decision.seen import (
     RouteSeen,
     Seen,
 )
-from mlplatform.failover.operations import move
+from mlplatform.failover.operations import Said, move, resume_left
 from mlplatform.failover.verdict.judge import Health, Verdict
 from mlplatform.ports.traffic import RouteState, TrafficFeatures
 from mlplatform.rollout.plan.seen import Rule, Standing
@@ -277,6 +278,7 @@ def test_who_dies_while_it_comes_back_leaves_no_operation_behind(moment: int) ->
 
 
 UPGRADE = Request(Mode.PLANNED, source="us", routes=("api",), keep=20, reason="kernel upgrade")
+BACK = Request(Mode.FAILBACK, routes=("api",), reason="it is over")
 
 
 def test_what_others_have_left_is_not_taken_for_handed_over() -> None:
@@ -293,11 +295,10 @@ def test_what_others_have_left_since_is_not_brought_back() -> None:
     of.time.sleep(120)
     move(of.estate("alice@host:1"), "api", UPGRADE)
     of.time.sleep(120)
-    said = asked.take_back("us", "api", reason=WHY)
-    assert "us has 20 of 60 points of api, and operation " in said
-    assert dict(of.state.weights) == {"us": 20, "eu": 80}
-    move(of.estate("alice@host:1"), "api", Request(Mode.FAILBACK, routes=("api",)))
     assert asked.take_back("us", "api", reason=WHY) == ""
+    assert dict(of.state.weights) == {"us": 20, "eu": 80}
+    move(of.estate("alice@host:1"), "api", BACK)
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
 
 
 @pytest.mark.parametrize("moment", range(1, 5))
@@ -311,9 +312,68 @@ def test_what_an_operator_has_begun_and_left_is_theirs_to_end(moment: int) -> No
     weights = dict(of.state.weights)
     with pytest.raises(LeaseHeld, match=f"operation {left.operation} on api is under way, or was"):
         asking(of).hand_over("us", "api", 45, reason=WHY)
-    assert "was left" in asking(of).take_back("us", "api", reason=WHY)
+    assert asking(of).take_back("us", "api", reason=WHY) == ""
     assert not of.estate().journal.open(left.operation).closed
     assert dict(of.state.weights) == weights
+
+
+def test_who_is_still_at_handing_it_over_is_waited_for() -> None:
+    """A controller that was deposed and does not know it: it may be about to move the share."""
+    of = world()
+    ended: list[str] = []
+
+    def take_back(plan: Plan, operation: str) -> None:
+        with pytest.raises(LeaseHeld):
+            asking(of, "other@host:2").take_back("us", "api", reason=WHY)
+        ended.append(operation)
+
+    request = Request(Mode.PLANNED, source="us", routes=("api",), keep=45, reason=WHY)
+    move(of.estate("deposed@host:1"), "api", request, said=Said(plan=take_back))
+    assert len(ended) == 1
+    of.time.sleep(120)
+    assert asking(of, "other@host:2").take_back("us", "api", reason=WHY) == ""
+    assert dict(of.state.weights) == {"us": 60, "eu": 40}
+
+
+@pytest.mark.parametrize("moment", range(1, 4))
+def test_a_failback_that_an_operator_has_begun_and_left_is_waited_for(moment: int) -> None:
+    of = world()
+    asked = asking(of)
+    asked.hand_over("us", "api", 45, reason=WHY)
+    of.time.sleep(120)
+    said, _ = crash_at(moment)
+    with pytest.raises(Crash):
+        move(of.estate("alice@host:1"), "api", BACK, said=said)
+    of.time.sleep(120)
+    (left,) = of.estate().journal.unfinished()
+    has = of.state.weights["us"]
+    waits = f"operation {left.operation} on api is under way, or was left" if has < 60 else ""
+    assert waits in asked.take_back("us", "api", reason=WHY)
+    assert of.state.weights["us"] == has
+    assert not of.estate().journal.open(left.operation).closed
+    resume_left(of.estate(), left.operation)
+    move(of.estate("alice@host:1"), "api", BACK)
+    assert asked.take_back("us", "api", reason=WHY) == ""
+
+
+def test_a_region_that_has_more_than_it_handed_over_needs_nothing_back() -> None:
+    """eu was lost, and us bears all of it."""
+    of = world()
+    asked = asking(of)
+    asked.hand_over("us", "api", 45, reason=WHY)
+    of.time.sleep(120)
+    of.kill("eu")
+    move(of.estate("alice@host:1"), "api", Request(Mode.UNPLANNED, source="eu", routes=("api",)))
+    assert dict(of.state.weights) == {"us": 100, "eu": 0}
+    assert asked.take_back("us", "api", reason=WHY) == ""
+    assert dict(of.state.weights) == {"us": 100, "eu": 0}
+
+
+@pytest.mark.parametrize("routes", [True, False])
+def test_from_a_route_that_is_no_more_nothing_comes_back(routes: bool) -> None:
+    of = world()
+    asked = asking(of) if routes else AskingFailover(of.topology, None)
+    assert asked.take_back("us", "gone", reason=WHY) == ""
 
 
 def test_weights_that_an_actuator_cannot_hold_are_no_failover() -> None:

@@ -53,7 +53,7 @@ class AskingFailover:
         """A planned failover of one route, of which the region keeps a part."""
         from mlplatform.failover.decision.seen import Mode, Request
 
-        if why := self._of_others(region, route, reason):
+        if why := self._of_others(route, reason) or self._moved(region, route, reason):
             raise LeaseHeld(why)
         request = Request(Mode.PLANNED, source=region, routes=(route,), keep=keep, reason=reason)
         said, unknown = self._asked(route, request)
@@ -71,51 +71,51 @@ class AskingFailover:
 
     def take_back(self, region: str, route: str, *, reason: str) -> str:
         """A failback of one route to one region; first what was left of handing it over is ended,
-        for its weights are to come back in any case. What others have left since, they bring back.
-        """
+        for its weights are to come back in any case. What others have left since is theirs to bring
+        back, and this with it."""
         from mlplatform.failover.decision.seen import Mode, Request
         from mlplatform.failover.operations import abort, request_of
 
-        assert self.estate is not None  # noqa: S101 - a route was named
+        if self.estate is None or route not in self.topology.traffic.routes:
+            return ""
         for left in self._left(route):
             if _is_asked_by(reason, left) and request_of(left.plan).mode is Mode.PLANNED:
                 with suppress(UsageError):  # it has ended meanwhile
                     abort(self.estate, left.name, reason=reason)
-        if why := self._of_others(region, route, reason):
-            return why
         wanted = self._wanted(route).get(region, 0)
-        if self._weights(route).get(region, 0) == wanted and not self._left(route):
+
+        def is_over() -> bool:
+            if any(_is_asked_by(reason, left) for left in self._left(route)):
+                return False
+            has = self._weights(route).get(region, 0)
+            return has >= wanted or self._left_by(region, route, reason) != reason
+
+        if is_over():
             return ""
-        request = Request(Mode.FAILBACK, targets=(region,), routes=(route,), reason=reason)
-        said, _ = self._asked(route, request)
+        said = self._of_others(route, reason)
+        if not said:
+            request = Request(Mode.FAILBACK, targets=(region,), routes=(route,), reason=reason)
+            said, _ = self._asked(route, request)
+            if is_over():
+                return ""
         has = self._weights(route).get(region, 0)
-        if has == wanted and not self._left(route):
-            return ""
         return f"{region} has {has} of {wanted} points of {route}: {said}"
 
-    def _of_others(self, region: str, route: str, reason: str) -> str:
-        """What is under way on a route that others began, or what they have made of a region's
-        share; empty where the route is as the topology wants it, or as `reason` has left it."""
-        from mlplatform.failover.decision.seen import Mode
-        from mlplatform.failover.history.recoveries import recoveries_of
-
-        assert self.estate is not None  # noqa: S101 - a route was named
-        weights, by = self._weights(route), ""
-        for operation in self._operations(route):
-            ours = _is_asked_by(reason, operation)
-            if not operation.closed and not ours:
+    def _of_others(self, route: str, reason: str) -> str:
+        """What is under way on a route that others began; empty where nothing is."""
+        for left in self._left(route):
+            if not _is_asked_by(reason, left):
                 return (
-                    f"operation {operation.name} on {route} is under way, or was left: mlplatform "
-                    f"failover resume {operation.name} goes on with it, abort ends it"
+                    f"operation {left.name} on {route} is under way, or was left: mlplatform "
+                    f"failover resume {left.name} goes on with it, abort ends it"
                 )
-            if ours and _may_have_left(operation, region):
-                by = reason
-            for each in recoveries_of(operation, self.estate.clock.now(), weights):
-                if each.source != region or not each.moved or each.mode is Mode.DRILL:
-                    continue
-                if not ours or each.mode is not Mode.PLANNED:
-                    by = operation.name
-        has, wanted = weights.get(region, 0), self._wanted(route).get(region, 0)
+        return ""
+
+    def _moved(self, region: str, route: str, reason: str) -> str:
+        """What others have made of a region's share; empty where it is as the topology wants it, or
+        as `reason` has left it."""
+        has, wanted = self._weights(route).get(region, 0), self._wanted(route).get(region, 0)
+        by = self._left_by(region, route, reason)
         if has == wanted or by == reason:
             return ""
         said = f"operation {by} has left it" if by else "others have moved it"
@@ -123,6 +123,25 @@ class AskingFailover:
             f"{region} has {has} of {wanted} points of {route}, and {said}: mlplatform failover "
             f"back --route {route} brings it back"
         )
+
+    def _left_by(self, region: str, route: str, reason: str) -> str:
+        """What took weight from a region last: `reason`, or the name of another's operation. Empty
+        where no operation did."""
+        from mlplatform.failover.decision.seen import Mode
+        from mlplatform.failover.history.recoveries import recoveries_of
+
+        assert self.estate is not None  # noqa: S101 - a route was named
+        weights, by = self._weights(route), ""
+        for operation in self._operations(route):
+            ours = _is_asked_by(reason, operation)
+            if ours and _may_have_left(operation, region):
+                by = reason
+            for each in recoveries_of(operation, self.estate.clock.now(), weights):
+                if each.source != region or not each.moved or each.mode is Mode.DRILL:
+                    continue
+                if not ours or each.mode is not Mode.PLANNED:
+                    by = operation.name
+        return by
 
     def _operations(self, route: str) -> Sequence[Operation]:
         """What was done on a route, oldest first."""

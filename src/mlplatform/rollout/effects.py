@@ -51,13 +51,14 @@ class Failover(Protocol):
 
     def hand_over(self, region: str, route: str, keep: int, *, reason: str) -> Weights:
         """Leave a region so many points of a route, others the rest; the weights that came of it.
-        Asked again it goes on, or finds it done. `CheckFailed` where a gate is closed,
-        `Unavailable` where that cannot be known yet, `LeaseHeld` while another hand is there."""
+        Asked again, by the same rollout as the `reason` names it before a comma, it goes on, or
+        finds it done. `CheckFailed` where a gate is closed, `Unavailable` where that cannot be
+        known yet, `LeaseHeld` or `Fenced` while another hand is there."""
         ...
 
     def take_back(self, region: str, route: str, *, reason: str) -> str:
-        """Bring a region back what the topology gives it on a route; what is still missing, or
-        empty. Likewise."""
+        """Bring a region back what it handed over on a route; what is still missing, or empty: then
+        it is back, or others have left the region since. Likewise."""
         ...
 
 

@@ -492,7 +492,7 @@ class Roller:
                 return why
 
             self._patience.wait(action, missing)
-        return self._did(action, f"{action.region} has again what the topology gives it")
+        return self._did(action, f"{action.region} hands nothing over any more")
 
     @property
     def _reason(self) -> str:
