@@ -207,3 +207,7 @@ def test_a_plan_is_shown_before_anybody_is_asked_to_agree(site: Site) -> None:
         require(ran, 2, "34 steps in us, eu, ap", "hint: add --yes, if that is")
         assert "GOES BACK BY" in ran.out, line
         assert "weight-25" in " ".join(ran.out.split()), line
+        ran = site.run("rollout", *line, "--output", "json")
+        assert (ran.code, ran.out) == (2, ""), line
+        assert "eu: weight-25: gives v2 25 % of the requests\n" in ran.err, line
+        assert "the verdict will promote nothing: rollout.verdict.disp" in ran.err, line

@@ -19,7 +19,7 @@ from mlplatform.cli.session import Session
 
 if TYPE_CHECKING:
     from mlplatform.core.money import Cost, Pricing
-    from mlplatform.core.plan import Action, Hold
+    from mlplatform.core.plan import Action, Hold, Plan
     from mlplatform.rollout.effects import Sites
     from mlplatform.rollout.operations import By, Proposal, Rolled, Said, Stands
     from mlplatform.rollout.plan.seen import Request
@@ -551,11 +551,25 @@ def _plan_and_apply(
         ended = operations.Ended.HELD if held else operations.Ended.NOTHING
         return show_proposal(session, sites, proposal, ended=ended.value, because="; ".join(held))
     stored = sites.records.store(request, proposal.plan)
-    if not yes:
-        show_proposal(session, sites, proposal)
+    if yes:
+        _tell_doubts(session, sites, proposal.plan)
+    else:
+        _show_before(session, sites, proposal)
         what = f"{len(stored.plan.actions)} steps in {', '.join(request.regions)}"
         session.confirm(what, str(request.subject), yes=yes, named=False)
     return _carry_out(session, sites, stored, wait=wait)
+
+
+def _show_before(session: Session, sites: Sites, proposal: Proposal) -> None:
+    """What somebody is to agree to: for programs on stderr, since stdout is for what becomes of
+    it."""
+    if session.output is Output.TABLE:
+        show_proposal(session, sites, proposal)
+        return
+    for action in proposal.plan.actions:
+        step = action.key.rpartition("/")[2]
+        session.say(f"{action.region}: {step}: {action.reason}", region=action.region)
+    _tell_doubts(session, sites, proposal.plan)
 
 
 def _carry_out(session: Session, sites: Sites, stored: StoredPlan, *, wait: bool) -> int:
@@ -613,13 +627,7 @@ def show_proposal(session: Session, sites: Sites, proposal: Proposal, **extra: A
             f"it, `mlplatform rollout abort {each}` takes it back",
             level="hint",
         )
-    if doubts := operations.doubts(sites.topology, plan, sites.clock.now().date()):
-        session.console.warn(f"the verdict will promote nothing: {'; '.join(doubts)}")
-        session.say(
-            "measure how errors scatter on what serves and declare it, or `mlplatform rollout "
-            "promote` when you have looked",
-            level="hint",
-        )
+    _tell_doubts(session, sites, plan)
     if plan.actions:
         waves = len({action.parameters["wave"] for action in plan.actions})
         session.say(
@@ -651,6 +659,19 @@ def _tell_holds(session: Session, holds: Sequence[Hold]) -> None:
     """Each with what to do about it, which is part of its reason."""
     for hold in holds:
         session.console.warn(f"held: {hold.subject} in {hold.region}: {hold.reason}")
+
+
+def _tell_doubts(session: Session, sites: Sites, plan: Plan) -> None:
+    """Before anybody agrees to it, or waits for it."""
+    from mlplatform.rollout import operations
+
+    if doubts := operations.doubts(sites.topology, plan, sites.clock.now().date()):
+        session.console.warn(f"the verdict will promote nothing: {'; '.join(doubts)}")
+        session.say(
+            "measure how errors scatter on what serves and declare it, or `mlplatform rollout "
+            "promote` when you have looked",
+            level="hint",
+        )
 
 
 def _said(cost: Mapping[str, Any] | None) -> str:
