@@ -20,6 +20,7 @@ from mlplatform.core.errors import (
     MlplatformError,
 )
 from mlplatform.core.plan import JSON, Action
+from mlplatform.rollout.course.approval import is_named
 from mlplatform.rollout.course.decide import is_way_back
 from mlplatform.rollout.effects import Sites
 
@@ -163,8 +164,23 @@ class Patience:
         """The reason of an order about this operation, if one stands."""
         for order in self._read(fresh=fresh):
             if order.kind is kind and order.scope == self.operation:
+                if kind is OrderKind.PROMOTE and not self._may_promote():
+                    continue
                 return order.reason or f"by {order.by}"
         return ""
+
+    def _may_promote(self) -> bool:
+        """Whether somebody who may has said not to wait for the verdict, as with an approval: the
+        order alone does not say who they are."""
+        approvers = self.sites.topology.rollout.waves.approvers
+        if not approvers:
+            return True
+        try:
+            told = self.sites.records.ordered(self.operation)
+        except MlplatformError as error:
+            log.info("who ordered what cannot be read: %s", error)
+            return False
+        return any(each.what == OrderKind.PROMOTE and is_named(each, approvers) for each in told)
 
     def locked(self) -> str:
         """Why nothing may be changed anywhere; empty where it may."""

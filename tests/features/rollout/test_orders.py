@@ -13,6 +13,7 @@ from mlplatform.ports.identity import Identity
 from mlplatform.ports.store import read_bytes
 from mlplatform.rollout import operations
 from mlplatform.rollout.operations import Ended
+from mlplatform.rollout.records import Ordered
 from mlplatform.rollout.report.making import make_hands
 from mlplatform.rollout.report.wording import who
 from tests.features.rollout.rolling.world import POLICY, World
@@ -41,6 +42,19 @@ def hands(world: World) -> list[str]:
     sites = world.sites()
     found = make_hands(sites, operations.newest(sites, "m"))
     return [f"{who(each)} {each.what}" for each in found if each.what[:4] not in ("bega", "went")]
+
+
+def when(world: World, seconds: float, then: Callable[[], object]) -> None:
+    """Once, so many seconds from now."""
+    at = world.time.seconds + seconds
+    did: list[bool] = []
+
+    def meanwhile(_: float) -> None:
+        if not did and world.time.seconds > at:
+            did.append(True)
+            then()
+
+    world.time.meanwhile.append(meanwhile)
 
 
 # --- who ordered it -------------------------------------------------------------------------------
@@ -121,6 +135,28 @@ def test_only_who_is_named_overrides_the_verdict_and_anybody_pulls_a_brake(
     assert [each.kind for each in sites.orders.read()] == [kind]
 
 
+@pytest.mark.parametrize(("by", "may"), MAY.values(), ids=MAY)
+def test_an_order_to_promote_counts_for_nothing_where_nobody_may_have_given_it(
+    by: Identity, may: bool
+) -> None:
+    """Whatever wrote it: the controller looks who it was. The verdict has nothing to go by."""
+    undeclared = {**NAMED, "verdict": {"metrics": ["errors"], "window_seconds": 30}}
+    world = World(policy=undeclared)
+    plan = world.plan("us")
+    agree(world, plan.name)
+    sites = world.sites()
+
+    def promote() -> None:
+        operation = operations.newest(sites, "m").operation
+        order = sites.orders.give(OrderKind.PROMOTE, operation, reason="at night")
+        told = {"by": by.by, "verified": by.verified, "reason": "", "at": order.at}
+        sites.records.note(Ordered(operation=operation, what="promote", **told))
+
+    when(world, 600, promote)
+    when(world, 6_000, lambda: operations.order(sites, OrderKind.ABORT, "m", reason="enough"))
+    assert (world.apply(plan=plan).ended is Ended.PROMOTED) is may
+
+
 def test_where_nobody_is_named_anybody_promotes() -> None:
     world = World()
     left(world)
@@ -129,19 +165,6 @@ def test_where_nobody_is_named_anybody_promotes() -> None:
 
 
 # --- to what somebody said yes --------------------------------------------------------------------
-
-
-def when(world: World, seconds: float, then: Callable[[], object]) -> None:
-    """Once, so many seconds from now."""
-    at = world.time.seconds + seconds
-    did: list[bool] = []
-
-    def meanwhile(_: float) -> None:
-        if not did and world.time.seconds > at:
-            did.append(True)
-            then()
-
-    world.time.meanwhile.append(meanwhile)
 
 
 def test_a_plan_that_was_returned_is_agreed_to_anew() -> None:
