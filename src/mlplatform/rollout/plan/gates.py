@@ -63,7 +63,12 @@ def judge(topology: Topology, seen: Seen, region: str, today: date) -> Judged:
     found = [*_of_bytes(seen, region, stands), *_of_failover(seen, region, stands)]
     served = stands.served
     if isinstance(served, Unknown):
-        fix = "see to its servers, then plan again"
+        right = (
+            "to the right to read them (infra/rbac/fleet.yaml), "
+            if topology.regions[region].clustered
+            else ""
+        )
+        fix = f"see to its servers, {right}then plan again"
         found.append(Finding(Rule.NOTHING_SERVES, served.reason, fix, unknown=True))
         return Judged(region, tuple(found))
     if _is_done(seen, served, region):

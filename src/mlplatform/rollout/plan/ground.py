@@ -141,7 +141,8 @@ def _unread(reason: str, wanted: Wanted) -> Finding:
     return Finding(
         Rule.UNREAD,
         reason,
-        "grant it, as infra/rbac/servers.yaml and ground.yaml do, or add unread=accept to "
+        "grant it, as infra/rbac/servers.yaml, split.yaml and ground.yaml do; where the context is "
+        "not there, see to the kubeconfig; or add unread=accept to "
         f"rollout.models.{wanted.model}.servers.{wanted.region}",
         unknown=True,
     )
