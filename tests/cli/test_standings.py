@@ -374,6 +374,8 @@ def test_from_a_route_that_is_no_more_nothing_comes_back(routes: bool) -> None:
     of = world()
     asked = asking(of) if routes else AskingFailover(of.topology, None)
     assert asked.take_back("us", "gone", reason=WHY) == ""
+    with pytest.raises(CheckFailed, match="gone: no such route any more"):
+        asked.hand_over("us", "gone", 45, reason=WHY)
 
 
 def test_weights_that_an_actuator_cannot_hold_are_no_failover() -> None:

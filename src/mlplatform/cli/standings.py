@@ -53,6 +53,8 @@ class AskingFailover:
         """A planned failover of one route, of which the region keeps a part."""
         from mlplatform.failover.decision.seen import Mode, Request
 
+        if self.estate is None or route not in self.topology.traffic.routes:
+            raise CheckFailed(f"{route}: no such route any more", hint="plan again")
         if why := self._of_others(route, reason) or self._moved(region, route, reason):
             raise LeaseHeld(why)
         request = Request(Mode.PLANNED, source=region, routes=(route,), keep=keep, reason=reason)

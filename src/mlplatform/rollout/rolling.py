@@ -463,9 +463,22 @@ class Roller:
                     )
                 except (LeaseHeld, Fenced) as error:  # it is the route that is another's
                     return str(error)
+                except MlplatformError as error:
+                    if not is_undo(action) or not error.retryable:
+                        raise
+                    return str(error)
                 return ""
 
-            self._patience.wait(action, left, limit_seconds=_UNKNOWN_SECONDS)
+            try:
+                self._patience.wait(action, left, limit_seconds=_UNKNOWN_SECONDS)
+            except (Fenced, Interrupted, NoMajority):
+                raise
+            except MlplatformError as error:
+                if not is_undo(action):
+                    raise
+                # What is to be returned is not left there because the others have no room.
+                said = f"{action.region} bears all of {route} meanwhile: {error}"
+                return self._did(action, said, Result.NOTHING)
         left_with = {route: weights[action.region] for route, weights in lent.items()}
         said = " and ".join(f"{weight} points of {route}" for route, weight in left_with.items())
         detail = f"{action.region} has {said}, others the rest"

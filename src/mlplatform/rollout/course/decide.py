@@ -213,14 +213,27 @@ def standing_of(case: Case, now: RegionNow, course: Course) -> Standing:
         fenced=f"{Kind.STOP.value}-0" in done,
         unpinned=Kind.UNPIN.value in done,
         lent=bool(case.keeps) and _has_lent(case, course) and Kind.TAKE_BACK.value not in done,
+        handed=Kind.HAND_OVER.value in done or _bears_less(case, course),
     )
 
 
 def _has_lent(case: Case, course: Course) -> bool:
     """Whether others may bear a part of the region's share for this rollout."""
-    inside = f"{FEATURE}/{case.subject}/{case.region}/"
-    began = course.whole or f"{inside}{Kind.HAND_OVER.value}" in course.begun
-    return began and f"{inside}{Kind.TAKE_BACK.value}" not in course.done
+    there = f"{FEATURE}/{case.subject}/{case.region}/"
+    if course.whole or any(
+        key.startswith(f"{there}{UNDO}/") and _step_of(key) == Kind.HAND_OVER
+        for key in course.begun
+    ):
+        return True
+    began = f"{there}{Kind.HAND_OVER.value}" in course.begun
+    return began and f"{there}{Kind.TAKE_BACK.value}" not in course.done
+
+
+def _bears_less(case: Case, course: Course) -> bool:
+    """Whether others bear it since the way there, and nobody has begun to take it back."""
+    there = f"{FEATURE}/{case.subject}/{case.region}/"
+    began = f"{there}{Kind.HAND_OVER.value}" in course.done
+    return began and f"{there}{Kind.TAKE_BACK.value}" not in course.begun
 
 
 def case_of(topology: Topology, action: Action) -> Case:

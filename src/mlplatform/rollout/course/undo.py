@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlplatform.rollout.plan.steps import Case, Kind, Step, take_back
+from mlplatform.rollout.plan.steps import Case, Kind, Step, hand_over, take_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Standing:
     unpinned: bool = False
     lent: bool = False
     """Whether other regions may bear a part of its share."""
+    handed: bool = False
+    """Whether they do, or have been asked to: a region that is over has all of it again."""
 
 
 def back(case: Case, now: Standing) -> Iterator[Step]:
@@ -50,7 +52,10 @@ def back(case: Case, now: Standing) -> Iterator[Step]:
         weight = bears
         yield _weight(case, old, new, weight)
     room = {"blue_green": n, "in_place": 0}.get(case.strategy.kind, case.strategy.surge_servers)
-    fenced = now.fenced
+    fenced, lent = now.fenced, now.lent
+    if old < n and case.keeps and now.answers and not now.handed:
+        lent = True
+        yield hand_over(case, old, new, weight)
     while old < n:
         adds = min(case.batch, n - old)
         left = min(new, max(0, n + room - old - adds))
@@ -74,7 +79,7 @@ def back(case: Case, now: Standing) -> Iterator[Step]:
     if not now.unpinned:
         does = f"takes off the pin of {case.last_good}"
         yield _step(case, Kind.UNPIN, does, "nothing", "the pin", old, 0, 0)
-    if now.lent:
+    if lent:
         yield take_back(case, old, 0, 0)
 
 

@@ -24,7 +24,7 @@ class Kind(StrEnum):
     PREFLIGHT = "preflight"
     PIN = "pin"
     HAND_OVER = "hand-over"
-    """Other regions bear a part of the region's share."""
+    """Other regions bear a part of the region's share; also of the way back."""
     SHRINK = "shrink"
     LOAD = "load"
     REPLACE = "replace"
@@ -150,7 +150,7 @@ def steps_of(case: Case) -> Iterator[Step]:
     """From nothing to the new version alone."""
     yield from _prepare(case)
     if case.keeps:
-        yield _hand_over(case)
+        yield hand_over(case, case.servers, 0, 0)
     yield from _in_place(case) if case.in_place else _beside(case)
     if case.keeps:
         yield take_back(case, 0, case.servers, 100)
@@ -203,7 +203,8 @@ def _prepare(case: Case) -> Iterator[Step]:
     )
 
 
-def _hand_over(case: Case) -> Step:
+def hand_over(case: Case, old: int, new: int, weight: int) -> Step:
+    """Failover leaves a region a part of its share."""
     kept = " and ".join(f"{keep} points of route {name}" for name, keep in case.keeps.items())
     return Step(
         Kind.HAND_OVER,
@@ -212,9 +213,9 @@ def _hand_over(case: Case) -> Step:
         "every gate of a planned failover; clients have followed",
         _between_regions(case),
         "failover is asked to bring it back, in the end",
-        case.servers,
-        0,
-        0,
+        old,
+        new,
+        weight,
     )
 
 

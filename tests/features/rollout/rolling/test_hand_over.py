@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mlplatform.control.orders import Kind as OrderKind
-from mlplatform.core.errors import Fenced, LeaseHeld, MlplatformError, Unavailable
+from mlplatform.core.errors import CheckFailed, Fenced, LeaseHeld, MlplatformError, Unavailable
 from mlplatform.core.seen import Unknown
-from mlplatform.ports.servers import Group
+from mlplatform.ports.servers import Ailing, Group, Stuck
 from mlplatform.rollout import operations
 from mlplatform.rollout.operations import Ended
 from mlplatform.rollout.plan.seen import Rule, Standing
@@ -229,3 +229,62 @@ def test_where_nobody_answers_for_an_hour_it_comes_back_then_and_nothing_is_retu
     world.between.take_back = away  # type: ignore[method-assign]
     promoted(world, world.apply("us"))
     assert world.between.weights == WEIGHTS
+
+
+def ready(world: World) -> int:
+    groups = world.servers["us"].read().groups
+    return sum(len(groups.get(v, Group(v)).ready) for v in ("v1", "v2"))
+
+
+def over() -> tuple[World, str]:
+    """A rollout that is over, whose region has its share again; and its operation."""
+    world = busy()
+    rolled = world.apply("us")
+    promoted(world, rolled)
+    assert rolled.report.operation is not None
+    world.look = lambda what: None
+    return world, rolled.report.operation
+
+
+def test_what_is_over_and_undone_hands_over_again() -> None:
+    world, operation = over()
+    shares: set[int] = set()
+
+    def note(seconds: float) -> None:
+        del seconds
+        if ready(world) < 4:
+            shares.add(world.between.weights["us"])
+
+    world.time.meanwhile.append(note)
+    undone = operations.undo(world.sites(), operation, reason="it bites")
+    returned(world, undone)
+    assert shares == {42}
+    assert world.between.weights == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    "error", [CheckFailed("headroom"), Unavailable("no answer"), LeaseHeld("by a watch")]
+)
+def test_what_is_undone_is_returned_though_nobody_else_can_bear_a_part(
+    error: MlplatformError,
+) -> None:
+    world, operation = over()
+
+    def refuses(*asked: Any, **told: Any) -> Any:
+        raise error
+
+    world.between.hand_over = refuses  # type: ignore[method-assign]
+    undone = operations.undo(world.sites(), operation, reason="it bites")
+    returned(world, undone)
+    assert undone is not None
+    assert "us bears all of api meanwhile: " in detail_of(undone, "undo/hand-over")
+
+
+def test_what_answers_nothing_is_returned_at_once() -> None:
+    world, operation = over()
+    world.servers["us"].broken["v2"] = Ailing("v2", Stuck.CRASH, "out of luck")
+    world.servers["us"].crash("v2", 4)
+    undone = operations.undo(world.sites(), operation, reason="it bites")
+    returned(world, undone)
+    assert undone is not None
+    assert not any("hand-over" in step for step in steps(undone))
