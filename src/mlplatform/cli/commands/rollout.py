@@ -61,8 +61,8 @@ def sites_of(
 ) -> Iterator[Sites]:
     """Rollout over the operator's topology, stopped in good order by Ctrl-C; a model's strategy
     may be another one than the topology says."""
+    from mlplatform.cli.asking_failover import asking_failover
     from mlplatform.cli.interrupt import stopped_by_signals
-    from mlplatform.cli.standings import looking_at_failover
     from mlplatform.core.errors import UsageError
 
     try:
@@ -82,7 +82,7 @@ def sites_of(
         changed = with_strategy(topology.rollout, model, strategy)
         topology = topology.model_copy(update={"rollout": changed})
     with stopped_by_signals(session.console) as stop:
-        yield open_sites(topology, looking_at_failover(topology, stop.is_set), stop=stop.is_set)
+        yield open_sites(topology, asking_failover(topology, stop.is_set), stop=stop.is_set)
 
 
 @contextmanager

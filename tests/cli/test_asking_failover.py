@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlplatform.cli.standings import AskingFailover, looking_at_failover, standings_of
+from mlplatform.cli.asking_failover import AskingFailover, asking_failover, standings_of
 from mlplatform.core.errors import CheckFailed, LeaseHeld, Unavailable
 from mlplatform.core.plan import Plan
 from mlplatform.core.seen import Unknown
@@ -166,7 +166,7 @@ def test_what_enters_on_the_routes_of_the_model(
 
 def test_without_routes_nobody_is_asked() -> None:
     document = {"control": "memory://c", "regions": {"us": {"store": "memory://us"}}}
-    asked = looking_at_failover(Topology.parse(json.dumps(document)), lambda: False)
+    asked = asking_failover(Topology.parse(json.dumps(document)), lambda: False)
     assert asked.standings("m") == {"us": Standing()}
     assert Rule.UNDER_FAILOVER not in Standing().closed
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlplatform.rollout.plan.seen import Rule, Standing
 
 
-def looking_at_failover(topology: Topology, stop: Callable[[], bool]) -> AskingFailover:
+def asking_failover(topology: Topology, stop: Callable[[], bool]) -> AskingFailover:
     """Whom rollout asks. Nothing is read before that."""
     if not topology.traffic.routes:
         return AskingFailover(topology, None)
