@@ -117,6 +117,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in _SERVER_OF:
                 item.add_marker(pytest.mark.real(_SERVER_OF[fixture]))
+    _keep_together(items)
+
+
+def _keep_together(items: list[pytest.Item]) -> None:
+    """What has one group has one worker, and its servers are started once. xdist 3.8 writes a group
+    into what was a test's id before pytest 9.2 (pytest-dev/pytest-xdist#1386)."""
+    for item in items:
+        groups = sorted({mark.args[0] for mark in item.iter_markers("xdist_group")})
+        if groups and getattr(item.config.option, "loadgroup", False) and hasattr(item, "_id"):
+            item._id = type(item._id).parse(f"{item.nodeid}@{'_'.join(groups)}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""Three real control planes, up for the rest of the session; and which stories are told."""
+"""Three real control planes, up while their stories are told; and which stories are."""
 
 from __future__ import annotations
 
@@ -27,22 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and Path(__file__).parent in item.path.parents
         ):
             item.add_marker(skip)
-    _keep_together(items)
 
 
-def _keep_together(items: list[pytest.Item]) -> None:
-    """One worker has the three clusters. xdist 3.8 writes a group into what was a test's id before
-    pytest 9.2, so that there each worker would start three (pytest-dev/pytest-xdist#1386)."""
-    for item in items:
-        group = item.get_closest_marker("xdist_group")
-        ours = Path(__file__).parent in item.path.parents
-        if ours and group and getattr(item.config.option, "loadgroup", False):
-            named = f"{item.nodeid}@{group.args[0]}"
-            if hasattr(item, "_id") and "@" not in item.nodeid:
-                item._id = type(item._id).parse(named)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clusters() -> Iterator[dict[str, Cluster]]:
     """By region."""
     missing = [name for name in _NEEDED if not BY_NAME[name].built]

@@ -51,7 +51,11 @@ def bounds(found: dict[str, Any]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "strategy"), [(6, {}), (2, {"surge_servers": 0})], ids=["beside", "in-its-place"]
+    ("gpus", "strategy"),
+    [
+        pytest.param(6, {}, id="beside", marks=pytest.mark.slow),
+        pytest.param(2, {"surge_servers": 0}, id="in-its-place"),
+    ],
 )
 def test_what_is_promoted_is_scaled_as_what_was_there(
     kubernetes_cluster: Cluster, tmp_path: Path, gpus: int, strategy: dict[str, int]

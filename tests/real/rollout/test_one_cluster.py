@@ -24,6 +24,7 @@ def world(kubernetes_cluster: Cluster, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_good_version_is_promoted_and_a_bad_one_is_returned(world: World) -> None:
     """On evidence alone: both start, and answer golden requests as they must."""
     eu = world["eu"]

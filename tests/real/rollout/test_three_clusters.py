@@ -155,6 +155,7 @@ def require_returned(region: Region, ran: Ran) -> None:
     assert not region.failing()
 
 
+@pytest.mark.slow
 def test_a_controller_is_killed_and_another_goes_on(make: Make) -> None:
     with make("v2", only="eu") as world:
         eu = world["eu"]

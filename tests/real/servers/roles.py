@@ -29,5 +29,9 @@ def grant(plane: ControlPlane, file: str, namespace: str) -> None:
 
 
 def revoke_of_cluster(plane: ControlPlane, name: str) -> None:
-    """Take a ClusterRole from those who have it."""
-    plane.ask("DELETE", f"{_RBAC}/clusterrolebindings/{name}")
+    """Take a ClusterRole from those who have it, by whichever site's binding."""
+    path = f"{_RBAC}/clusterrolebindings"
+    for each in plane.ask("GET", path)["items"]:
+        bound = each["metadata"]["name"]
+        if bound == name or bound.startswith(f"{name}-"):
+            plane.ask("DELETE", f"{path}/{bound}")
