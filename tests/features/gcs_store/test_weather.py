@@ -88,6 +88,8 @@ def test_stall_while_sending(far: GCSStore, line: Line) -> None:
 def test_stall_while_reading(far: GCSStore, line: Line) -> None:
     """The beginning comes, the rest does not."""
     far.put("k", BODY * 4)
+    # A proxy whose client does not take what it sends is not heard when it is told of more weather.
+    line.add("bandwidth", rate=2000)
     with far.get("k") as body:
         assert body.readinto(memoryview(bytearray(1000)))
         line.add("timeout", timeout=0)
