@@ -9,6 +9,7 @@ carries the mark ``real``, from which the account is made; where a test asks for
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -102,13 +103,20 @@ def kubernetes(etcd: Endpoint) -> Iterator[ControlPlane]:
         yield plane
 
 
+_ENDS: dict[str, ExitStack] = {}
+"""By group: what is ended with its last test, where one worker has all of the group."""
+
+
 @pytest.fixture(scope="session")
 def kubernetes_cluster(kwok: Path) -> Iterator[Cluster]:
-    """A control plane with its controllers, and simulated nodes, up for the rest of the session."""
+    """A control plane with its controllers, and simulated nodes, which take a third of a core for
+    as long as they are up: until the last test of the group."""
     for name in ("kubernetes", "etcd"):
         _require(BY_NAME[name])
-    with running("etcd") as etcd, control_plane(etcd) as plane, cluster_of(plane) as cluster:
-        yield cluster
+    with ExitStack() as stack:
+        plane = stack.enter_context(control_plane(stack.enter_context(running("etcd"))))
+        _ENDS["kubernetes_cluster"] = stack
+        yield stack.enter_context(cluster_of(plane))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -117,6 +125,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in _SERVER_OF:
                 item.add_marker(pytest.mark.real(_SERVER_OF[fixture]))
+            if fixture == "kubernetes_cluster":
+                item.add_marker(pytest.mark.xdist_group(fixture))
     _keep_together(items)
 
 
@@ -124,9 +134,23 @@ def _keep_together(items: list[pytest.Item]) -> None:
     """What has one group has one worker, and its servers are started once. xdist 3.8 writes a group
     into what was a test's id before pytest 9.2 (pytest-dev/pytest-xdist#1386)."""
     for item in items:
-        groups = sorted({mark.args[0] for mark in item.iter_markers("xdist_group")})
-        if groups and getattr(item.config.option, "loadgroup", False) and hasattr(item, "_id"):
-            item._id = type(item._id).parse(f"{item.nodeid}@{'_'.join(groups)}")
+        if (group := _group(item)) and _is_grouped(item.config) and hasattr(item, "_id"):
+            item._id = type(item._id).parse(f"{item.nodeid}@{group}")
+
+
+def _group(item: pytest.Item) -> str:
+    return "_".join(sorted({mark.args[0] for mark in item.iter_markers("xdist_group")}))
+
+
+def _is_grouped(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "loadgroup", False))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what only one group needed, once the worker has come to another."""
+    if _is_grouped(item.config) and nextitem is not None and _group(nextitem) != _group(item):
+        _ENDS.pop(_group(item), ExitStack()).close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,7 +15,7 @@ from tests.cli.test_rollout import Site as Typed
 from tests.features.deployments.site import Site
 from tests.real.servers.cluster import Cluster, eventually
 from tests.real.servers.gateway import Reply, refusing, way_to
-from tests.real.servers.roles import grant
+from tests.real.servers.roles import grant, revoke_of_cluster
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
 
@@ -40,7 +40,9 @@ def test_a_plan_is_held_by_what_the_cluster_lacks(
             typed.describe(rollout={"models": {"m": model}, "strategy": strategy})
 
         describe(f"{servers}&unread=accept")
-        typed.good(*plan)  # before anything may be looked at
+        # Before anything may be looked at, whoever else has had the cluster.
+        revoke_of_cluster(cluster.plane, "mlplatform-ground")
+        eventually(lambda: typed.run(*plan).code == 0)
         grant(cluster.plane, "ground.yaml", cluster.namespace)
         describe(servers)
         ran = eventually(lambda: (ran := typed.run(*plan)).code == 3 and ran)
