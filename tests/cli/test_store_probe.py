@@ -235,16 +235,16 @@ def test_dead_stores_cost_one_timeout_together() -> None:
         },
         "n",
         executor=DaemonThreads(),
-        timeout_seconds=0.3,
+        timeout_seconds=1.5,
     )
     took = time.monotonic() - began
     for store in hanging:
         store.freed.set()
-    assert took < 1.0
+    assert took < 4 * 1.5
     assert list(reports) == ["good", "dead0", "dead1", "dead2", "dead3", "none"]
     assert reports["good"].exit_codes == {0}
     assert verdicts(reports["dead3"])["put"] == "ok"
-    assert reports["dead3"].findings[Check.GET].reason == "no answer within 0.3 s"
+    assert reports["dead3"].findings[Check.GET].reason == "no answer within 1.5 s"
     assert 5 in reports["dead3"].exit_codes
     assert reports["dead3"].leftover == ".mlplatform/scratch/n"
     assert reports["none"].exit_codes == {2}

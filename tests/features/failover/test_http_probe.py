@@ -17,7 +17,7 @@ from tests.features.failover import peers
 from tests.features.failover.authority import DAY, Authority
 from tests.features.failover.peers import Peer
 
-LONG, SHORT = 20.0, 0.3
+LONG, SHORT = 20.0, 1.5
 
 
 def ask(url: str, probe: HttpProbe | None = None, *, seconds: float = LONG) -> Answer:
@@ -167,7 +167,7 @@ def test_no_tls_where_tls_should_be(probe: HttpProbe) -> None:
 def test_a_handshake_that_never_ends(probe: HttpProbe) -> None:
     with Peer(peers.never_speaks) as peer:
         answer = ask(peer.url.replace("http:", "https:"), probe, seconds=SHORT)
-    assert (answer.error, answer.detail) == ("timeout", "0.3 s passed in tls")
+    assert (answer.error, answer.detail) == ("timeout", f"{SHORT} s passed in tls")
 
 
 # --- servers that misbehave ---------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_the_deadline_holds_for_the_whole(behaviour: peers.Behaviour, detail: st
     with Peer(behaviour) as peer:
         answer = ask(peer.url, seconds=SHORT)
     assert answer.error == "timeout"
-    assert answer.detail == f"0.3 s passed in {detail}"
+    assert answer.detail == f"{SHORT} s passed in {detail}"
     assert answer.seconds >= SHORT
     assert answer.connect_seconds is not None
 

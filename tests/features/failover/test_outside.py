@@ -248,14 +248,18 @@ BAD = b'{"status":"error","errorType":"bad_data","error":"1:4: parse error"}'
         ),
         (peers.answers(200, vector(({}, "much"))), Unavailable, "not Prometheus's"),
         (peers.resets, Unavailable, "reset"),
-        (peers.drips, Unavailable, "timeout"),
-        (peers.never_answers, Unavailable, "timeout"),
     ],
 )
 def test_whatever_is_no_answer_raises(
     behaviour: peers.Behaviour, error: type[MlplatformError], said: str
 ) -> None:
     with Peer(behaviour) as peer, pytest.raises(error, match=said):
+        Prometheus(peer.url).instant("up")
+
+
+@pytest.mark.parametrize("behaviour", [peers.drips, peers.never_answers])
+def test_whoever_does_not_end_is_not_waited_for(behaviour: peers.Behaviour) -> None:
+    with Peer(behaviour) as peer, pytest.raises(Unavailable, match="timeout"):
         Prometheus(peer.url, timeout_seconds=0.5).instant("up")
 
 

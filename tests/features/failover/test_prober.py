@@ -653,7 +653,7 @@ def test_a_vantage_and_real_servers_on_a_bad_night(region: tuple[str, Responder]
     url, responder = region
     with Peer(peers.never_answers) as hangs, Peer(peers.drips) as drips, Peer(peers.resets) as dies:
         endpoints = {"eu": url, "hangs": hangs.url, "drips": drips.url, "dies": dies.url}
-        told = topology(endpoints=endpoints, models=1, timeout_seconds=0.4, front_door=url)
+        told = topology(endpoints=endpoints, models=1, timeout_seconds=1.5, front_door=url)
         world = World(told, HttpProbe(), threads=True)
         golden = {
             "request": {"inputs": [{"name": "x", "data": [1, 2]}]},

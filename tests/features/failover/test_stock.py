@@ -234,7 +234,7 @@ def test_without_a_majority_nobody_knows_what_speaks_against_it(
 
 @pytest.mark.parametrize("read_before", [False, True])
 def test_a_store_that_hangs_is_asked_once_and_not_once_a_round(*, read_before: bool) -> None:
-    warehouse = Warehouse(threads=True, timeout_seconds=0.2)
+    warehouse = Warehouse(threads=True, timeout_seconds=1.5)
     warehouse.publish("eu", "v2")
     stock = Stock(warehouse.catalogue, warehouse.clock)
     expected: str | None = None

@@ -304,7 +304,7 @@ def test_server_that_hangs(folder: Folder, until: Until) -> None:
     """It is asked once, with a time-out, and is told from one that is not there."""
     folder.writes("sleep 60", more="ready_seconds = 0.01")
     keeper = open_servers(
-        StoreURL.parse(f"processes://{folder.path}?timeout_seconds=0.3", noun="servers"), "m"
+        StoreURL.parse(f"processes://{folder.path}?timeout_seconds=1.5", noun="servers"), "m"
     )
     scale(keeper, 1)
     with socket.create_server(("127.0.0.1", folder.processes()[0].port)):

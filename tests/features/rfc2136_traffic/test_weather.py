@@ -28,7 +28,7 @@ from .conftest import Reply, Scripted, framed, on, opened
 
 WEST = {"east": 0, "west": 100, "north": 0}
 BOTH = {"east": 50, "west": 50, "north": 0}
-HASTY = "timeout_seconds=0.5"
+HASTY = "timeout_seconds=1.5"
 
 
 def test_an_update_that_is_applied_and_times_out(server: Authority, toxiproxy: Endpoint) -> None:

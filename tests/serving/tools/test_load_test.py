@@ -169,14 +169,14 @@ def test_who_is_never_answered_is_charged_for_as_long_as_they_waited() -> None:
         samples = asyncio.run(
             open_loop(
                 target, [b"GET / HTTP/1.1\r\n\r\n"], [0, 0.1, 0.1], connections_max=1,
-                timeout_seconds=0.5,
+                timeout_seconds=1.5,
             )
         )  # fmt: skip
         answering.join()
     report = Report("open loop", ("m@v1",), 1, 0.1, 3, tuple(samples))
     assert report.statuses() == {"200": 1, TIMEOUT: 2}
     told = report.as_json()["latency_ms"]
-    assert told["p99"] >= 500
+    assert told["p99"] >= 1500
     assert report.good <= 1
 
 
