@@ -190,6 +190,11 @@ class Stream:
         return f"<Stream {self.operation}: {len(self.entries)} entries>"
 
     @property
+    def agreed(self) -> Plan:
+        """What the operation set out with; `NotFound` where it was interrupted before."""
+        return Plan.model_validate(self._first.payload["plan"])
+
+    @property
     def plan(self) -> Plan:
         """What the operation is to do: what it set out with, or the last revision of it."""
         revisions = (e for e in reversed(self.entries) if e.kind is Kind.REVISION)

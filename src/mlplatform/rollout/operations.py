@@ -216,13 +216,13 @@ def apply(
 
     # Whatever came of it: a plan that was found begun is finished, not begun a second time.
     roller.carried_out = any(
-        agreed_plan(left).digest == stored.plan.digest
+        left.agreed.digest == stored.plan.digest
         for left in sites.journal.unfinished(lease=lease.name)
         if left.entries
     )
 
     def finisher(left: Stream) -> Roller:
-        asked = agreed_plan(left)
+        asked = left.agreed
         if asked.digest != stored.plan.digest:
             raise LeaseHeld(
                 f"a rollout of {asked.actions[0].subject} was left unfinished: {left.operation}",
@@ -304,21 +304,16 @@ def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
     said.recalled(stream)
     roller.recall(stream)
     outcomes = stream.outcomes()
-    if any(each.key not in outcomes for each in _asked(agreed_plan(stream))):
+    if any(each.key not in outcomes for each in _asked(stream.agreed)):
         roller.plan_name = occasion_of(sites, stream)
     return roller
 
 
 def request_of(stream: Stream) -> Request:
     """What an operation was asked to do."""
-    agreed = agreed_plan(stream)
+    agreed = stream.agreed
     model, _, version = agreed.actions[0].subject.partition("@")
     return Request(ModelVersion(model, version), tuple(regions_of(agreed)))
-
-
-def agreed_plan(stream: Stream) -> Plan:
-    """The plan with which an operation set out."""
-    return Plan.model_validate(stream.entries[0].payload["plan"])
 
 
 # Who says yes.
@@ -339,7 +334,7 @@ def operations_with(sites: Sites, plan: Plan, operation: str = "") -> list[str]:
             continue
         try:
             stream = sites.journal.open(name)
-            same = bool(stream.entries) and agreed_plan(stream).digest == plan.digest
+            same = bool(stream.entries) and stream.agreed.digest == plan.digest
         except NotFound:
             continue
         except IntegrityError:
@@ -362,7 +357,7 @@ def _made_at(sites: Sites, plan: Plan) -> datetime | None:
 
 def occasion_of(sites: Sites, stream: Stream) -> str:
     """Under which name an operation is agreed to."""
-    plan = agreed_plan(stream)
+    plan = stream.agreed
     return occasion(name_of(plan), len(operations_with(sites, plan, stream.operation)))
 
 
@@ -405,7 +400,7 @@ def operations_of(sites: Sites, reference: str = "") -> Iterator[Stream]:
             stream = sites.journal.open(name)
         except (IntegrityError, NoMajority, NotFound):
             continue
-        if not stream.entries or not agreed_plan(stream).actions:
+        if not stream.entries or not stream.agreed.actions:
             continue
         subject = request_of(stream).subject
         if model in ("", subject.model) and version in (None, subject.version):
@@ -500,7 +495,7 @@ def go_on(
 
 
 def _resume(sites: Sites, stream: Stream, *, said: Said, wait: Waiting = False) -> Report:
-    lease = lease_of(sites, request_of(stream).subject.model, agreed_plan(stream))
+    lease = lease_of(sites, request_of(stream).subject.model, stream.agreed)
     return resume(
         stream.operation,
         _recalled(sites, stream, lease, said),
@@ -543,7 +538,7 @@ def undo(
     if not stream.closed:
         return abort(sites, reference, reason=reason, by=by, said=said)[1]
     who = _who(sites, by)
-    plan = agreed_plan(stream)
+    plan = stream.agreed
     request = request_of(stream)
     lease = lease_of(sites, request.subject.model, plan)
     roller = _roller(sites, request, lease, said, agreed=plan)
@@ -702,7 +697,7 @@ def stands(sites: Sites, stream: Stream) -> Stands:
 
 def _waits(sites: Sites, stream: Stream) -> str:
     """Who has to say yes to an operation, and how; empty where nobody has to any more."""
-    plan = agreed_plan(stream)
+    plan = stream.agreed
     if not (asked := _asked(plan)):
         return ""
     before, name = operations_with(sites, plan, stream.operation), name_of(plan)

@@ -149,7 +149,7 @@ class Roller:
 
     def recall(self, stream: Stream) -> None:
         """Take up an operation that another process began."""
-        self.agreed = Plan.model_validate(stream.entries[0].payload["plan"])
+        self.agreed = stream.agreed
         self._begin(stream.operation)
         self.plan_name = name_of(self.agreed)
         self.going_back = is_back(stream.plan.actions)
@@ -294,13 +294,12 @@ class Roller:
     def _agreed_to(self, operation: str) -> Plan:
         """As whoever takes it up has it: what somebody agreed to, though loads have moved since."""
         try:
-            stream = self.sites.journal.open(operation)
+            return self.sites.journal.open(operation).agreed
         except (NotFound, IntegrityError) as error:  # and no step may be passed over for that
             raise Interrupted(
                 f"operation {operation} cannot be read: {error}",
                 hint=f"`mlplatform rollout resume {operation}` goes on with it",
             ) from error
-        return Plan.model_validate(stream.entries[0].payload["plan"])
 
     def _one(self, action: Action) -> Outcome:
         try:

@@ -480,7 +480,7 @@ def report(
             found = newest
         else:
             raise UsageError("nothing was ever rolled out", hint="mlplatform rollout plan MODEL")
-        actions = operations.agreed_plan(found).actions
+        actions = found.agreed.actions
         pricing = pricing_of(session, sites.topology)
         content = make_content(sites, found, datetime.now(UTC), cost=_cost_of(pricing, actions))
     show_report(session, content, html, markdown)

@@ -65,7 +65,7 @@ def make_content(
 
 def make_hands(sites: Sites, stream: Stream) -> tuple[Hand, ...]:
     """Who had a hand in a rollout. `NoMajority` where that cannot be known."""
-    asks = any(action.kind == Kind.APPROVE for action in operations.agreed_plan(stream).actions)
+    asks = any(action.kind == Kind.APPROVE for action in stream.agreed.actions)
     approvals = sites.records.approvals(operations.occasion_of(sites, stream)) if asks else ()
     ordered = sites.records.ordered(stream.operation)
     return hands_of(stream.entries, approvals, ordered, _orders(sites, stream))
