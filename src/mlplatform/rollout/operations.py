@@ -28,8 +28,7 @@ from mlplatform.core.plan import Action, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.identity import Identity
-from mlplatform.rollout.course.approval import occasion
-from mlplatform.rollout.course.approval import standing as approval_standing
+from mlplatform.rollout.course.approval import asked_of, occasion, standing_of
 from mlplatform.rollout.course.decide import is_back, is_way_back, regions_of, versions_of
 from mlplatform.rollout.effects import Sites
 from mlplatform.rollout.identity import require_named
@@ -232,7 +231,7 @@ def apply(
         return _recalled(sites, left, lease, said)
 
     def begun(plan: Plan, operation: str) -> None:
-        if not roller.operation and _asked(stored.plan):  # the lease keeps all others from it
+        if not roller.operation and asked_of(stored.plan):  # the lease keeps all others from it
             before = operations_with(sites, stored.plan, operation)
             roller.plan_name = occasion(stored.name, len(before))
         said.plan(plan, operation)
@@ -304,7 +303,7 @@ def _recalled(sites: Sites, stream: Stream, lease: Lease, said: Said) -> Roller:
     said.recalled(stream)
     roller.recall(stream)
     outcomes = stream.outcomes()
-    if any(each.key not in outcomes for each in _asked(stream.agreed)):
+    if any(each.key not in outcomes for each in asked_of(stream.agreed)):
         roller.plan_name = occasion_of(sites, stream)
     return roller
 
@@ -317,11 +316,6 @@ def request_of(stream: Stream) -> Request:
 
 
 # Who says yes.
-
-
-def _asked(plan: Plan) -> list[Action]:
-    """Steps that wait for a yes."""
-    return [action for action in plan.actions if action.kind == Kind.APPROVE]
 
 
 def operations_with(sites: Sites, plan: Plan, operation: str = "") -> list[str]:
@@ -698,10 +692,8 @@ def stands(sites: Sites, stream: Stream) -> Stands:
 def _waits(sites: Sites, stream: Stream) -> str:
     """Who has to say yes to an operation, and how; empty where nobody has to any more."""
     plan = stream.agreed
-    if not (asked := _asked(plan)):
+    if not (asked := asked_of(plan)):
         return ""
     before, name = operations_with(sites, plan, stream.operation), name_of(plan)
     approvals = sites.records.approvals(occasion(name, len(before)))
-    approvers = [str(each) for each in asked[0].parameters.get("approvers", ())]
-    waits = approval_standing(approvals, approvers, len(before)).waits
-    return waits and f"{waits}: mlplatform rollout approve {name[:12]}"
+    return standing_of(asked[0], name, approvals, len(before)).waits

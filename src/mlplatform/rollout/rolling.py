@@ -35,7 +35,7 @@ from mlplatform.core.errors import (
 from mlplatform.core.plan import JSON, Action, Outcome, Plan, Result
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.traffic import Weights
-from mlplatform.rollout.course.approval import standing as approval_standing
+from mlplatform.rollout.course.approval import standing_of
 from mlplatform.rollout.course.decide import (
     Course,
     RegionNow,
@@ -380,15 +380,14 @@ class Roller:
 
     def _approve(self, action: Action) -> Outcome:
         """Wait until somebody who may has said yes to the plan."""
-        approvers = [str(each) for each in action.parameters.get("approvers", ())]
         name, records = self.plan_name, self.sites.records
         by = ""
 
         def missing() -> str:
             nonlocal by
-            stands = approval_standing(records.approvals(name), approvers)
+            stands = standing_of(action, name, records.approvals(name))
             by = stands.by
-            return stands.waits and f"{stands.waits}: mlplatform rollout approve {name[:12]}"
+            return stands.waits
 
         self._patience.wait(action, missing)
         return self._did(action, f"{by} said yes", measured={"approved_by": by})

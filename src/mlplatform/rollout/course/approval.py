@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mlplatform.core.plan import Action, Plan
+from mlplatform.rollout.plan.steps import Kind
+
 
 class Said(Protocol):
     """A yes, whoever keeps it."""
@@ -37,6 +40,20 @@ def occasion(plan: str, before: int) -> str:
     """Under which name a plan is agreed to, when so many operations with it are over: its own the
     first time, `<name>-2` the second."""
     return f"{plan}-{before + 1}" if before else plan
+
+
+def asked_of(plan: Plan) -> list[Action]:
+    """Steps of a plan that wait for a yes."""
+    return [action for action in plan.actions if action.kind == Kind.APPROVE]
+
+
+def standing_of(asked: Action, plan: str, approvals: Sequence[Said], before: int = 0) -> Standing:
+    """Where the yes that a step of the plan of this name waits for stands, and how it is given."""
+    approvers = [str(each) for each in asked.parameters.get("approvers", ())]
+    stands = standing(approvals, approvers, before)
+    if not stands.waits:
+        return stands
+    return Standing(waits=f"{stands.waits}: mlplatform rollout approve {plan[:12]}")
 
 
 def is_named(who: Said, approvers: Sequence[str]) -> bool:

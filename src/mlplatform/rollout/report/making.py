@@ -12,9 +12,9 @@ from mlplatform.core.errors import MlplatformError
 from mlplatform.core.money import Cost
 from mlplatform.core.plan import canonical
 from mlplatform.rollout import operations
+from mlplatform.rollout.course.approval import asked_of
 from mlplatform.rollout.effects import Sites
-from mlplatform.rollout.plan.steps import Kind
-from mlplatform.rollout.records import Ordered
+from mlplatform.rollout.records import Approval, Ordered
 from mlplatform.rollout.report.content import Content, Hand, Kept, content_of, hands_of
 
 
@@ -65,8 +65,9 @@ def make_content(
 
 def make_hands(sites: Sites, stream: Stream) -> tuple[Hand, ...]:
     """Who had a hand in a rollout. `NoMajority` where that cannot be known."""
-    asks = any(action.kind == Kind.APPROVE for action in stream.agreed.actions)
-    approvals = sites.records.approvals(operations.occasion_of(sites, stream)) if asks else ()
+    approvals: Sequence[Approval] = ()
+    if asked_of(stream.agreed):
+        approvals = sites.records.approvals(operations.occasion_of(sites, stream))
     ordered = sites.records.ordered(stream.operation)
     return hands_of(stream.entries, approvals, ordered, _orders(sites, stream))
 
