@@ -77,15 +77,10 @@ class Entry(Record):
     after: int
     """Number of the entry before; numbers between are burnt. 0 for the first."""
     previous: str
-    """Digest of the entry before; empty for the first."""
+    """Digest of the entry before, of its one byte form; empty for the first."""
     nonce: str
     """No two records are equal, so a record found where ours was to be is ours or is not."""
     payload: JSON
-
-    @property
-    def body(self) -> bytes:
-        """Its one byte form, which is what the next entry's `previous` is the digest of."""
-        return canonical(self.model_dump(mode="json"))
 
     @property
     def name(self) -> str:
@@ -169,7 +164,7 @@ def _parse(operation: str, number: int, body: bytes) -> Entry | None:
         entry = Entry.model_validate_json(body)
     except ValidationError:
         return None
-    genuine = entry.operation == operation and entry.number == number and entry.body == body
+    genuine = entry.operation == operation and entry.number == number and entry.encoded == body
     return entry if genuine else None
 
 
@@ -238,7 +233,7 @@ class Stream:
             self.operation, self._last_number + 1, kind, payload, fence, head
         )
         try:
-            self._journal._control.create(_key(entry.operation, entry.number), entry.body)
+            self._journal._control.create(_key(entry.operation, entry.number), entry.encoded)
         except MlplatformError as error:
             self._lost = error
             raise
@@ -259,7 +254,7 @@ class Stream:
         for entry in self.unsettled:
             if self._follows(entry):
                 try:
-                    control.create(_key(entry.operation, entry.number), entry.body)
+                    control.create(_key(entry.operation, entry.number), entry.encoded)
                 except Fenced:
                     continue  # two writers, neither with a majority: burnt
                 self._settled(entry)
@@ -278,7 +273,7 @@ class Stream:
         if not self.entries:
             return not entry.after
         head = self.entries[-1]
-        return entry.after == head.number and entry.previous == blake3_hex(head.body)
+        return entry.after == head.number and entry.previous == blake3_hex(head.encoded)
 
     def _settled(self, entry: Entry) -> None:
         self.entries = (*self.entries, entry)
@@ -397,7 +392,7 @@ class Journal:
 
     def _take_over(self, stream: Stream) -> None:
         for entry in stream.entries:
-            self._control.create(_key(entry.operation, entry.number), entry.body)
+            self._control.create(_key(entry.operation, entry.number), entry.encoded)
         if not stream.closed:
             self._mark_unfinished(stream.operation, stream.lease)
 
@@ -418,7 +413,7 @@ class Journal:
             writer=self._writer,
             fence=fence,
             after=before.number if before else 0,
-            previous=blake3_hex(before.body) if before else "",
+            previous=blake3_hex(before.encoded) if before else "",
             nonce=f"{self._random.getrandbits(128):032x}",
             payload=payload,
         )

@@ -32,7 +32,7 @@ from pydantic import ValidationError
 
 from mlplatform.control.quorum import ControlStore, Copy, Reading
 from mlplatform.core.errors import Fenced, Interrupted, LeaseHeld, MlplatformError
-from mlplatform.core.plan import Record, canonical
+from mlplatform.core.plan import Record
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.store import ABSENT, Condition, Matches
@@ -374,9 +374,8 @@ class Lease:
 
     def _write(self, record: LeaseRecord, conditions: Mapping[int, Condition]) -> int:
         """On how many members it was written. Tags that are not known any more are forgotten."""
-        body = canonical(record.model_dump(mode="json"))
         members = range(len(self._control.urls))
-        tags = self._control.swap(self._key, body, [conditions.get(i) for i in members])
+        tags = self._control.swap(self._key, record.encoded, [conditions.get(i) for i in members])
         for i, tag in enumerate(tags):
             if isinstance(tag, str):
                 self._tags[i] = tag

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.errors import NotFound, UsageError
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import Record, canonical
+from mlplatform.core.plan import Record
 from mlplatform.ports.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -154,8 +154,7 @@ class StandingOrders:
         return 1 + max((order.number for order in known if order.scope == scope), default=0)
 
     def _write(self, order: Order) -> Order:
-        body = canonical(order.model_dump(mode="json"))
-        self._control.put_heeded(order.key, body, f"{order.kind.value} {order.scope}")
+        self._control.put_heeded(order.key, order.encoded, f"{order.kind.value} {order.scope}")
         return order
 
     def _all(self, prefix: str) -> list[Order]:

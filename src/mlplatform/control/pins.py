@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import Record, canonical
+from mlplatform.core.plan import Record
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,8 @@ class Pins:
 
     def put(self, pin: Pin) -> None:
         """Pin a version. `NoMajority` if it may not have been heard."""
-        body = canonical(pin.model_dump(mode="json"))
         what = f"the pin of {pin.model} in {pin.region}"
-        self.control.put_heeded(_key(pin.model, pin.region), body, what)
+        self.control.put_heeded(_key(pin.model, pin.region), pin.encoded, what)
 
     def read(self, model: str = "") -> tuple[Pin, ...]:
         """Every pin, or those of a model, by region. `NoMajority` if they cannot be known."""

@@ -26,7 +26,7 @@ from mlplatform.core.digest import (
 )
 from mlplatform.core.errors import IntegrityError, MlplatformError, UsageError
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import Record, canonical
+from mlplatform.core.plan import Record
 
 MANIFEST_SCHEMA: Literal["mlplatform/manifest/1"] = "mlplatform/manifest/1"
 RECEIPT_SCHEMA: Literal["mlplatform/receipt/1"] = "mlplatform/receipt/1"
@@ -160,7 +160,7 @@ class Manifest(Record):
     @cached_property
     def encoded(self) -> bytes:
         """The one byte form, the same in every region."""
-        return canonical(self.model_dump(mode="json", by_alias=True, exclude_defaults=False))
+        return super().encoded
 
     @cached_property
     def digest(self) -> str:
@@ -244,10 +244,6 @@ class Receipt(Record):
     @cached_property
     def by_path(self) -> dict[str, ObjectReceipt]:
         return {entry.path: entry for entry in self.objects}
-
-    @property
-    def encoded(self) -> bytes:
-        return canonical(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def parse(cls, body: bytes, *, where: str) -> Receipt:

@@ -20,6 +20,11 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def encoded(self) -> bytes:
+        """Its one byte form: what is stored of it, and what a digest of it is of."""
+        return canonical(self.model_dump(mode="json", by_alias=True))
+
 
 class Severity(StrEnum):
     """How much an action asks of whoever starts it."""
@@ -94,7 +99,7 @@ class Plan(Record):
     @property
     def digest(self) -> str:
         """Names the plan: equal plans have equal digests."""
-        return blake3_hex(canonical(self.model_dump(mode="json")))
+        return blake3_hex(self.encoded)
 
     @property
     def noop(self) -> bool:

@@ -29,7 +29,7 @@ from mlplatform.core.errors import (
 )
 from mlplatform.core.manifest import Manifest, ObjectReceipt, Receipt
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import Action, Outcome, Plan, Record, Result, canonical
+from mlplatform.core.plan import Action, Outcome, Plan, Record, Result
 from mlplatform.core.replica import Check, Finding, Published, Regions, RegionSeen, Withdrawal
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -200,10 +200,9 @@ class Replicas:
         may show tomorrow what was sent to it yesterday. A majority of the control store can.
         """
         record = Published(model=manifest.model, version=manifest.version, digest=manifest.digest)
-        body = canonical(record.model_dump(mode="json"))
         key = f"{VERSIONS}{manifest.model}/{manifest.version}.json"
         try:
-            self.control.create(key, body)
+            self.control.create(key, record.encoded)
         except Fenced as refused:
             # A majority decides, and it never changes: records are not written over.
             bodies = self.control.read(key).bodies()
@@ -214,7 +213,7 @@ class Replicas:
                     "a majority of the control stores",
                     hint="run again when all control stores answer, or publish under a new version",
                 ) from refused
-            if taken != [body]:
+            if taken != [record.encoded]:
                 raise VersionConflict(
                     f"{manifest.subject}: its name is taken for other bytes",
                     hint="a version is immutable: publish these bytes under a new version",
@@ -307,7 +306,7 @@ class Replicas:
         return receipt.nonce
 
     def _observe(self, key: str, record: Record) -> None:
-        self.control.put_observation(key, canonical(record.model_dump(mode="json")))
+        self.control.put_observation(key, record.encoded)
 
     def _nonce(self) -> str:
         return f"{self.random.getrandbits(64):016x}"

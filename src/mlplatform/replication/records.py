@@ -16,7 +16,6 @@ from mlplatform.core.errors import (
 )
 from mlplatform.core.manifest import MANIFEST_BYTES_MAX, Manifest, ObjectReceipt, Receipt
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import canonical
 from mlplatform.core.replica import Withdrawal
 from mlplatform.ports.store import (
     ABSENT,
@@ -148,8 +147,6 @@ def write_withdrawal(store: ObjectStore, withdrawal: Withdrawal) -> None:
     """Withdraw in one region. The first withdrawal stays."""
     subject = ModelVersion(withdrawal.model, withdrawal.version)
     try:
-        store.put(
-            subject.withdrawal_key, canonical(withdrawal.model_dump(mode="json")), when=ABSENT
-        )
+        store.put(subject.withdrawal_key, withdrawal.encoded, when=ABSENT)
     except ConditionFailed:
         return

@@ -17,7 +17,7 @@ from mlplatform.control.quorum import ControlStore
 from mlplatform.core.digest import blake3_hex
 from mlplatform.core.errors import Fenced, IntegrityError, UsageError
 from mlplatform.core.placement import ModelVersion
-from mlplatform.core.plan import Plan, Record, canonical
+from mlplatform.core.plan import Plan, Record
 from mlplatform.ports.clock import Clock
 from mlplatform.rollout.plan.seen import Request
 from mlplatform.rollout.verdict.window import Window
@@ -112,7 +112,7 @@ class Records:
         )
         key = f"{_PLANS}{stored.name}.json"
         try:
-            self.control.create(key, _body(stored))
+            self.control.create(key, stored.encoded)
         except Fenced:  # somebody made the very same
             try:
                 return self.plan(stored.name)
@@ -176,7 +176,7 @@ class Records:
 
     def note(self, ordered: Ordered) -> None:
         """Keep who ordered what. `NoMajority` if it may be forgotten."""
-        digest = blake3_hex(_body(ordered)).rpartition(":")[2]
+        digest = blake3_hex(ordered.encoded).rpartition(":")[2]
         key = f"{_ORDERED}{ordered.operation}/{ordered.what}-{digest[:16]}.json"
         self._put(key, ordered, f"who ordered the {ordered.what} of {ordered.operation}")
 
@@ -207,14 +207,10 @@ class Records:
         return best
 
     def _put(self, key: str, record: Record, what: str) -> None:
-        self.control.put_heeded(key, _body(record), what)
+        self.control.put_heeded(key, record.encoded, what)
 
 
 _WINDOWS_FORM: TypeAdapter[list[Window]] = TypeAdapter(list[Window])
-
-
-def _body(record: Record) -> bytes:
-    return canonical(record.model_dump(mode="json"))
 
 
 def _parsed(kind: type[R], records: Iterable[tuple[str, bytes]]) -> list[R]:

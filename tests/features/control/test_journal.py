@@ -472,7 +472,7 @@ def entry(number: int, *, after: Entry | None = None, text: str = "") -> Entry:
         writer="w",
         fence=1,
         after=after.number if after else 0,
-        previous=blake3_hex(after.body) if after else "",
+        previous=blake3_hex(after.encoded) if after else "",
         nonce=f"{number}{text}",
         payload={"text": text},
     )
@@ -544,7 +544,7 @@ def test_a_chain(held: dict[int, Held], entries: list[Entry], unsettled: list[En
     def copy(record: Entry | None) -> Copy | Unknown | None:
         if record is AWAY:
             return Unknown("away")
-        return Copy(record.body, "tag") if record else None
+        return Copy(record.encoded, "tag") if record else None
 
     found = {n: Reading(tuple(copy(record) for record in records)) for n, records in held.items()}
     judged = chain("op", found, majority=2)
@@ -554,8 +554,10 @@ def test_a_chain(held: dict[int, Held], entries: list[Entry], unsettled: list[En
 
 
 def test_a_chain_cannot_lead_in_a_circle() -> None:
-    forged = ONE.model_copy(update={"after": 1, "previous": blake3_hex(ONE.body)})
-    found = {1: Reading((Copy(forged.body, "t"), Copy(ONE.body, "t"), Copy(forged.body, "t")))}
+    forged = ONE.model_copy(update={"after": 1, "previous": blake3_hex(ONE.encoded)})
+    found = {
+        1: Reading((Copy(forged.encoded, "t"), Copy(ONE.encoded, "t"), Copy(forged.encoded, "t")))
+    }
     with pytest.raises(IntegrityError):
         chain("op", found, majority=2)
 

@@ -18,7 +18,6 @@ from mlplatform.core.errors import (
     NoMajority,
     Unavailable,
 )
-from mlplatform.core.plan import canonical
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.store import read_bytes
 from tests.features.control.members import AILMENTS, Members, lost, read_only, rebuilt, slow
@@ -342,7 +341,7 @@ def test_a_generation_exceeds_the_highest_of_any_store() -> None:
     lease.acquire()
     lease.release()
     high = world.record().model_copy(update={"generation": 9, "claim": "x", "released": True})
-    world.members.stores[2].put(KEY, canonical(high.model_dump(mode="json")))
+    world.members.stores[2].put(KEY, high.encoded)
     assert world.lease("host-b:2").acquire() == 10
 
 
