@@ -7,15 +7,13 @@ is written here: what is written, replication writes.
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from mlplatform.control.executors import DaemonThreads
-from mlplatform.control.quorum import ControlStore
+from mlplatform.control.quorum import ControlStore, records_of
 from mlplatform.control.regions import each_region
 from mlplatform.control.retry import Retry, RetryingStore
 from mlplatform.core.errors import (
@@ -27,7 +25,6 @@ from mlplatform.core.errors import (
 )
 from mlplatform.core.manifest import MANIFEST_BYTES_MAX, Manifest, Receipt
 from mlplatform.core.placement import Grid, ModelVersion
-from mlplatform.core.plan import Record
 from mlplatform.core.replica import (
     Check,
     Published,
@@ -42,9 +39,6 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
 from mlplatform.ports.store import ObjectStore, Stat, read_bytes
 
-log = logging.getLogger(__name__)
-
-R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 # Where the control store keeps what is on record of versions.
@@ -97,7 +91,7 @@ class Catalogue:
         try:
             published, settled = self._published(f"{VERSIONS}{below}")
             return Remembered(
-                checks=tuple(self._records(Check, f"{CHECKS}{below}")),
+                checks=tuple(self.control.read_observations(f"{CHECKS}{below}").of(Check)),
                 published=published,
                 settled=settled,
                 withdrawals=tuple(
@@ -122,10 +116,10 @@ class Catalogue:
         withdrawals = records.pop(f"{WITHDRAWALS}{key}").bodies()
         return Remembered(
             checks=tuple(
-                check
-                for each, reading in records.items()
-                for body in sorted(reading.bodies())
-                for check in _parsed(Check, each, body)
+                records_of(
+                    Check,
+                    ((k, body) for k, each in records.items() for body in sorted(each.bodies())),
+                )
             ),
             published=published,
             settled=settled,
@@ -157,16 +151,12 @@ class Catalogue:
         for key, reading in self.control.read_many(keys).items():
             bodies = reading.bodies()
             taken = [b for b, copies in bodies.items() if copies >= self.control.majority]
-            for body in taken or sorted(bodies):
-                for record in _parsed(Published, key, body):
-                    published.append(record)
-                    if taken:
-                        settled.add(ModelVersion(record.model, record.version))
+            found = [(key, body) for body in taken or sorted(bodies)]
+            for record in records_of(Published, found):
+                published.append(record)
+                if taken:
+                    settled.add(ModelVersion(record.model, record.version))
         return tuple(published), frozenset(settled)
-
-    def _records(self, kind: type[R], prefix: str) -> Iterator[R]:
-        for key, body in self.control.read_observations(prefix).records:
-            yield from _parsed(kind, key, body)
 
     def see(
         self,
@@ -340,13 +330,6 @@ def list_versions(store: ObjectStore) -> dict[str, list[str]]:
                 continue
             found.setdefault(subject.model, []).append(subject.version)
     return found
-
-
-def _parsed(kind: type[R], key: str, body: bytes) -> Iterator[R]:
-    try:
-        yield kind.model_validate(json.loads(body))
-    except ValueError:
-        log.warning("record cannot be read", extra={"key": key})
 
 
 def _subject_of(key: str) -> ModelVersion:

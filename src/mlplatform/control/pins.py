@@ -4,18 +4,12 @@ without knowing."""
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import dataclass
 from datetime import datetime
-
-from pydantic import ValidationError
 
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Record
-
-log = logging.getLogger(__name__)
 
 _PINS = "observations/pins/"
 
@@ -49,14 +43,9 @@ class Pins:
 
     def read(self, model: str = "") -> tuple[Pin, ...]:
         """Every pin, or those of a model, by region. `NoMajority` if they cannot be known."""
-        found = set()
         below = f"{_PINS}{model}/" if model else _PINS
-        for key, body in self.control.read_observations(below).records:
-            try:
-                found.add(Pin.model_validate(json.loads(body)))
-            except (ValidationError, ValueError, RecursionError):
-                log.error("%s: not a record that can be read", key)
-        return tuple(sorted(found, key=lambda pin: (pin.model, pin.region, pin.at)))
+        found = self.control.read_observations(below).of(Pin)
+        return tuple(sorted(set(found), key=lambda pin: (pin.model, pin.region, pin.at)))
 
     def drop(self, model: str, region: str) -> None:
         """Take a pin off; without one there is nothing to do."""

@@ -20,9 +20,10 @@ answer may still arrive later and take effect, which every rule above allows for
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ from mlplatform.core.errors import (
     Unavailable,
     UsageError,
 )
+from mlplatform.core.plan import Record
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.clock import Clock
 from mlplatform.ports.store import ABSENT, Condition, ObjectStore, read_bytes
@@ -48,6 +50,7 @@ from mlplatform.ports.store import ABSENT, Condition, ObjectStore, read_bytes
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 _UNDER_WAY_MAX = 4
 """Unanswered calls after which a slow member is not asked again until one of them ends."""
@@ -91,6 +94,19 @@ class Observations:
     """Key and body, by key. A key whose copies differ is there once for each."""
     unreadable: Mapping[str, str]
     """Members that could not be read, with the reason: the rest may not be all there is."""
+
+    def of(self, kind: type[R]) -> list[R]:
+        """Those that are of a kind; see `records_of`."""
+        return list(records_of(kind, self.records))
+
+
+def records_of(kind: type[R], found: Iterable[tuple[str, bytes]]) -> Iterator[R]:
+    """Records of one kind, of key and body. One that is damaged is logged, and hides no other."""
+    for key, body in found:
+        try:
+            yield kind.model_validate(json.loads(body))
+        except (ValueError, RecursionError):
+            log.error("%s: not a record that can be read", key)
 
 
 class _Member:

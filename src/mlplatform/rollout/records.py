@@ -3,13 +3,11 @@ said yes to them, who ordered what, and the windows by which a canary is judged.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,8 +21,6 @@ from mlplatform.rollout.plan.seen import Request
 from mlplatform.rollout.verdict.window import Window
 
 log = logging.getLogger(__name__)
-
-R = TypeVar("R", bound=Record)
 
 _PLANS, _APPROVALS = "plans/rollout/", "observations/approvals/"
 _ORDERED = "observations/ordered/"
@@ -169,7 +165,7 @@ class Records:
     def approvals(self, name: str) -> tuple[Approval, ...]:
         """Everybody's yes to a plan, by its name on this occasion, the first first. `NoMajority` if
         they cannot be known."""
-        found = _parsed(Approval, self.control.read_observations(f"{_APPROVALS}{name}/").records)
+        found = self.control.read_observations(f"{_APPROVALS}{name}/").of(Approval)
         return tuple(
             sorted({a for a in found if a.plan == name}, key=lambda each: (each.at, each.by))
         )
@@ -182,7 +178,7 @@ class Records:
 
     def ordered(self, operation: str) -> tuple[Ordered, ...]:
         """What was ordered of a rollout, the first first. `NoMajority` if it cannot be known."""
-        found = _parsed(Ordered, self.control.read_observations(f"{_ORDERED}{operation}/").records)
+        found = self.control.read_observations(f"{_ORDERED}{operation}/").of(Ordered)
         those = {each for each in found if each.operation == operation}
         return tuple(sorted(those, key=lambda each: (each.at, each.what, each.by)))
 
@@ -211,13 +207,3 @@ class Records:
 
 
 _WINDOWS_FORM: TypeAdapter[list[Window]] = TypeAdapter(list[Window])
-
-
-def _parsed(kind: type[R], records: Iterable[tuple[str, bytes]]) -> list[R]:
-    found = []
-    for key, body in records:
-        try:
-            found.append(kind.model_validate(json.loads(body)))
-        except (ValidationError, ValueError, RecursionError):
-            log.error("%s: not a record that can be read", key)
-    return found
