@@ -333,7 +333,7 @@ def test_a_version_that_is_withdrawn_while_two_control_stores_of_three_are_away(
     stores = f"control: [{here}, file://{broken}/1, file://{broken}/2]"
     topology.write_text(re.sub(r"control: \S+", stores, topology.read_text(), count=1))
     ran = published.run("withdraw", "m@v1", "--reason", "it bites")
-    require(ran, 5, "warning: whether a rollout goes back to m@v1 is not known: ", hint=False)
+    require(ran, 5, "warning: what rollouts go back to is not known: ", hint=False)
     assert re.search(r"\nus +withdrawn", ran.out)
 
 

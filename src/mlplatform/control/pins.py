@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mlplatform.control.quorum import ControlStore
+from mlplatform.core.errors import NoMajority
 from mlplatform.core.placement import ModelVersion
 from mlplatform.core.plan import Record
+from mlplatform.core.seen import Unknown
 
 _PINS = "observations/pins/"
 
@@ -50,6 +52,13 @@ class Pins:
     def drop(self, model: str, region: str) -> None:
         """Take a pin off; without one there is nothing to do."""
         self.control.drop_observation(_key(model, region))
+
+    def seen(self, model: str = "") -> tuple[Pin, ...] | Unknown:
+        """`read`, for those who tell what is known and go on."""
+        try:
+            return self.read(model)
+        except NoMajority as error:
+            return Unknown(f"what rollouts go back to is not known: {error}")
 
 
 def _key(model: str, region: str) -> str:

@@ -11,14 +11,12 @@ from typing import Any
 
 from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.lease import Lease, Waiting
-from mlplatform.control.pins import Pin
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
 from mlplatform.core.errors import (
     IntegrityError,
     Interrupted,
     LeaseHeld,
-    NoMajority,
     NotFound,
     Unreadable,
     UsageError,
@@ -327,11 +325,9 @@ def list_versions(
     those where a rollout may go back to it."""
     grid = replicas.catalogue.grid()
     unreadable = dict(grid.unreadable)
-    pins: tuple[Pin, ...] | None = None
-    try:
-        pins = replicas.pins.read(model or "")
-    except NoMajority as error:
-        unreadable["control"] = f"what is pinned is not known: {error}"
+    pins = replicas.pins.seen(model or "")
+    if isinstance(pins, Unknown):
+        unreadable["control"] = pins.reason
     rows = []
     for subject in grid.subjects():
         if model is not None and subject.model != model:
@@ -350,9 +346,9 @@ def list_versions(
                     if cell.region not in stored and cell.integrity is not Integrity.ABSENT
                 ],
                 "wanted": any(cell.wanted for cell in row),
-                "pinned": [pin.region for pin in pins if pin.subject == subject]
-                if pins is not None
-                else None,
+                "pinned": None
+                if isinstance(pins, Unknown)
+                else [pin.region for pin in pins if pin.subject == subject],
                 "withdrawn": any(cell.withdrawn for cell in row),
                 "digest": next((cell.digest for cell in known if cell.digest), None),
             }

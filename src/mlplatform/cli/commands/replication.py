@@ -441,7 +441,7 @@ def withdraw(
     $ mlplatform withdraw resnet50@v1.2.0 --reason "wrong labels"
     """
     from mlplatform.cli.render import Column
-    from mlplatform.core.errors import NoMajority, UsageError
+    from mlplatform.core.errors import UsageError
     from mlplatform.core.placement import ModelVersion, parse_reference
     from mlplatform.core.seen import Unknown
 
@@ -451,11 +451,7 @@ def withdraw(
     subject = ModelVersion(model, version)
     with replicas_of(session) as replicas:
         done = replicas.withdraw(subject, reason)
-        unread = ""
-        try:
-            pins = [pin for pin in replicas.pins.read(model) if pin.subject == subject]
-        except NoMajority as error:  # what is done is told all the same
-            pins, unread = [], f"whether a rollout goes back to {subject} is not known: {error}"
+        pins = replicas.pins.seen(model)
     rows = [
         {
             "region": region,
@@ -470,14 +466,16 @@ def withdraw(
         columns=[Column("region"), Column("result"), Column("detail", optional=True)],
     )
     session.say(f"{subject} is withdrawn: {reason}")
+    if isinstance(pins, Unknown):
+        session.console.warn(pins.reason)
+        return 5
     for pin in pins:
-        session.console.warn(
-            f"{subject} is what rollout {pin.operation} goes back to in {pin.region}; to have it "
-            f"end without that: mlplatform rollout promote {pin.operation} --reason TEXT"
-        )
-    if unread:
-        session.console.warn(unread)
-    return 5 if unread or any(row["result"] == "unknown" for row in rows) else 0
+        if pin.subject == subject:
+            session.console.warn(
+                f"{subject} is what rollout {pin.operation} goes back to in {pin.region}; to have "
+                f"it end without that: mlplatform rollout promote {pin.operation} --reason TEXT"
+            )
+    return 5 if any(row["result"] == "unknown" for row in rows) else 0
 
 
 @command

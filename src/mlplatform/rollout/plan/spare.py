@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from types import MappingProxyType
 
 from mlplatform.core.seen import Unknown
 from mlplatform.core.topology import Topology
@@ -23,7 +22,7 @@ def lacking_spare(
     seen: Seen,
     waves: Sequence[Sequence[str]],
     today: date,
-    handed: Mapping[str, float] = MappingProxyType({}),
+    handed: Mapping[str, float],
 ) -> list[Finding | None]:
     """By wave, why it would leave no way to lose a region, if it would. Where no route carries
     the model, no region is there for another. `handed`: by region, requests a second that others
