@@ -25,6 +25,7 @@ from mlplatform.core.store_url import StoreURL
 
 if TYPE_CHECKING:
     from mlplatform.control.quorum import ControlStore
+    from mlplatform.core.identity import Issuer
     from mlplatform.core.money import Prices
     from mlplatform.core.topology import Topology
     from mlplatform.ports.billing import BillingApi
@@ -368,24 +369,32 @@ def open_receivers(topology: Topology, environ: Mapping[str, str]) -> list[Recei
     return receivers
 
 
-def open_vouchers(topology: Topology, environ: Mapping[str, str]) -> Iterator[Voucher]:
+def vouchers_of(topology: Topology, environ: Mapping[str, str]) -> Iterator[Callable[[], Voucher]]:
     """Whoever may vouch for whoever types, in the order in which they are asked: issuers of tokens
     first, since a pipeline has one by itself. Each is opened when its turn comes."""
+
+    def of_issuer(issuer: Issuer) -> Voucher:
+        url = StoreURL(issuer.url, "oidc", issuer.url, "", {}, "issuer")
+        adapter = _module(url, Adapter("mlplatform.adapters.oidc", extra="rollout"))
+        voucher: Voucher = adapter.open_voucher(issuer, environ)
+        return voucher
+
+    def of_cluster(context: str) -> Voucher:
+        url = StoreURL(f"kubernetes://{context}", "kubernetes", context, "", {}, "cluster")
+        adapter = Adapter("mlplatform.adapters.kubernetes_identity", extra="kubernetes")
+        voucher: Voucher = _module(url, adapter).open_voucher(context)
+        return voucher
+
     believed = topology.rollout.waves.identity
     for issuer in believed.issuers:
-        url = StoreURL(issuer.url, "oidc", issuer.url, "", {}, "issuer")
-        yield _module(url, Adapter("mlplatform.adapters.oidc", extra="rollout")).open_voucher(
-            issuer, environ
-        )
+        yield partial(of_issuer, issuer)
     contexts: dict[str, None] = {}
     for name, region in topology.regions.items():
         wanted = believed.clusters is None or name in believed.clusters
         if region.clustered and wanted:
             contexts[region.cluster.context] = None
     for context in contexts:
-        url = StoreURL(f"kubernetes://{context}", "kubernetes", context, "", {}, "cluster")
-        adapter = Adapter("mlplatform.adapters.kubernetes_identity", extra="kubernetes")
-        yield _module(url, adapter).open_voucher(context)
+        yield partial(of_cluster, context)
 
 
 def open_probe() -> Probe:

@@ -61,14 +61,16 @@ from mlplatform.ports.traffic import (
     per_cent,
 )
 
-_GROUP, _VERSION, _PLURAL = "gateway.networking.k8s.io", "v1", "httproutes"
-_RESOURCE = f"{_PLURAL}.{_GROUP}"
+GROUP, VERSION, PLURAL = "gateway.networking.k8s.io", "v1", "httproutes"
+_RESOURCE = f"{PLURAL}.{GROUP}"
 _OPTIONS = frozenset({"rule", "kubeconfig", "stall_seconds", "insecure"})
 _STALL_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
-_EPOCH, _WRITER, _WEIGHTS, _NONCE = (
+_EPOCH, _WRITER, _WEIGHTS, NONCE = (
     f"mlplatform.dev/{name}" for name in ("epoch", "writer", "weights", "nonce")
 )
+"""Annotations of a route. The last is new with each of our writes: who has it in `managedFields` is
+us, under whatever name, and its time is that of our last write."""
 _NO_REGION = "(no region)"
 
 FEATURES = TrafficFeatures(
@@ -246,7 +248,7 @@ class GatewayApiTraffic:
             per_cent(weights),
             int(epoch),
             found.get(_WRITER, "") if found.get(_WEIGHTS) == _text(backends) else "",
-            tag=f"{about['uid']} {about['generation']} {epoch} {found.get(_NONCE, '')}",
+            tag=f"{about['uid']} {about['generation']} {epoch} {found.get(NONCE, '')}",
             detail=detail,
         )
         return Held(
@@ -316,12 +318,12 @@ class GatewayApiTraffic:
             tests.append(("/metadata/annotations", None))
             marks.append(("/metadata/annotations", {}))
         else:
-            tests += [(_pointer(name), found.get(name)) for name in (_EPOCH, _NONCE)]
+            tests += [(_pointer(name), found.get(name)) for name in (_EPOCH, NONCE)]
         told = {
             _EPOCH: str(epoch),
             _WRITER: writer,
             _WEIGHTS: _text(backends),
-            _NONCE: secrets.token_hex(8),
+            NONCE: secrets.token_hex(8),
             **(notes or {}),
         }
         marks += [(_pointer(name), value) for name, value in told.items()]
@@ -361,10 +363,10 @@ class GatewayApiTraffic:
 
     def _send(self, api: CustomObjectsApi, patch: list[Any] | None) -> dict[str, Any]:
         place: dict[str, Any] = {
-            "group": _GROUP,
-            "version": _VERSION,
+            "group": GROUP,
+            "version": VERSION,
             "namespace": self._namespace,
-            "plural": _PLURAL,
+            "plural": PLURAL,
             "name": self._name,
             "_request_timeout": self._timeout_seconds,
         }
@@ -492,7 +494,7 @@ def _accepted(route: Mapping[str, Any]) -> bool:
 
     def identity(reference: Mapping[str, Any]) -> tuple[Any, ...]:
         return (
-            reference.get("group", _GROUP),
+            reference.get("group", GROUP),
             reference.get("kind", "Gateway"),
             reference.get("namespace") or namespace,
             reference["name"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlplatform.adapters.gateway_api import NONCE
 from mlplatform.adapters.kubernetes_api import JSON
 
 RELEASED = "mlplatform.dev/scaled-by"
@@ -19,9 +20,6 @@ exceptions Argo CD makes is in its own objects, and cannot be seen here."""
 SPLIT_RELEASED = "mlplatform.dev/split-by"
 """The same of an HTTPRoute, and its weights."""
 _BY_ROLLOUT = "rollout"
-_NONCE = "mlplatform.dev/nonce"
-"""The annotation that is new with each of our writes of a route: who has it in `managedFields` is
-us, under whatever name, and its time is that of our last write."""
 _BY_HAND = ("kubectl", "k9s", "helm")
 """How those are called, in lower case, who write when a person says so, and put nothing back."""
 _MOVERS = {
@@ -110,10 +108,10 @@ def mover_of(route: JSON) -> Owner | None:
     for tool in _TOOLS:
         if owner := _marked(tool, notes, has_written=bool(managers & {*tool.managers})):
             return owner
-    ours = max((str(e.get("time", "")) for e in entries if _notes(e, _NONCE)), default="")
+    ours = max((str(e.get("time", "")) for e in entries if _notes(e, NONCE)), default="")
     for entry in entries:
         manager = str(entry.get("manager", ""))
-        if not _has(entry.get("fieldsV1") or {}, "rules") or _notes(entry, _NONCE):
+        if not _has(entry.get("fieldsV1") or {}, "rules") or _notes(entry, NONCE):
             continue
         if manager in _MOVERS:
             return Owner(_MOVERS[manager], "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlplatform.adapters.gateway_api import Place, place_of
+from mlplatform.adapters.gateway_api import GROUP, PLURAL, VERSION, Place, place_of
 from mlplatform.adapters.kubernetes_api import KubernetesAPI, path_of
 from mlplatform.adapters.kubernetes_owners import mend_of, mover_of
 from mlplatform.core.errors import Denied, NotFound
@@ -14,7 +14,6 @@ from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.ground import Ownership, Reference
 
 SCHEME = "httproute"
-_GROUP, _VERSION, _PLURAL = "gateway.networking.k8s.io", "v1", "httproutes"
 _STALL_SECONDS = 10.0
 
 
@@ -42,13 +41,13 @@ class Route:
         name = self.place.name
         where = f"{self.place.namespace}/{name}"
         try:
-            route = self.api.get(path_of(self.place.namespace, _GROUP, _VERSION, _PLURAL, name))
+            route = self.api.get(path_of(self.place.namespace, GROUP, VERSION, PLURAL, name))
         except NotFound:
             return Reference("HTTPRoute", where, "the topology", there=False), ()
         except Denied as error:
             return Reference("HTTPRoute", where, "the topology", Unknown(error.message)), ()
         reference = Reference("HTTPRoute", where, "the topology")
-        route |= {"apiVersion": f"{_GROUP}/{_VERSION}", "kind": "HTTPRoute"}
+        route |= {"apiVersion": f"{GROUP}/{VERSION}", "kind": "HTTPRoute"}
         owner = mover_of(route)
         if owner is None:
             return reference, ()

@@ -3,7 +3,7 @@ or it is only what was typed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlplatform.core.errors import Denied, MlplatformError
@@ -19,20 +19,20 @@ class Who:
     doubts: tuple[str, ...] = ()
 
 
-def who_is_it(vouchers: Iterable[Voucher], approvers: Sequence[str], typed: Identity) -> Who:
+def who_is_it(
+    vouchers: Iterable[Callable[[], Voucher]], approvers: Sequence[str], typed: Identity
+) -> Who:
     """The first name that is proven and may approve, else the first that is proven, else what was
     `typed`. Nobody is asked after one is found who may. A voucher that cannot be opened is one that
     does not vouch."""
     proven: Identity | None = None
     doubts: list[str] = []
-    asked, name = iter(vouchers), ""
-    while True:
+    for opened in vouchers:
+        name = ""
         try:
-            voucher = next(asked)
+            voucher = opened()
             name = voucher.name
             found = voucher.vouch()
-        except StopIteration:
-            break
         except MlplatformError as error:
             told = f"{error}; {error.hint}" if error.hint else str(error)
             doubts.append(told if name in told else f"{name}: {told}")

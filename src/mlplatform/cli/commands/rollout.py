@@ -931,7 +931,7 @@ def _naming(session: Session, sites: Sites, named: Sequence[str] = ()) -> By:
 
     def name() -> Identity:
         found = who_is_it(
-            wiring.open_vouchers(sites.topology, session.environ),
+            wiring.vouchers_of(sites.topology, session.environ),
             named,
             Identity(wiring.writer_name().rpartition(":")[0]),
         )
