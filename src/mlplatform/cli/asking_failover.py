@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,12 @@ class AskingFailover:
 
         if self.estate is None or route not in self.topology.traffic.routes:
             raise CheckFailed(f"{route}: no such route any more", hint="plan again")
-        if why := self._of_others(route, reason) or self._moved(region, route, reason):
+        found = self._look(self.estate, route)
+        if why := found.of_others(reason) or found.moved(region, reason):
             raise LeaseHeld(why)
         request = Request(Mode.PLANNED, source=region, routes=(route,), keep=keep, reason=reason)
-        said, unknown = self._asked(route, request)
-        weights = self._weights(route)
+        said, unknown = _asked(self.estate, route, request)
+        weights = _weights(self.estate, route)
         if 0 < weights.get(region, 0) <= keep:
             return weights
         said = said or f"{region} has {weights.get(region, 0)} points of route {route}"
@@ -80,102 +82,122 @@ class AskingFailover:
 
         if self.estate is None or route not in self.topology.traffic.routes:
             return ""
-        for left in self._left(route):
-            if _is_asked_by(reason, left) and request_of(left.plan).mode is Mode.PLANNED:
+        found = self._look(self.estate, route)
+        ours = [left for left in found.left if _is_asked_by(reason, left)]
+        for left in ours:
+            if request_of(left.plan).mode is Mode.PLANNED:
                 with suppress(UsageError):  # it has ended meanwhile
                     abort(self.estate, left.name, reason=reason)
-        wanted = self._wanted(route).get(region, 0)
-
-        def is_over() -> bool:
-            if any(_is_asked_by(reason, left) for left in self._left(route)):
-                return False
-            has = self._weights(route).get(region, 0)
-            return has >= wanted or self._left_by(region, route, reason) != reason
-
-        if is_over():
+        if ours:
+            found = self._look(self.estate, route)
+        if found.is_back(region, reason):
             return ""
-        said = self._of_others(route, reason)
+        said = found.of_others(reason)
         if not said:
             request = Request(Mode.FAILBACK, targets=(region,), routes=(route,), reason=reason)
-            said, _ = self._asked(route, request)
-            if is_over():
+            said, _ = _asked(self.estate, route, request)
+            found = self._look(self.estate, route)
+            if found.is_back(region, reason):
                 return ""
-        has = self._weights(route).get(region, 0)
+        has, wanted = found.points(region)
         return f"{region} has {has} of {wanted} points of {route}: {said}"
 
-    def _of_others(self, route: str, reason: str) -> str:
-        """What is under way on a route that others began; empty where nothing is."""
-        for left in self._left(route):
+    def _look(self, estate: Estate, route: str) -> Shares:
+        now = estate.clock.now()
+        return Shares(
+            route,
+            estate.memory.operations(now, [route]).get(route, ()),
+            _weights(estate, route),
+            _held(self.topology.traffic.routes[route].weights, estate.open_traffic(route).features),
+            now,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """A route, as it was found. What was asked for a rollout is told by its `reason`."""
+
+    route: str
+    operations: Sequence[Operation]
+    """What was done on it, oldest first."""
+    weights: Weights
+    wanted: Weights
+    """As the topology wants them, as far as the actuator can hold that."""
+    now: datetime
+
+    @property
+    def left(self) -> list[Operation]:
+        """What is under way, or was left."""
+        return [operation for operation in self.operations if not operation.closed]
+
+    def points(self, region: str) -> tuple[int, int]:
+        """What a region has, and what the topology wants it to have."""
+        return self.weights.get(region, 0), self.wanted.get(region, 0)
+
+    def of_others(self, reason: str) -> str:
+        """What is under way that others began; empty where nothing is."""
+        for left in self.left:
             if not _is_asked_by(reason, left):
                 return (
-                    f"operation {left.name} on {route} is under way, or was left: mlplatform "
+                    f"operation {left.name} on {self.route} is under way, or was left: mlplatform "
                     f"failover resume {left.name} goes on with it, abort ends it"
                 )
         return ""
 
-    def _moved(self, region: str, route: str, reason: str) -> str:
+    def moved(self, region: str, reason: str) -> str:
         """What others have made of a region's share; empty where it is as the topology wants it, or
         as `reason` has left it."""
-        has, wanted = self._weights(route).get(region, 0), self._wanted(route).get(region, 0)
-        by = self._left_by(region, route, reason)
+        has, wanted = self.points(region)
+        by = self.left_by(region, reason)
         if has == wanted or by == reason:
             return ""
         said = f"operation {by} has left it" if by else "others have moved it"
         return (
-            f"{region} has {has} of {wanted} points of {route}, and {said}: mlplatform failover "
-            f"back --route {route} brings it back"
+            f"{region} has {has} of {wanted} points of {self.route}, and {said}: mlplatform "
+            f"failover back --route {self.route} brings it back"
         )
 
-    def _left_by(self, region: str, route: str, reason: str) -> str:
+    def is_back(self, region: str, reason: str) -> bool:
+        """Whether nothing that was asked is under way, and the region has its share, or what it
+        lacks others have taken."""
+        if any(_is_asked_by(reason, left) for left in self.left):
+            return False
+        has, wanted = self.points(region)
+        return has >= wanted or self.left_by(region, reason) != reason
+
+    def left_by(self, region: str, reason: str) -> str:
         """What took weight from a region last: `reason`, or the name of another's operation. Empty
         where no operation did."""
         from mlplatform.failover.decision.seen import Mode
         from mlplatform.failover.history.recoveries import recoveries_of
 
-        assert self.estate is not None  # noqa: S101 - a route was named
-        weights, by = self._weights(route), ""
-        for operation in self._operations(route):
+        by = ""
+        for operation in self.operations:
             ours = _is_asked_by(reason, operation)
             if ours and _may_have_left(operation, region):
                 by = reason
-            for each in recoveries_of(operation, self.estate.clock.now(), weights):
+            for each in recoveries_of(operation, self.now, self.weights):
                 if each.source != region or not each.moved or each.mode is Mode.DRILL:
                     continue
                 if not ours or each.mode is not Mode.PLANNED:
                     by = operation.name
         return by
 
-    def _operations(self, route: str) -> Sequence[Operation]:
-        """What was done on a route, oldest first."""
-        assert self.estate is not None  # noqa: S101 - a route was named
-        found = self.estate.memory.operations(self.estate.clock.now(), [route])
-        return found.get(route, ())
 
-    def _left(self, route: str) -> list[Operation]:
-        return [operation for operation in self._operations(route) if not operation.closed]
+def _asked(estate: Estate, route: str, request: Request) -> tuple[str, bool]:
+    """Why it was not done, as far as it was not, and whether that may pass by itself."""
+    from mlplatform.failover.operations import move
 
-    def _asked(self, route: str, request: Request) -> tuple[str, bool]:
-        """Why it was not done, as far as it was not, and whether that may pass by itself."""
-        from mlplatform.failover.operations import move
+    return _why_not(move(estate, route, request))
 
-        assert self.estate is not None  # noqa: S101 - a route was named
-        report = move(self.estate, route, request)
-        return _why_not(report)
 
-    def _wanted(self, route: str) -> Weights:
-        """As the topology wants them, as far as the actuator can hold that."""
-        assert self.estate is not None  # noqa: S101 - a route was named
-        features = self.estate.open_traffic(route).features
-        return _held(self.topology.traffic.routes[route].weights, features)
+def _weights(estate: Estate, route: str) -> Weights:
+    from mlplatform.ports.traffic import RouteState
 
-    def _weights(self, route: str) -> Weights:
-        from mlplatform.ports.traffic import RouteState
-
-        assert self.estate is not None  # noqa: S101 - a route was named
-        state = self.estate.read_routes([route])[route]
-        if not isinstance(state, RouteState):
-            raise Unavailable(f"the weights of route {route} cannot be read: {state.reason}")
-        return state.weights
+    state = estate.read_routes([route])[route]
+    if not isinstance(state, RouteState):
+        raise Unavailable(f"the weights of route {route} cannot be read: {state.reason}")
+    return state.weights
 
 
 def _held(weights: Weights, features: TrafficFeatures) -> Weights:
