@@ -179,6 +179,8 @@ def test_anybody_pulls_a_brake_and_it_is_told_who(site: Site) -> None:
         assert (order["kind"], order["scope"], order["verified"]) == ("pause", operation, "")
         ran = site.run("rollout", "status", "m")
         require(ran, 3, f"{order['by']} (unverified) paused it: INC-4711", hint=False)
+        nobody = f"nobody is at work on it; mlplatform rollout resume {operation} goes on"
+        assert nobody in " ".join(ran.err.split())
         (row, *_) = site.good("rollout", "history", "m", "--output", "json").json()["rollouts"]
         assert [(each["what"], each["by"]) for each in row["ordered"]] == [("pause", order["by"])]
     assert f"{order['by']} (unverified)" in site.good("rollout", "report", operation).out
@@ -195,7 +197,7 @@ def test_a_plan_that_was_applied_is_approved_anew(site: Site, issuer: LocalIssue
         " ".join(ran.err.split())
     )
     with under_way(site, name) as again:
-        told = site.good("rollout", "status", again, "--output", "json").json()
+        told = site.run("rollout", "status", again, "--output", "json").json()
         assert [each["what"] for each in told["hands"]] == ["approved its plan", "began it"]
 
 

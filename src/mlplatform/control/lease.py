@@ -133,6 +133,31 @@ def _may_be_held(seen: Sighting, sightings: Mapping[int, Sighting], majority: in
     return sum(record.generation > generation for record in records) < majority
 
 
+def holder_of(control: ControlStore, name: str) -> LeaseRecord | None:
+    """For people: what the last sign of life of a lease's holder says. None where nobody can be
+    holding it, or nothing of it can be read. `NoMajority` if that cannot be known."""
+    copies = enumerate(control.read(_key(name)).copies)
+    sightings = {
+        member: Sighting(copy.body if copy else None, _parse(copy.body if copy else None), 0.0)
+        for member, copy in copies
+        if not isinstance(copy, Unknown)
+    }
+    return _newest(sightings, control.majority)
+
+
+def _newest(sightings: Mapping[int, Sighting], majority: int) -> LeaseRecord | None:
+    records = [
+        seen.record
+        for seen in sightings.values()
+        if seen.record and _may_be_held(seen, sightings, majority)
+    ]
+    return max(records, key=lambda record: (record.generation, record.expires_at), default=None)
+
+
+def _key(name: str) -> str:
+    return f"leases/{name}.json"
+
+
 class Lease:
     """Election over compare-and-set puts. One object serves one process; renewals may come from a
     thread beside it.
@@ -155,7 +180,7 @@ class Lease:
     ) -> None:
         self._control = control
         self._name = name
-        self._key = f"leases/{name}.json"
+        self._key = _key(name)
         self._holder = holder
         self._clock = clock
         self._random = random
@@ -438,18 +463,12 @@ class Lease:
         self._clock.sleep(self._term_seconds / 10 * self._random.uniform(0.5, 1.0))
 
     def _refusal(self, sightings: Mapping[int, Sighting]) -> LeaseHeld:
-        majority = self._control.majority
-        records = [
-            seen.record
-            for seen in sightings.values()
-            if seen.record and _may_be_held(seen, sightings, majority)
-        ]
-        if not records:
+        newest = _newest(sightings, self._control.majority)
+        if newest is None:
             return LeaseHeld(
                 f"the lease {self._name} may be held: a control store holds a damaged record",
                 hint=f"--wait takes it over after {self._term_seconds:g} s",
             )
-        newest = max(records, key=lambda record: (record.generation, record.expires_at))
         return LeaseHeld(
             f"{self._name} is held by {newest.holder} until "
             f"{newest.expires_at:%Y-%m-%d %H:%M:%S} UTC by its own clock",

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from mlplatform.control.journal import Kind as Entry
 from mlplatform.control.journal import Stream
-from mlplatform.control.lease import Lease, Waiting
+from mlplatform.control.lease import Lease, Waiting, holder_of
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.orders import Order
 from mlplatform.control.reconcile import Report, resume, run
@@ -612,6 +612,17 @@ def region_state(steps: Sequence[StepStands], *, closed: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class AtWork:
+    """Who had a hand on a rollout last."""
+
+    holder: str
+    until: datetime
+    """For how long others keep off it, by the holder's clock, if nothing more is heard of them."""
+    is_over: bool
+    """Whether that has passed, by ours."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stands:
     """One rollout, as its journal tells it."""
 
@@ -621,7 +632,16 @@ class Stands:
     steps: tuple[StepStands, ...]
     going_back: str = ""
     paused: str = ""
-    writer: str = ""
+    at_work: AtWork | None = None
+    """Whoever had a hand on it last; None where nobody has, or it is over."""
+
+    @property
+    def waits_for_people(self) -> bool:
+        """Whether it goes on only once somebody does something."""
+        if self.closed:
+            return False
+        said = not any(each.waits for each in self.steps)
+        return bool(self.paused) or not said or self.at_work is None or self.at_work.is_over
 
     @property
     def regions(self) -> Mapping[str, str]:
@@ -685,8 +705,15 @@ def stands(sites: Sites, stream: Stream) -> Stands:
         tuple(steps),
         is_back(stream.plan.actions),
         paused[0] if paused else "",
-        stream.entries[-1].writer,
+        None if stream.closed else _at_work(sites, stream),
     )
+
+
+def _at_work(sites: Sites, stream: Stream) -> AtWork | None:
+    held = holder_of(sites.control, stream.lease)
+    if held is None:
+        return None
+    return AtWork(held.holder, held.expires_at, is_over=held.expires_at < sites.clock.now())
 
 
 def _waits(sites: Sites, stream: Stream) -> str:

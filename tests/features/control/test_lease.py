@@ -8,7 +8,15 @@ from random import Random
 
 import pytest
 
-from mlplatform.control.lease import Lease, LeaseRecord, Sighting, Wait, Waiting, free_members
+from mlplatform.control.lease import (
+    Lease,
+    LeaseRecord,
+    Sighting,
+    Wait,
+    Waiting,
+    free_members,
+    holder_of,
+)
 from mlplatform.control.quorum import ControlStore
 from mlplatform.core.errors import (
     Denied,
@@ -77,6 +85,18 @@ def test_the_record_says_who_until_when_and_how_often(world: World) -> None:
     assert (record.holder, record.generation, record.released) == ("host-a:1", 1, False)
     assert record.term_seconds == TERM
     assert record.expires_at == START + timedelta(seconds=TERM)
+
+
+def test_whoever_only_looks_is_told_who_has_it(world: World) -> None:
+    control = world.members.control(world.time)
+    assert holder_of(control, "replicate/m@v1") is None
+    lease = world.lease("host-a:1")
+    lease.acquire()
+    assert holder_of(control, "replicate/m@v1") == world.record()
+    lease.release()
+    assert holder_of(control, "replicate/m@v1") is None
+    world.members.stores[0].put(KEY, b"{")
+    assert holder_of(control, "replicate/m@v1") is None
 
 
 def test_a_held_lease_is_refused_with_holder_and_expiry(world: World) -> None:

@@ -8,7 +8,8 @@ import pytest
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.core.plan import Action, Outcome, Result
 from mlplatform.rollout import operations
-from mlplatform.rollout.operations import Ended, StepStands, region_state
+from mlplatform.rollout.operations import Ended, Stands, StepStands, region_state
+from tests.features.rollout.rolling.lives import Killed, Process
 from tests.features.rollout.rolling.world import POLICY, World
 
 
@@ -111,3 +112,41 @@ def test_where_an_earlier_wave_stays_it_is_told() -> None:
     assert stands.state == "returned"
     assert stands.regions == {"ap": "promoted", "eu": "returned", "us": "not begun"}
     assert stands.because == rolled.because
+
+
+def test_who_is_at_work_is_told_until_the_lease_of_one_who_died_has_run_out() -> None:
+    world = World()
+    plan = world.plan("us")
+
+    def stands() -> Stands:
+        sites = world.sites("onlooker")
+        return operations.stands(sites, operations.newest(sites, "m"))
+
+    with pytest.raises(Killed):
+        world.apply(plan=plan, writer="one", way=Process(world, dies_before=60))
+    found = stands()
+    assert found.at_work is not None
+    assert (found.at_work.holder, found.at_work.is_over) == ("one", False)
+    assert not found.waits_for_people
+    world.time.sleep(operations.LEASE_SECONDS + 1)
+    found = stands()
+    assert found.at_work is not None
+    assert (found.at_work.holder, found.at_work.is_over) == ("one", True)
+    assert found.waits_for_people
+    world.go_on()
+    assert (stands().at_work, stands().waits_for_people) == (None, False)
+
+
+def test_one_that_gave_its_lease_back_is_at_work_no_more() -> None:
+    world = World()
+    plan = world.plan("us")
+    sites = world.sites()
+    lease = operations.lease_of(sites, "m", plan.plan)
+    stream = sites.journal.start(
+        sites.journal.new_operation("rollout"), plan.plan, lease=lease.name
+    )
+    lease.acquire()
+    assert operations.stands(sites, stream).at_work is not None
+    lease.release()
+    found = operations.stands(sites, stream)
+    assert (found.at_work, found.waits_for_people) == (None, True)

@@ -276,7 +276,9 @@ def status(
 ) -> int:
     """Show how far a rollout has come: every step, what became of it, and who had a hand in it.
 
-    Exit code 3 while one is open that waits for people, or ended with something to look at.
+    Of an open one, who is at work on it. Exit code 3 while it waits for people, because it is
+    paused, wants a yes, or nobody is at work on it; and for one that ended with something to look
+    at.
 
     $ mlplatform rollout status
     $ mlplatform rollout status resnet50 --output json
@@ -785,6 +787,7 @@ def show_stands(session: Session, stands: Stands, hands: Sequence[Hand]) -> int:
         state=state,
         because=stands.because,
         paused=stands.paused,
+        at_work=asdict(stands.at_work) if stands.at_work else None,
         hands=[asdict(hand) for hand in hands],
     )
     for hand in hands:
@@ -794,8 +797,18 @@ def show_stands(session: Session, stands: Stands, hands: Sequence[Hand]) -> int:
     session.say(f"{stands.operation}: {stands.request.subject}: {state}{why}")
     if stands.paused:
         session.say(f"paused: {stands.paused}; mlplatform rollout resume {stands.operation}")
+    if not stands.closed:
+        session.say(_who_is_at_work(stands))
     looks = any(each.result in ("failed", "unknown") for each in stands.steps)
-    return 3 if stands.paused or looks else 0
+    return 3 if stands.waits_for_people or looks else 0
+
+
+def _who_is_at_work(stands: Stands) -> str:
+    last = stands.at_work
+    if last is not None and not last.is_over:
+        return f"{last.holder} is at work on it"
+    was = f": {last.holder} was, until {last.until:%Y-%m-%d %H:%M:%SZ} by its clock" if last else ""
+    return f"nobody is at work on it{was}; mlplatform rollout resume {stands.operation} goes on"
 
 
 def _history_row(stands: Stands, ordered: Sequence[Ordered]) -> dict[str, Any]:
