@@ -81,17 +81,17 @@ def test_toxiproxy_makes_weather_between(toxiproxy: Endpoint, minio: Endpoint) -
 
     with between(toxiproxy, minio) as line:
         assert ready() == 200
-        line.add("latency", latency=200)
+        line.add("latency", latency=2000)
         started = time.monotonic()
         assert ready() == 200
-        assert time.monotonic() - started >= 0.2
+        assert time.monotonic() - started >= 2
         line.cut()
         with pytest.raises(OSError, match="refused"):
             ready()
         line.calm()
         started = time.monotonic()
         assert ready() == 200
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < 2
 
 
 def test_promtool_checks_rules(promtool: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def unavailable(far: AzureBlobStore) -> list[Unavailable]:
         started = time.monotonic()
         with pytest.raises(Unavailable) as raised:
             verb()
-        assert time.monotonic() - started < 4 * STALL_SECONDS
+        assert time.monotonic() - started < 20 * STALL_SECONDS
         found.append(raised.value)
     return found
 
