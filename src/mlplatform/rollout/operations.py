@@ -39,8 +39,6 @@ from mlplatform.rollout.records import Approval, Ordered, StoredPlan, name_of
 from mlplatform.rollout.rolling import NOT_WANTED, Roller
 from mlplatform.rollout.watching import Looked, scatter_of
 
-LEASE_SECONDS = 15.0
-"""How long a controller that died keeps others from its model. A live one renews every third."""
 _CLOCKS_APART = timedelta(hours=1)
 """By how much the clocks of two machines may differ that have a hand on one plan."""
 
@@ -272,16 +270,7 @@ def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
                 epochs.append(sites.open_servers(model, region).read().epoch)
         return max(epochs)
 
-    return Lease(
-        sites.control,
-        f"{FEATURE}/{model}",
-        holder=sites.writer,
-        clock=sites.clock,
-        random=sites.random,
-        stop=sites.stop,
-        term_seconds=LEASE_SECONDS,
-        floor=floor,
-    )
+    return sites.lease(f"{FEATURE}/{model}", floor=floor)
 
 
 def _roller(

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures import wait as wait_for
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -448,6 +449,37 @@ class Roller:
 
     def _hand_over(self, action: Action) -> Outcome:
         """Failover is asked to let others bear a part of the region's share."""
+        if is_undo(action):
+            return self._hand_parts_over(action)
+        with self._alone(action):
+            return self._hand_parts_over(action)
+
+    @contextmanager
+    def _alone(self, action: Action) -> Iterator[None]:
+        """Nobody hands over another part of the region between our look at it and our move: two
+        that did would each see a failover, and wait for the other."""
+        lease = self.sites.lease(f"hand-over/{action.region}")
+
+        def missing() -> str:
+            try:
+                lease.acquire()
+            except LeaseHeld as error:
+                return str(error)
+            with ExitStack() as stack:
+                stack.callback(lease.release)
+                if action.key not in self._taken_up and (why := self._closed(action)):
+                    return why
+                stack.pop_all()
+            return ""
+
+        self._patience.wait(action, missing)
+        try:
+            with lease.keep(self.sites.background):
+                yield
+        finally:
+            lease.release()
+
+    def _hand_parts_over(self, action: Action) -> Outcome:
         lent: dict[str, Weights] = {}
         for route, keep in _keeps(action).items():
 

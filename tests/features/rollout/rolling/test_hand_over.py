@@ -197,6 +197,44 @@ def test_it_is_not_handed_over_while_failover_is_at_work_there(rule: Rule) -> No
     assert asked == [False] * 50
 
 
+def test_of_two_that_would_hand_over_in_one_region_the_second_waits() -> None:
+    """Another model's rollout has looked at the region, and moves its part while this one looks."""
+    world = busy()
+    other = world.sites("two").lease("hand-over/us")
+    other.acquire()
+    asked: list[int] = []
+    real = world.between.hand_over
+
+    def hand_over(*told: Any, **more: Any) -> Any:
+        asked.append(round(world.time.monotonic()))
+        return real(*told, **more)
+
+    def moved() -> None:
+        other.release()
+        world.between.closed["us"] = Standing({Rule.UNDER_FAILOVER: "route other gives it 30 %"})
+
+    def renewed(seconds: float) -> None:
+        del seconds
+        if world.time.monotonic() < 300:
+            other.guard()
+
+    world.between.hand_over = hand_over  # type: ignore[method-assign]
+    world.time.meanwhile.append(renewed)
+    once(world, lambda: world.time.monotonic() > 300, moved)
+    once(world, lambda: world.time.monotonic() > 900, world.between.closed.clear)
+    promoted(world, world.apply("us"))
+    assert asked[0] >= 900
+    assert any("hand-over/us is held by two" in text for text in world.said)
+    assert any("under-failover: route other gives it 30 %" in text for text in world.said)
+
+
+def test_one_that_died_while_it_handed_over_keeps_nobody_waiting() -> None:
+    world = busy()
+    world.sites("two").lease("hand-over/us").acquire()
+    promoted(world, world.apply("us"))
+    assert world.between.weights == WEIGHTS
+
+
 @pytest.mark.parametrize("error", [LeaseHeld("by a watch"), Fenced("by a newer one")])
 @pytest.mark.parametrize("what", ["hand_over", "take_back"])
 def test_who_holds_the_route_is_waited_for(what: str, error: MlplatformError) -> None:
