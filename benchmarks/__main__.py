@@ -2,7 +2,8 @@
 
 Servers and rclone come from the cache of `make servers`. Exit 1 when something did not work; a
 target that is missed is said, and no failure unless `--strict` is given: the ratios are medians of
-interleaved pairs, but a busy machine is a busy machine.
+interleaved pairs, but a busy machine is a busy machine. Of several each has a process of its own: a
+process never holds less than the one that started it, and one that breaks ends no other.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import (
@@ -71,24 +74,45 @@ def main() -> int:
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are {', '.join(benchmarks)}", file=sys.stderr)
         return 2
+    names = asked.names or list(benchmarks)
+    if not asked.beside:
+        _print_machine()
+    if len(names) > 1:
+        return _each_by_itself(names, asked)
+    (name,) = names
+    print(f"  {name} …", file=sys.stderr, flush=True)
+    try:
+        result = benchmarks[name]()
+    except (ClientFailed, ServerMissing, ServerBroken) as error:
+        print(f"{name}: {error}\n", flush=True)
+        return 1
+    print(f"{result}\n", flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps([result.as_json()], indent=2) + "\n")
+    return 1 if asked.strict and any(row.met is False for row in result.rows) else 0
+
+
+def _each_by_itself(names: Sequence[str], asked: argparse.Namespace) -> int:
+    failed = False
+    found: list[object] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            told = Path(folder, f"{name}.json")
+            line = [sys.executable, "-m", "benchmarks", name, "--beside", "--json", str(told)]
+            line += [f"--{flag}" for flag in ("full", "strict") if getattr(asked, flag)]
+            line += ["--pairs", str(asked.pairs)] if asked.pairs else []
+            failed |= subprocess.run(line, check=False).returncode != 0
+            found += json.loads(told.read_text()) if told.exists() else []
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=2) + "\n")
+    return int(failed)
+
+
+def _print_machine() -> None:
     versions = [f"{name} {BY_NAME[name].version}" for name in ("minio", "rclone", "caddy")]
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(", ".join([machine, f"python {platform.python_version()}", *versions]), end="\n\n")
-    results: list[Result] = []
-    failed = False
-    for name in asked.names or benchmarks:
-        print(f"  {name} …", file=sys.stderr, flush=True)
-        try:
-            results.append(benchmarks[name]())
-        except (ClientFailed, ServerMissing, ServerBroken) as error:
-            print(f"{name}: {error}\n", flush=True)
-            failed = True
-        else:
-            print(f"{results[-1]}\n", flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps([result.as_json() for result in results], indent=2) + "\n")
-    missed = [row for result in results for row in result.rows if row.met is False]
-    return 1 if failed or (asked.strict and missed) else 0
+    text = ", ".join([machine, f"python {platform.python_version()}", *versions])
+    print(text, end="\n\n", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--full", action="store_true", help="memory: all 400 GB, some minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--beside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
     return parser
 

@@ -223,7 +223,7 @@ def _checked(targets: Mapping[str, tuple[str, ...]], interval: str | None) -> di
         "upstreams": upstreams,
         "health_checks": {"active": active},
     }
-    return {"handle": [proxy]}
+    return {"@id": caddy_site.ROUTE, "handle": [proxy]}
 
 
 def _reaches(port: int, region: str) -> bool:
