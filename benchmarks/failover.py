@@ -171,7 +171,7 @@ def _kills(count: int) -> Iterator[Kill]:
         world = stack.enter_context(_platform())
         targets = {name: (f"127.0.0.1:{world.servers[name].port}",) for name in ("us", "eu")}
         peers = [
-            caddy_site.World(stack, Regions(dict(targets)), _checked(targets, every))
+            caddy_site.World(stack, Regions(dict(targets)), checked(targets, every))
             for every in (None, "500ms")
         ]
         ports = [world.world.client().port, *(peer.client().port for peer in peers)]
@@ -214,7 +214,7 @@ def _platform() -> Iterator[Platform]:
         yield world
 
 
-def _checked(targets: Mapping[str, tuple[str, ...]], interval: str | None) -> dict[str, Any]:
+def checked(targets: Mapping[str, tuple[str, ...]], interval: str | None) -> dict[str, Any]:
     """A plain reverse proxy that checks its upstreams' health."""
     active = {"uri": "/health", **({"interval": interval} if interval else {})}
     upstreams = [{"dial": dial} for dials in targets.values() for dial in dials]
