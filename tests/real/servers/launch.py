@@ -24,6 +24,7 @@ from .catalogue import BY_NAME, Command, Room, Server, credentials
 
 _READY_WITHIN_S = 60.0
 _TRIES = 3  # another process may take the free port between our look and the server's bind
+_TOLD: set[int] = set()  # ports that this process was told
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -54,11 +55,18 @@ class Endpoint:
 
 
 def free_port() -> int:
-    """A loopback port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody has now, and that nobody else in this run of tests is told: two
+    Caddys that listen on one port share it, and each answers for the other (`SO_REUSEPORT`)."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        # Linux gives those who listen ports of one parity, and those who connect the other.
+        if port // 2 % workers == worker % workers and port not in _TOLD:
+            _TOLD.add(port)
+            return port
 
 
 def _answers(url: str) -> bool:
