@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import CLEAN, PROGRAM, Run
-from tests.cli.test_watch import free_port
 from tests.features.failover import peers
 from tests.features.failover.authority import Authority
 from tests.features.failover.peers import Peer
+from tests.real.servers.launch import free_port
 from tests.responder import RESPONDER
 
 GOLDEN = {

@@ -11,7 +11,6 @@ import pytest
 
 from tests.cli.estate import wrapped
 from tests.cli.test_failover_weather import WRONG_CLOCK
-from tests.cli.test_watch import free_port
 from tests.real.failover.platform import (
     WEIGHTS,
     Platform,
@@ -20,6 +19,7 @@ from tests.real.failover.platform import (
     receiver,
     wait_until,
 )
+from tests.real.servers.launch import free_port
 
 pytestmark = pytest.mark.usefixtures("caddy")
 
