@@ -27,7 +27,7 @@ CLEAN = {
     name: value
     for name, value in os.environ.items()
     if name in {"PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
-} | {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "TERM": "xterm"}
+} | {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "TERM": "xterm", "PYTHONFAULTHANDLER": "1"}
 PROGRAM = (sys.executable, "-m", "mlplatform.cli.app")
 SAMPLE = (sys.executable, "-m", "tests.cli.sample")
 

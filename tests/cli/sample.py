@@ -2,8 +2,11 @@
 process of its own: `python -m tests.cli.sample COMMAND`."""
 
 import logging
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -102,6 +105,30 @@ def wait(session: Session) -> None:
 
 
 @command
+def crew(session: Session, number: int, *, within: bool = False) -> None:
+    """Wait for a thread that works, to which the kernel gives a signal; within work, or outside."""
+    if not within:
+        _wait_for(lambda: False, number)
+        return
+    with session.working() as work:
+        _wait_for(work.stop, number)
+        raise errors.Interrupted("m@v1: stopped; what was sent is kept")
+
+
+def _wait_for(stop: Callable[[], bool], number: int) -> None:
+    def toil() -> None:
+        time.sleep(0.3)  # until the other waits; one that is not there yet would hear it anyway
+        signal.pthread_kill(threading.get_ident(), number)
+        while not stop():
+            time.sleep(0.01)
+        ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=toil, daemon=True).start()
+    ended.wait()
+
+
+@command
 def delete(
     session: Session, region: str, *, yes: options.Yes = False, confirm: options.Confirm = None
 ) -> None:
@@ -130,7 +157,7 @@ def names(
 
 def build() -> Any:
     app = frame.new_app()
-    for each in (fail, rows, speak, work, wait, delete, odd, names):
+    for each in (fail, rows, speak, work, wait, crew, delete, odd, names):
         frame.add(app, each)
     return frame.to_click(app)
 

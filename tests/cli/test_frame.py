@@ -397,6 +397,23 @@ class TestSignals:
         _, told = process.communicate(timeout=20)
         assert (process.returncode, told) == (130, "error: interrupted\n")
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--within"], "error: m@v1: stopped; what was sent is kept\n"),
+            ([], "error: interrupted\n"),
+        ],
+        ids=["within work", "outside"],
+    )
+    def test_one_that_another_thread_gets_is_heard_although_the_first_waits_for_it(
+        self, tmp_path: Path, options: list[str], said: str, number: int
+    ) -> None:
+        process = start("crew", str(int(number)), *options, cwd=tmp_path)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert told.endswith(said)
+
     def test_on_a_terminal_the_cursor_comes_back(self, on_terminal: OnTerminal) -> None:
         terminal = on_terminal("work", "--deaf")
         terminal.until("eu-west-1")

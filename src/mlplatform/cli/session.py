@@ -63,7 +63,7 @@ class Session:
         from mlplatform.cli.progress import showing_progress
 
         with stopped_by_signals(self.console) as stop, showing_progress(self.console) as progress:
-            yield Work(progress, stop.is_set)
+            yield Work(progress, stop)
 
     def confirm(
         self,

@@ -232,7 +232,7 @@ class Platform(Estate):
             for name in vantages or VANTAGES
         ]
         for process in started:
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=25)
             assert process.returncode in (0, 3), said
 
     def keep_looking(self) -> None:
@@ -321,9 +321,13 @@ class Beside:
         return self.said
 
     def interrupt(self) -> int:
-        """Ctrl-C; how it ends."""
+        """Ctrl-C; how it ends. One that does not end says where each of its threads is."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=30)
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout=60)
+        self.process.send_signal(signal.SIGABRT)
+        self.process.wait()
+        raise AssertionError(f"it goes on after Ctrl-C:\n{self.said}")
 
     def kill(self) -> None:
         """Without warning."""

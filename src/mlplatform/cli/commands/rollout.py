@@ -82,7 +82,7 @@ def sites_of(
         changed = with_strategy(topology.rollout, model, strategy)
         topology = topology.model_copy(update={"rollout": changed})
     with stopped_by_signals(session.console) as stop:
-        yield open_sites(topology, asking_failover(topology, stop.is_set), stop=stop.is_set)
+        yield open_sites(topology, asking_failover(topology, stop), stop=stop)
 
 
 @contextmanager
