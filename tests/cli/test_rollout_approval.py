@@ -197,7 +197,9 @@ def test_a_plan_that_was_applied_is_approved_anew(site: Site, issuer: LocalIssue
         " ".join(ran.err.split())
     )
     with under_way(site, name) as again:
-        told = site.run("rollout", "status", again, "--output", "json").json()
+        ran = site.run("rollout", "status", again, "--output", "json")
+        told = ran.json()
+        assert (ran.code, told["at_work"]) == (3, None), "nobody carries it out"
         assert [each["what"] for each in told["hands"]] == ["approved its plan", "began it"]
 
 

@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 Waiting = bool | Literal["silent"]
 """For how long to wait for a lease: not, for ever, or until its holder proves to be alive."""
 
-TERM_SECONDS = 30.0
+TERM_SECONDS = 15.0
+"""How long a process that died keeps others from what it held. A live one renews every third."""
 _MARGIN = 0.2
 _TRIES = 4
 
@@ -156,6 +157,38 @@ def _newest(sightings: Mapping[int, Sighting], majority: int) -> LeaseRecord | N
 
 def _key(name: str) -> str:
     return f"leases/{name}.json"
+
+
+class Process(Protocol):
+    """Who may hold leases, under a name, until it is told to stop."""
+
+    @property
+    def control(self) -> ControlStore: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def random(self) -> Random: ...
+
+    @property
+    def writer(self) -> str: ...
+
+    @property
+    def stop(self) -> Callable[[], bool]: ...
+
+
+def lease_for(process: Process, name: str, *, floor: Callable[[], int] | None = None) -> Lease:
+    """One hand at a time on what is named so."""
+    return Lease(
+        process.control,
+        name,
+        holder=process.writer,
+        clock=process.clock,
+        random=process.random,
+        stop=process.stop,
+        floor=floor,
+    )
 
 
 class Lease:

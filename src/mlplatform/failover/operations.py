@@ -12,7 +12,7 @@ from functools import partial
 
 from mlplatform.control.journal import Journal, Stream
 from mlplatform.control.journal import Kind as JournalKind
-from mlplatform.control.lease import Lease, Waiting
+from mlplatform.control.lease import Lease, Waiting, lease_for
 from mlplatform.control.orders import EVERYTHING, Order
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.reconcile import Report, resume, run
@@ -38,8 +38,6 @@ from mlplatform.ports.traffic import RouteState
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 15.0
-"""How long a controller that died keeps others from its route. A live one renews every third."""
 _ROUTES_AT_ONCE = 512
 """None waits until the clients of another have moved. How many look at once, `Estate` bounds."""
 
@@ -72,16 +70,7 @@ def lease_of(estate: Estate, route: str) -> Lease:
             )
         return state.epoch
 
-    return Lease(
-        estate.control,
-        f"{FEATURE}/{route}",
-        holder=estate.writer,
-        clock=estate.clock,
-        random=estate.random,
-        stop=estate.stop,
-        term_seconds=LEASE_SECONDS,
-        floor=floor,
-    )
+    return lease_for(estate, f"{FEATURE}/{route}", floor=floor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlplatform.control.journal import Journal, Stream
-from mlplatform.control.lease import Lease, Waiting
+from mlplatform.control.lease import Lease, Waiting, lease_for
 from mlplatform.control.reconcile import Controller, Report, propose, run
 from mlplatform.control.reconcile import resume as resume_operation
 from mlplatform.core.errors import (
@@ -58,9 +58,6 @@ from mlplatform.replication.effects import Publisher, Replicas, Replicator
 from mlplatform.replication.pull import Pulled, pull
 from mlplatform.replication.verify import Depth, Verification
 
-LEASE_SECONDS = 15.0
-"""How long a replicator that died keeps others from its version. A live one renews every third."""
-
 OnPlan = Callable[[Plan, str], None]
 OnOutcome = Callable[[Outcome], None]
 
@@ -80,15 +77,7 @@ def journal_of(replicas: Replicas) -> Journal:
 
 def lease_of(replicas: Replicas, subject: ModelVersion) -> Lease:
     """One hand at a time on one version, over all regions."""
-    return Lease(
-        replicas.control,
-        f"replication/{subject.model}/{subject.version}",
-        holder=replicas.writer,
-        clock=replicas.clock,
-        random=replicas.random,
-        stop=replicas.stop,
-        term_seconds=LEASE_SECONDS,
-    )
+    return lease_for(replicas, f"replication/{subject.model}/{subject.version}")
 
 
 def resolve(replicas: Replicas, reference: str) -> ModelVersion:

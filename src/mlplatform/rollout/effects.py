@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mlplatform.control.catalogue import Catalogue
 from mlplatform.control.journal import Journal
-from mlplatform.control.lease import Background, Lease
+from mlplatform.control.lease import Background
 from mlplatform.control.orders import EVERYTHING, Kind, Order, StandingOrders
 from mlplatform.control.pins import Pins
 from mlplatform.control.quorum import ControlStore
@@ -62,8 +62,6 @@ class Failover(Protocol):
         ...
 
 
-LEASE_SECONDS = 15.0
-"""How long a controller that died keeps others from its model. A live one renews every third."""
 _Holds = Mapping[str, Served | Unknown]
 """What a region's servers hold, by model."""
 
@@ -96,19 +94,6 @@ class Sites:
     background: Background | None = None
     """Where the lease is renewed; by default in a thread."""
     timeout_seconds: float = 10.0
-
-    def lease(self, name: str, *, floor: Callable[[], int] | None = None) -> Lease:
-        """One hand at a time on what is named so."""
-        return Lease(
-            self.control,
-            name,
-            holder=self.writer,
-            clock=self.clock,
-            random=self.random,
-            stop=self.stop,
-            term_seconds=LEASE_SECONDS,
-            floor=floor,
-        )
 
     @property
     def journal(self) -> Journal:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from mlplatform.control.journal import Kind as Entry
 from mlplatform.control.journal import Stream
-from mlplatform.control.lease import Lease, Waiting, holder_of
+from mlplatform.control.lease import Lease, Waiting, holder_of, lease_for
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.orders import Order
 from mlplatform.control.reconcile import Report, resume, run
@@ -270,7 +270,7 @@ def lease_of(sites: Sites, model: str, plan: Plan) -> Lease:
                 epochs.append(sites.open_servers(model, region).read().epoch)
         return max(epochs)
 
-    return sites.lease(f"{FEATURE}/{model}", floor=floor)
+    return lease_for(sites, f"{FEATURE}/{model}", floor=floor)
 
 
 def _roller(

@@ -20,8 +20,10 @@ from datetime import datetime
 from mlplatform.control.claims import claimed
 from mlplatform.control.journal import Kind as Entry
 from mlplatform.control.journal import Stream
+from mlplatform.control.lease import lease_for
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.control.pins import Pin
+from mlplatform.control.reconcile import holding
 from mlplatform.control.regions import each_region
 from mlplatform.core.errors import (
     CheckFailed,
@@ -305,9 +307,7 @@ class Roller:
     def _one(self, action: Action) -> Outcome:
         try:
             if action.kind not in _ONLY_LOOK and not is_undo(action):
-                moved = action.kind == Kind.TAKE_BACK or action.key in self._taken_up
-                shut = self._ordered if action.kind in ASKS_FAILOVER and moved else self._closed
-                self._patience.wait(action, lambda: shut(action))
+                self._patience.wait(action, lambda: self._shut(action))
                 self._require_ours(action)
             outcome = _PERFORM[Kind(action.kind)](self, action)
         except GoesBack as reason:
@@ -337,6 +337,13 @@ class Roller:
         if action.region in self._vigil.at_zero:
             outcome = outcome.model_copy(update={"measured": {**outcome.measured, _AT_ZERO: True}})
         return outcome
+
+    def _shut(self, action: Action) -> str:
+        """Why a step may not begin. What it has asked of failover itself is no reason."""
+        moved = action.kind == Kind.TAKE_BACK or action.key in self._taken_up
+        if action.kind in ASKS_FAILOVER and moved:
+            return self._ordered(action)
+        return self._closed(action)
 
     def _ordered(self, action: Action) -> str:
         """Why no step may begin: somebody has ordered a pause, or locked everything."""
@@ -458,26 +465,24 @@ class Roller:
     def _alone(self, action: Action) -> Iterator[None]:
         """Nobody hands over another part of the region between our look at it and our move: two
         that did would each see a failover, and wait for the other."""
-        lease = self.sites.lease(f"hand-over/{action.region}")
+        lease = lease_for(self.sites, f"hand-over/{action.region}")
 
-        def missing() -> str:
-            try:
-                lease.acquire()
-            except LeaseHeld as error:
-                return str(error)
-            with ExitStack() as stack:
-                stack.callback(lease.release)
-                if action.key not in self._taken_up and (why := self._closed(action)):
-                    return why
-                stack.pop_all()
+        def missing(kept: ExitStack) -> str:
+            if shut := self._shut(action):  # for hours, perhaps: without a write each time
+                return shut
+            with ExitStack() as taken:
+                try:
+                    taken.enter_context(holding(lease, self.sites.background))
+                except LeaseHeld as error:
+                    return str(error)
+                if shut := self._shut(action):
+                    return shut
+                kept.enter_context(taken.pop_all())
             return ""
 
-        self._patience.wait(action, missing)
-        try:
-            with lease.keep(self.sites.background):
-                yield
-        finally:
-            lease.release()
+        with ExitStack() as kept:
+            self._patience.wait(action, lambda: missing(kept))
+            yield
 
     def _hand_parts_over(self, action: Action) -> Outcome:
         lent: dict[str, Weights] = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from mlplatform.control.lease import TERM_SECONDS
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.core.plan import Action, Outcome, Result
 from mlplatform.rollout import operations
-from mlplatform.rollout.effects import LEASE_SECONDS
 from mlplatform.rollout.operations import Ended, Stands, StepStands, region_state
 from tests.features.rollout.rolling.lives import Killed, Process
 from tests.features.rollout.rolling.world import POLICY, World
@@ -129,7 +129,7 @@ def test_who_is_at_work_is_told_until_the_lease_of_one_who_died_has_run_out() ->
     assert found.at_work is not None
     assert (found.at_work.holder, found.at_work.is_over) == ("one", False)
     assert not found.waits_for_people
-    world.time.sleep(LEASE_SECONDS + 1)
+    world.time.sleep(TERM_SECONDS + 1)
     found = stands()
     assert found.at_work is not None
     assert (found.at_work.holder, found.at_work.is_over) == ("one", True)

@@ -11,7 +11,7 @@ from mlplatform.adapters import memory_traffic
 from mlplatform.adapters.memory_traffic import MemoryTraffic
 from mlplatform.control import claims, reconcile, retry_traffic
 from mlplatform.control.journal import Stream
-from mlplatform.control.lease import Lease
+from mlplatform.control.lease import Lease, Process, lease_for
 from mlplatform.control.reconcile import _Loop
 from mlplatform.control.retry_traffic import RetryingTraffic
 from mlplatform.core.plan import Action, Plan
@@ -65,10 +65,10 @@ def claim_before_deciding() -> Iterator[None]:
 def epoch_above_the_targets() -> Iterator[None]:
     """A generation is counted on from what the control stores remember, and nothing else."""
 
-    def lease(*arguments: Any, floor: object, **rest: Any) -> Lease:
-        return Lease(*arguments, **rest)
+    def lease(process: Process, name: str, *, floor: object) -> Lease:
+        return lease_for(process, name)
 
-    with patch.object(operations, "Lease", lease):
+    with patch.object(operations, "lease_for", lease):
         yield
 
 

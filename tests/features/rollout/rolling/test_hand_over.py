@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mlplatform.control.lease import lease_for
 from mlplatform.control.orders import Kind as OrderKind
 from mlplatform.core.errors import CheckFailed, Fenced, LeaseHeld, MlplatformError, Unavailable
 from mlplatform.core.seen import Unknown
@@ -200,7 +201,7 @@ def test_it_is_not_handed_over_while_failover_is_at_work_there(rule: Rule) -> No
 def test_of_two_that_would_hand_over_in_one_region_the_second_waits() -> None:
     """Another model's rollout has looked at the region, and moves its part while this one looks."""
     world = busy()
-    other = world.sites("two").lease("hand-over/us")
+    other = lease_for(world.sites("two"), "hand-over/us")
     other.acquire()
     asked: list[int] = []
     real = world.between.hand_over
@@ -230,7 +231,7 @@ def test_of_two_that_would_hand_over_in_one_region_the_second_waits() -> None:
 
 def test_one_that_died_while_it_handed_over_keeps_nobody_waiting() -> None:
     world = busy()
-    world.sites("two").lease("hand-over/us").acquire()
+    lease_for(world.sites("two"), "hand-over/us").acquire()
     promoted(world, world.apply("us"))
     assert world.between.weights == WEIGHTS
 
