@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,8 @@ class ServerProcess:
     process: subprocess.Popen[bytes]
     port: int = 0
     lines: list[dict[str, Any]] = field(default_factory=list)
+    read_out: bool = False
+    """It has ended, and all that it logged is in `lines`."""
     logged: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -161,12 +164,19 @@ class ServerProcess:
             return next((line for line in self.lines if message in line["message"]), None)
 
         with self.logged:
-            assert self.logged.wait_for(
-                lambda: found() or self.process.poll() is not None, _DEADLINE_SECONDS
-            ), f"never logged: {message}"
+            assert self.logged.wait_for(lambda: found() or self.read_out, _DEADLINE_SECONDS), (
+                f"never logged: {message}"
+            )
         line = found()
         assert line is not None, f"ended with {self.process.returncode}: {self.lines}"
         return line
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Until what the server is asked by `holds` is so."""
+        ends = time.monotonic() + _DEADLINE_SECONDS
+        while not holds():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}"
+            assert time.monotonic() < ends, f"never so: {holds}"
 
     def end(self, how: int = signal.SIGTERM) -> int:
         """Tell it to stop; its exit code."""
@@ -181,6 +191,7 @@ class ServerProcess:
                 self.logged.notify_all()
         self.process.wait()
         with self.logged:
+            self.read_out = True
             self.logged.notify_all()
 
 

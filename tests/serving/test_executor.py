@@ -242,8 +242,7 @@ def test_a_deadline_that_is_over_is_told_while_the_batch_still_runs() -> None:
         first = await begun(instance, model)
         assert await refused(instance.infer(asked(1), deadline=time.perf_counter())) == "expired"
         assert (
-            await refused(instance.infer(asked(1), deadline=time.perf_counter() + 0.05))
-            == "hopeless"
+            await refused(instance.infer(asked(1), deadline=time.perf_counter() + 1)) == "hopeless"
         )
         assert not first.done()
         assert instance.statistics.shed["deadline"] == 2
@@ -256,7 +255,7 @@ def test_a_deadline_that_is_over_is_told_while_the_batch_still_runs() -> None:
 
 
 def _slowly(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-    time.sleep(0.05)
+    time.sleep(0.3)
     return {"y": inputs["x"]}
 
 
@@ -265,11 +264,11 @@ def test_what_cannot_be_in_time_is_refused_when_it_comes() -> None:
         model = Model(_slowly)
         model.let()
         instance = instance_of(model)
-        for _ in range(10):
+        for _ in range(5):
             await instance.infer(asked(1))
-        soon = time.perf_counter() + 0.02
+        soon = time.perf_counter() + 0.25
         assert await refused(instance.infer(asked(1), deadline=soon)) == "predicted_late"
-        assert len(model.given) == 10
+        assert len(model.given) == 5
         await instance.close()
 
     run(test())
@@ -336,7 +335,7 @@ def test_a_task_that_is_cancelled_leaves_the_queue_and_stays_cancelled() -> None
 def test_a_model_that_hangs_refuses_until_it_goes_on() -> None:
     async def test() -> None:
         model = Model()
-        instance = instance_of(model, batch_seconds_max=0.05)
+        instance = instance_of(model, batch_seconds_max=0.5)
         first = await begun(instance, model)
         behind = asyncio.create_task(instance.infer(asked(1)))
         assert [await refused(each) for each in (first, behind)] == ["hung", "hung"]
@@ -355,7 +354,7 @@ def test_a_model_that_hangs_refuses_until_it_goes_on() -> None:
 def test_a_model_that_hangs_can_be_unloaded_and_gives_back_what_it_holds_when_it_ends() -> None:
     async def test() -> None:
         model = Model()
-        instance = instance_of(model, batch_seconds_max=0.05)
+        instance = instance_of(model, batch_seconds_max=0.5)
         first = await begun(instance, model)
         await asyncio.gather(instance.close(), refused(first))
         assert model.closed_in == []
@@ -371,7 +370,7 @@ def test_a_batch_is_looked_after_though_the_one_before_it_was_slow_to_say() -> N
 
     async def test() -> None:
         model = Model()
-        instance = instance_of(model, batch_seconds_max=0.05)
+        instance = instance_of(model, batch_seconds_max=0.5)
         said, may = threading.Semaphore(0), threading.Semaphore(0)
 
         def at_once(_: Done) -> None:
@@ -383,7 +382,7 @@ def test_a_batch_is_looked_after_though_the_one_before_it_was_slow_to_say() -> N
         instance.submit(asked(0), answers.append, at_once=at_once)
         assert await asyncio.to_thread(said.acquire, timeout=PATIENCE_SECONDS)
         (behind,) = await waiting(instance, instance.infer(asked(1)))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.75)
         assert not instance.hung
         may.release()
         assert await refused(behind) == "hung"
@@ -474,7 +473,7 @@ def test_a_fixed_window_holds_back_who_could_run() -> None:
     async def test() -> None:
         model = Model()
         model.let()
-        instance = instance_of(model, window_seconds=0.2, batch_size_max=4)
+        instance = instance_of(model, window_seconds=0.5, batch_size_max=4)
         await asyncio.gather(*(instance.infer(asked(n)) for n in range(2)))
         await asyncio.gather(*(instance.infer(asked(n)) for n in range(4)))
         assert model.sizes == [2, 4]

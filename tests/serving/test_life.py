@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mlplatform_serving.settings import Settings, contradictions, without_effect
+from tests.real.servers.launch import free_port
 from tests.serving.rig import (
     COMMAND,
     ServerProcess,
@@ -147,8 +148,7 @@ def test_what_it_says(tmp_path: Path) -> None:
 def test_a_level_that_says_less(tmp_path: Path) -> None:
     """With WARNING nothing is said of a good day; so its port is given, not read."""
     publish(tmp_path, "echo", "v1", identity("FP32"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         COMMAND,
         env=environment(HOST="127.0.0.1", PORT=port, MODEL_CACHE_DIR=tmp_path, LOG_LEVEL="Warning"),
@@ -166,19 +166,18 @@ def test_a_level_that_says_less(tmp_path: Path) -> None:
 
 
 def _until_it_answers(server: ServerProcess) -> None:
-    while server.process.poll() is None:
+    def answers() -> bool:
         try:
-            if server.ask("GET", "/health/ready").status == 200:
-                return
+            return server.ask("GET", "/health/ready").status == 200
         except ConnectionRefusedError:
-            pass
-    pytest.fail("it ended")
+            return False
+
+    server.until(answers)
 
 
 def test_metrics_on_a_port_of_their_own(tmp_path: Path) -> None:
     publish(tmp_path, "echo", "v1", identity("FP32"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with running(tmp_path, PROMETHEUS_PORT=port) as server:
         server.wait_for(f"Uvicorn running on http://127.0.0.1:{port} ")
         assert b"inference_queue_depth" in server.ask("GET", "/metrics", port=port).body
@@ -187,7 +186,7 @@ def test_metrics_on_a_port_of_their_own(tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_what_was_begun(tmp_path: Path) -> None:
-    publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=500))
+    publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=2000))
     with running(tmp_path) as server, ThreadPoolExecutor(3) as pool:
         begun = [pool.submit(server.infer, "slow", GIVEN) for _ in range(3)]
         _until_depth(server, 3)
@@ -200,7 +199,7 @@ def test_sigterm_ends_what_was_begun(tmp_path: Path) -> None:
 
 def test_sigterm_answers_unready_for_as_long_as_it_is_told(tmp_path: Path) -> None:
     publish(tmp_path, "echo", "v1", identity("FP32"))
-    with running(tmp_path, SHUTDOWN_DELAY_SECONDS=1) as server:
+    with running(tmp_path, SHUTDOWN_DELAY_SECONDS=5) as server:
         server.process.terminate()
         server.wait_for("shutting down")
         assert server.ask("GET", "/health/ready").status == 503
@@ -226,8 +225,7 @@ def _outcome(server: ServerProcess) -> int:
 
 def _until_depth(server: ServerProcess, depth: int) -> None:
     """Until so many inferences wait or run; the metrics say it."""
-    while f" {depth}.0\n" not in _depths(server):
-        assert server.process.poll() is None
+    server.until(lambda: f" {depth}.0\n" in _depths(server))
 
 
 def _depths(server: ServerProcess) -> str:
@@ -236,7 +234,7 @@ def _depths(server: ServerProcess) -> str:
 
 
 def test_a_full_queue_refuses_and_the_loop_goes_on(tmp_path: Path) -> None:
-    publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=400))
+    publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=2000))
     with running(tmp_path, MAX_QUEUE_SIZE=1) as server, ThreadPoolExecutor(2) as pool:
         begun = [pool.submit(server.infer, "slow", GIVEN) for _ in range(2)]
         _until_depth(server, 2)

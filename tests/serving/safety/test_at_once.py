@@ -17,7 +17,7 @@ from tests.serving.rig import ServerProcess, identity, publish, running
 from tests.serving.safety.test_connections import HEALTH, heard
 from tests.serving.safety.test_pipelining import Answers, connect, is_own, question
 
-SLOW_MS = 300
+SLOW_MS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,9 @@ def test_who_goes_away_leaves_no_descriptor(server: ServerProcess) -> None:
             with connect(server) as second:
                 second.sendall(question(2, model="slow"))
         assert is_own(Answers(first).next(), 1)
-    while gone(server) == before:
-        pass
+    server.until(lambda: gone(server) > before)
     # The last of them ends with the loop's next turn, and the one that asks comes and goes.
-    for _ in range(1000):
-        if len(descriptors(server)) <= was:
-            break
-    assert len(descriptors(server)) <= was
+    server.until(lambda: len(descriptors(server)) <= was)
 
 
 def whole(connection: socket.socket, number: int, values: int) -> None:
@@ -139,8 +135,7 @@ def test_who_still_waits_when_the_server_ends_is_told(models: Path) -> None:
     with running(models, SHUTDOWN_TIMEOUT_SECONDS=1) as server:
         with connect(server) as connection:
             connection.sendall(question(1, model="stuck"))
-            while b"inference_queue_depth{" not in server.ask("GET", "/metrics").body:
-                pass
+            server.until(lambda: b"inference_queue_depth{" in server.ask("GET", "/metrics").body)
             server.process.send_signal(signal.SIGINT)
             told = heard(connection)
         assert told.startswith(b"HTTP/1.1 503 ")

@@ -120,7 +120,7 @@ def test_a_version_that_is_gone_has_nothing_to_state() -> None:
 
 
 def test_what_was_shed_is_counted_and_logged(tmp_path: Path) -> None:
-    publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=300))
+    publish(tmp_path, "slow", "v1", identity("FP32", delay_ms=1000))
     with running(tmp_path, MAX_QUEUE_SIZE=1) as server, ThreadPoolExecutor(8) as pool:
         answers = [each.result() for each in [pool.submit(server.infer, "slow", GIVEN)] * 1]
         answers += [

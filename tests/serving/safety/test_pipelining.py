@@ -15,7 +15,7 @@ import pytest
 
 from tests.serving.rig import ServerProcess, identity, publish, running
 
-SLOW_MS = 300
+SLOW_MS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +188,9 @@ def test_who_goes_away_while_it_waits_is_forgotten(server: ServerProcess) -> Non
     before = gone()
     with connect(server) as first:
         first.sendall(question(1, model="slow"))
-        while not runs():
-            pass
+        server.until(runs)
         with connect(server) as second:
             second.sendall(question(2, model="slow"))
-        while gone() == before:
-            pass
+        server.until(lambda: gone() > before)
         assert is_own(Answers(first).next(), 1)
     assert gone() == before + 1
