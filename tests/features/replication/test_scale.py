@@ -238,11 +238,13 @@ def test_planning_400_gb_asks_little_of_each_block() -> None:
     assert plan_lots < 15 * blocks
 
 
-def test_memory_does_not_grow_with_the_number_of_tiny_files() -> None:
+def test_memory_does_not_grow_with_the_number_of_tiny_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An empty file takes no bytes, but what waits for it in queues does."""
     empty = FileEntry(path="x", size_bytes=0, blake3="0" * 64, crc64nvme="0" * 16, crc32c="0" * 8)
     manifest = manifest_of([empty.model_copy(update={"path": f"{n:05}"}) for n in range(6000)])
-    gate = threading.Event()
+    gate, refused = threading.Event(), threading.Event()
     waiting: list[int] = []
 
     class Slow(Sink):
@@ -251,18 +253,38 @@ def test_memory_does_not_grow_with_the_number_of_tiny_files() -> None:
             return super().put(*args, **kwargs)  # type: ignore[arg-type]
 
     sink = Slow()
-    engine = transfer(manifest, b"", sink, settings=Settings(budget_bytes=4096 * 8))
+    budget_bytes = 4096 * 8
+    engine = transfer(manifest, b"", sink, settings=Settings(budget_bytes=budget_bytes))
 
     def look() -> None:
-        time.sleep(0.7)
-        waiting.append(engine._targets[0].queued_bytes)
+        """Once nobody gets room, and what has it waits to be sent."""
+        ends = time.monotonic() + 20
+        while (not refused.is_set() or queued() < budget_bytes) and time.monotonic() < ends:
+            time.sleep(0.01)
+        waiting.append(queued())
         gate.set()
 
+    def queued() -> int:
+        return engine._targets[0].queued_bytes
+
+    acquire = engine._pool.acquire
+
+    def acquired(
+        size_bytes: int, *, timeout_seconds: float | None, charge_bytes: int | None = None
+    ) -> bytearray | None:
+        buffer = acquire(size_bytes, timeout_seconds=timeout_seconds, charge_bytes=charge_bytes)
+        if buffer is None:
+            refused.set()
+        return buffer
+
+    monkeypatch.setattr(engine._pool, "acquire", acquired)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(look)
+        looked = pool.submit(look)
         engine.run()
+        looked.result()
     assert sink.parts == 6000
-    assert 0 < waiting[0] <= 4096 * 8
+    assert refused.is_set(), "there was room for all of them"
+    assert waiting == [budget_bytes]
 
 
 def per_unit(count: int, parts: bool) -> float:
