@@ -95,7 +95,7 @@ from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.clock import Clock, SystemClock
 from mlplatform.ports.servers import ServersFeatures, ServersState
-from mlplatform.ports.store import ABSENT, Condition, Matches, read_bytes
+from mlplatform.ports.store import ABSENT, Condition, Matches, Stat, read_bytes
 
 FEATURES = ServersFeatures(exercised="mlplatform_serving on Linux")
 
@@ -226,17 +226,18 @@ class ProcessServers:
 
     def _load(self) -> tuple[Record, Condition]:
         where = f"{self.url}/{_RECORD}"
-        try:
-            body, stat = read_bytes(self._store, _RECORD)
-        except ContainerMissing:
-            raise
-        except NotFound as error:
-            if (self._folder / _LOGS).exists():
+        found = self._found()
+        if found is None and (self._folder / _LOGS).exists():
+            # The first log comes after the first record: it may have come with it just now.
+            found = self._found()
+            if found is None:
                 raise IntegrityError(
                     f"{where} is gone, and servers were started there, which may still run",
                     hint=f"put it back; or end them, and remove {self._folder / _LOGS}",
-                ) from error
+                )
+        if found is None:
             return Record(), ABSENT
+        body, stat = found
         record = Record.parse(body, where=where)
         here = socket.gethostname()
         if record.boot != process_table.boot() and record.host != here and any(record.processes):
@@ -247,6 +248,14 @@ class ProcessServers:
                 f"{_RECORD} and {_LOGS}",
             )
         return record, Matches(stat.tag)
+
+    def _found(self) -> tuple[bytes, Stat] | None:
+        try:
+            return read_bytes(self._store, _RECORD)
+        except ContainerMissing:
+            raise
+        except NotFound:
+            return None
 
     def _change(self, step: Callable[[Record], Record]) -> ModelRecord:
         """Let `step` change what is there, as often as somebody else was quicker; our model."""
