@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mlplatform.adapters.gateway_api import GatewayApiTraffic, open_traffic
 from mlplatform.core.store_url import StoreURL
@@ -27,10 +26,10 @@ from tests.real.servers.gateway import (
     routes,
     way_to,
 )
+from tests.real.servers.roles import grant
 
 from .site import REGIONS, Site
 
-ROLE = Path(__file__).parents[3] / "infra/rbac/route-writer.yaml"
 CONTEXT = "world"
 TARGETS = {region: (f"infer-{region}",) for region in REGIONS}
 _numbers = itertools.count(1)
@@ -103,11 +102,7 @@ def gateway_api(plane: ControlPlane) -> Iterator[GatewayApiSite]:
     install_gateway_api(plane)
     namespace = f"gateway-{next(_numbers)}"
     plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    for document in yaml.safe_load_all(ROLE.read_text()):
-        document["metadata"]["namespace"] = namespace
-        plural = document["kind"].lower() + "s"
-        api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}"
-        plane.ask("POST", api, document)
+    grant(plane, "route-writer.yaml", namespace)
     rule = {
         "timeouts": {"request": "30s"},
         "backendRefs": [{"name": names[0], "port": 8000} for names in TARGETS.values()],

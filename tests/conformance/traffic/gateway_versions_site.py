@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlplatform.adapters.gateway_versions import GatewayVersions, open_split
 from mlplatform.core.store_url import StoreURL
 from tests.real.servers.control_plane import ControlPlane
 from tests.real.servers.gateway import Gateway, Way, install_gateway_api, routes, way_to
+from tests.real.servers.roles import grant
 
 from .gateway_api_site import CONTEXT, GatewayApiSite
 from .site import REGIONS
 
-ROLE = Path(__file__).parents[3] / "infra/rbac/split.yaml"
 MODEL, ROUTE = "magika", "resnet50"
 _numbers = itertools.count(1)
 
@@ -67,11 +65,7 @@ def gateway_versions(
     install_gateway_api(plane)
     namespace = f"versions-{next(_numbers)}"
     plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    for document in yaml.safe_load_all(ROLE.read_text()):
-        document["metadata"]["namespace"] = namespace
-        plural = document["kind"].lower() + "s"
-        api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}"
-        plane.ask("POST", api, document)
+    grant(plane, "split.yaml", namespace)
     references: list[dict[str, Any]] = [
         {"name": f"infer-{version}", "port": 8000} for version in backends
     ]

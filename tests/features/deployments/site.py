@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlplatform.adapters.deployments import DeploymentServers
 from mlplatform.adapters.kubernetes_api import KubernetesAPI
 from mlplatform.ports.servers import Group, ServersState
 from tests.real.servers.cluster import Cluster
+from tests.real.servers.roles import change, grant
 
-ROLE = Path(__file__).parents[3] / "infra/rbac/servers.yaml"
 MODEL = "resnet50"
 _numbers = itertools.count(1)
 
@@ -29,9 +27,7 @@ class Site:
         self._folder = folder
         self.plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         cluster.node(gpus, site=self.namespace)
-        for document in yaml.safe_load_all(ROLE.read_text()):
-            document["metadata"]["namespace"] = self.namespace
-            self.put("rbac.authorization.k8s.io/v1", f"{document['kind'].lower()}s", document)
+        grant(self.plane, "servers.yaml", self.namespace)
 
     def path(self, version: str, plural: str, name: str = "") -> str:
         root = "/api" if version == "v1" else "/apis"
@@ -49,6 +45,27 @@ class Site:
 
     def merge(self, version: str, plural: str, name: str, patch: object) -> Any:
         return self.plane.merge(self.path(version, plural, name), patch)
+
+    def allow(self, resource: str, *verbs: str) -> None:
+        """What the Role of whoever starts servers grants on a resource, from now on."""
+        keeps = {"verbs": list(verbs)}
+
+        def edit(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            changed = [{**e, **(keeps if e["resources"] == [resource] else {})} for e in rules]
+            return [each for each in changed if each["verbs"]]
+
+        change(self.plane, self.namespace, "mlplatform-servers", edit)
+
+    def tried(self, *, priority: str = "", **limits: str) -> tuple[Any, str]:
+        """A pod with such limits as it would be let in now, or why it would not be: who lets pods
+        in hears of quotas, limits and classes a moment later."""
+        container = {"name": "server", "image": "x", "resources": {"limits": limits}}
+        spec = {"containers": [container], **({"priorityClassName": priority} if priority else {})}
+        body = {"metadata": {"name": "tried"}, "spec": spec}
+        try:
+            return self.plane.ask("POST", f"{self.path('v1', 'pods')}?dryRun=All", body), ""
+        except RuntimeError as refused:
+            return None, str(refused)
 
     def deployment(self, name: str) -> Any:
         return self.get("apps/v1", "deployments", name)

@@ -13,7 +13,7 @@ import pytest
 from mlplatform.adapters.kubernetes_api import KubernetesAPI
 from mlplatform.core.errors import Denied, Fenced
 from mlplatform.ports.servers import Group, Servers
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster, becomes, eventually
 
 from .site import MODEL, Site, group
 
@@ -78,12 +78,10 @@ def scale(servers: Servers, version: str, number: int, *, epoch: int = 1) -> Gro
 def until(servers: Servers, version: str, number: int) -> Group:
     """The group, once that many are ready, and no more are there."""
 
-    def look() -> Group | None:
-        found = group(servers.read(), version)
-        return found if (len(found.ready), found.leaving) == (number, 0) else None
-
-    found: Group = eventually(look)
-    return found
+    return becomes(
+        lambda: group(servers.read(), version),
+        lambda found: (len(found.ready), found.leaving) == (number, 0),
+    )
 
 
 def test_a_version_is_scaled_as_the_one_before_it(site: Site) -> None:
@@ -216,22 +214,10 @@ def test_one_that_somebody_has_made_for_it_is_theirs(site: Site) -> None:
 
 def test_who_may_not_make_one_starts_nothing(site: Site) -> None:
     autoscaler(site)
-    path = site.path("rbac.authorization.k8s.io/v1", "roles", "mlplatform-servers")
-    role = site.plane.ask("GET", path)
-    for rule in role["rules"]:
-        if rule["resources"] == ["horizontalpodautoscalers"]:
-            rule["verbs"] = ["list", "patch"]
-    site.plane.ask("PUT", path, role)
-    said = 'cannot create resource "horizontalpodautoscalers"'
-
-    def refused() -> bool:
-        try:
-            scale(site.open(), "v2", 1)
-        except Denied as denied:
-            return said in str(denied)
-        return False
-
-    eventually(refused)
+    site.allow("horizontalpodautoscalers", "list", "patch")
+    with pytest.raises(Denied, match='cannot create resource "horizontalpodautoscalers"'):
+        scale(site.open(), "v2", 1)
+    assert not site.pods("resnet50-v2")
 
 
 def test_a_deposed_writer_moves_no_bounds(site: Site) -> None:

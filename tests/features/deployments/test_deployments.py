@@ -26,13 +26,15 @@ from mlplatform.core.errors import (
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.fleet import Served
 from mlplatform.ports.servers import Group, Servers, ServersState, Stuck
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster, becomes, eventually
+from tests.real.servers.definitions import any_shape, define
 
 from .site import MODEL, Site, group
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
 
 DIGEST = "blake3:aa"
+GPUS = "nvidia.com/gpu"
 
 
 @pytest.fixture
@@ -49,12 +51,7 @@ def scale(
 def until(servers: Servers, version: str, holds: Callable[[Group], object]) -> Group:
     """The group, once it is as it should be."""
 
-    def look() -> Group | None:
-        found = group(servers.read(), version)
-        return found if holds(found) else None
-
-    found: Group = eventually(look)
-    return found
+    return becomes(lambda: group(servers.read(), version), holds)
 
 
 def ready(number: int) -> Callable[[Group], object]:
@@ -356,31 +353,7 @@ SCALED = ("keda.sh/v1alpha1", "scaledobjects")
 @pytest.fixture
 def keda(site: Site) -> Site:
     """A namespace of a cluster with KEDA's ScaledObject, as far as its shape goes; nobody acts."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    names = {"plural": "scaledobjects", "singular": "scaledobject", "kind": "ScaledObject"}
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1alpha1", "served": True, "storage": True}
-    definition = {
-        "metadata": {"name": "scaledobjects.keda.sh"},
-        "spec": {
-            "group": "keda.sh",
-            "scope": "Namespaced",
-            "names": names,
-            "versions": [{**version, "schema": {"openAPIV3Schema": anything}}],
-        },
-    }
-    found = {each["metadata"]["name"] for each in site.plane.ask("GET", path)["items"]}
-    if "scaledobjects.keda.sh" not in found:
-        site.plane.ask("POST", path, definition)
-
-    def served() -> bool:
-        try:
-            site.plane.ask("GET", site.path(*SCALED))
-        except RuntimeError:
-            return False
-        return True
-
-    eventually(served)
+    define(site.plane, any_shape("ScaledObject", *SCALED))
     return site
 
 
@@ -547,7 +520,7 @@ def test_a_quota_is_used_up(site: Site) -> None:
     until(site.open(), "v1", ready(2))
     quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "3"}}}
     site.put("v1", "resourcequotas", quota)
-    eventually(lambda: site.get("v1", "resourcequotas", "gpus").get("status", {}).get("used"))
+    becomes(lambda: site.tried(**{GPUS: "2"}), lambda got: "exceeded quota: gpus" in got[1])
     servers = site.open()
     scale(servers, "v2", 2)
     found = until(servers, "v2", lambda found: found.ailing and found.ready)
@@ -591,10 +564,7 @@ def test_who_may_not_is_told_verb_and_resource(site: Site) -> None:
     with pytest.raises(Denied, match='cannot list resource "deployments"') as raised:
         site.open(user="nobody").read()
     assert "infra/rbac" in str(raised.value.hint)
-    path = site.path("rbac.authorization.k8s.io/v1", "roles", "mlplatform-servers")
-    role = site.plane.ask("GET", path)
-    role["rules"][0]["verbs"] = ["list"]
-    site.plane.ask("PUT", path, role)
+    site.allow("deployments", "list")
     site.open().read()
     with pytest.raises(Denied, match='cannot patch resource "deployments"'):
         scale(site.open(), "v1", 1)

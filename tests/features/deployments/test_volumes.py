@@ -3,12 +3,13 @@ what a kubelet would say, the tests say in its place: nothing runs in a pod here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mlplatform.ports.servers import Servers, Stuck
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster, becomes
 
 from .site import Site, group
 
@@ -28,6 +29,13 @@ def keeps(servers: Servers, version: str) -> tuple[Stuck, str] | None:
     """What keeps the version's only pod."""
     ailing = group(servers.read(), version).ailing
     return (ailing[0].state, ailing[0].reason) if len(ailing) == 1 else None
+
+
+def until(servers: Servers, version: str, said: Callable[[str], bool]) -> tuple[Stuck, str]:
+    """What keeps it, once that is said of it: others may have kept it before."""
+    found = becomes(lambda: keeps(servers, version), lambda found: found and said(found[1]))
+    assert found is not None
+    return found
 
 
 def tell(site: Site, reason: str, message: str, *, at: str = "2026-01-01T00:00:00Z") -> None:
@@ -61,7 +69,8 @@ def tell(site: Site, reason: str, message: str, *, at: str = "2026-01-01T00:00:0
 def test_a_volume_that_is_not_mounted(site: Site, reason: str, message: str, state: Stuck) -> None:
     site.first(VERSION, servers=1)
     servers = site.open()
-    eventually(lambda: keeps(servers, VERSION) == (Stuck.STARTING, "ContainerCreating"))
+    before = until(servers, VERSION, lambda reason: reason == "ContainerCreating")
+    assert before[0] is Stuck.STARTING
     tell(site, "FailedScheduling", "0/9 nodes are available", at="2026-01-01T00:00:09Z")
     tell(site, reason, message)
     assert keeps(servers, VERSION) == (state, f"{reason}: {message}")
@@ -76,18 +85,11 @@ def test_a_volume_that_is_not_mounted(site: Site, reason: str, message: str, sta
 def test_events_that_may_not_be_read(site: Site) -> None:
     """They are no reason to know nothing of the servers."""
     site.first(VERSION, servers=1)
-    path = site.path("rbac.authorization.k8s.io/v1", "roles", "mlplatform-servers")
-    role = site.plane.ask("GET", path)
-    role["rules"] = [each for each in role["rules"] if each["resources"] != ["events"]]
-    site.plane.ask("PUT", path, role)
+    site.allow("events")
     servers = site.open()
     said = 'ContainerCreating; its events are not known: events is forbidden: User "rollout-1"'
-
-    def silent() -> bool:
-        found = keeps(servers, VERSION)
-        return found is not None and found[1].startswith(said)
-
-    eventually(silent)
+    state, _ = until(servers, VERSION, lambda reason: reason.startswith(said))
+    assert state is Stuck.STARTING
 
 
 def test_a_claim_that_is_not_there(site: Site) -> None:
@@ -96,20 +98,14 @@ def test_a_claim_that_is_not_there(site: Site) -> None:
     spec = {"replicas": 1, "template": {"spec": {"volumes": [claim]}}}
     site.merge("apps/v1", "deployments", "resnet", {"spec": spec})
     servers = site.open()
-    state, said = eventually(lambda: keeps(servers, "v1"))
-    assert (state, 'persistentvolumeclaim "models" not found' in said) == (
-        Stuck.CONFIGURATION,
-        True,
-    )
+    said = 'persistentvolumeclaim "models" not found'
+    state, _ = until(servers, "v1", lambda reason: said in reason)
+    assert state is Stuck.CONFIGURATION
     wanted = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     site.put(
         "v1",
         "persistentvolumeclaims",
         {"metadata": {"name": "models"}, "spec": {**wanted, "storageClassName": ""}},
     )
-
-    def is_unbound() -> bool:
-        found = keeps(servers, "v1")
-        return found is not None and found[0] is Stuck.VOLUME
-
-    eventually(is_unbound)
+    state, _ = until(servers, "v1", lambda reason: "unbound immediate" in reason)
+    assert state is Stuck.VOLUME

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mlplatform.adapters import kubernetes_fleet
 from mlplatform.adapters.admin_door import HEADER
@@ -30,9 +29,10 @@ from mlplatform.core.errors import (
 from mlplatform.core.seen import Unknown
 from mlplatform.ports.fleet import Fleet, Served
 from tests.real.servers.control_plane import ADMIN, ControlPlane
+from tests.real.servers.definitions import any_shape, define
+from tests.real.servers.roles import grant
 
 NUMBERS = count(1)
-ROLE = Path(__file__).parents[3] / "infra/rbac/fleet.yaml"
 
 
 class Cluster:
@@ -283,9 +283,7 @@ def test_who_may_not_look_is_told_what_is_missing(cluster: Cluster) -> None:
 
 
 def test_the_role_that_we_ship_is_enough(keda: Cluster) -> None:
-    for document in yaml.safe_load_all(ROLE.read_text()):
-        body = {**document, "metadata": {"name": document["metadata"]["name"]}}
-        keda.put(f"/apis/rbac.authorization.k8s.io/v1/{document['kind'].lower()}s", body)
+    grant(keda.plane, "fleet.yaml", keda.namespace)
     keda.deployment("resnet", "resnet50")
     keda.autoscaler("resnet", 1, 10)
     fleet = keda.fleet(user="failover-1")
@@ -411,40 +409,7 @@ SCALED_OBJECTS = "/apis/keda.sh/v1alpha1/scaledobjects"
 @pytest.fixture
 def keda(cluster: Cluster) -> Cluster:
     """KEDA's ScaledObject, as far as its shape goes."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    names = {"plural": "scaledobjects", "singular": "scaledobject", "kind": "ScaledObject"}
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    definition = {
-        "metadata": {"name": "scaledobjects.keda.sh"},
-        "spec": {
-            "group": "keda.sh",
-            "scope": "Namespaced",
-            "names": names,
-            "versions": [
-                {
-                    "name": "v1alpha1",
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": anything},
-                }
-            ],
-        },
-    }
-    found = cluster.plane.ask("GET", path)["items"]
-    if not any(each["metadata"]["name"] == "scaledobjects.keda.sh" for each in found):
-        cluster.plane.ask("POST", path, definition)
-    established = threading.Event()
-    for _ in range(600):
-        made = cluster.plane.ask("GET", f"{path}/scaledobjects.keda.sh")
-        conditions = made.get("status", {}).get("conditions") or ()
-        if any(c["type"] == "Established" and c["status"] == "True" for c in conditions):
-            break
-        established.wait(0.05)
-    for _ in range(600):
-        listed = cluster.plane.ask("GET", "/apis")["groups"]
-        if any(group["name"] == "keda.sh" for group in listed):
-            break
-        established.wait(0.05)
+    define(cluster.plane, any_shape("ScaledObject", "keda.sh/v1alpha1", "scaledobjects"))
     return cluster
 
 

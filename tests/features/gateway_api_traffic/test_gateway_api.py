@@ -32,6 +32,7 @@ from tests.conformance.traffic.acts import claim, content, put
 from tests.conformance.traffic.gateway_api_site import CONTEXT, TARGETS, GatewayApiSite, gateway_api
 from tests.real.servers.control_plane import ControlPlane
 from tests.real.servers.gateway import Reply, routes
+from tests.real.servers.roles import change
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 
@@ -355,10 +356,8 @@ def test_no_right_is_named(site: GatewayApiSite) -> None:
 
 def test_a_right_to_read_is_none_to_write(site: GatewayApiSite, traffic: GatewayApiTraffic) -> None:
     state = claim(traffic, 1)
-    api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{site.namespace}/roles"
-    role = site.plane.ask("GET", f"{api}/mlplatform-route-writer")
-    role["rules"][0]["verbs"] = ["get"]
-    site.plane.ask("PUT", f"{api}/mlplatform-route-writer", role)
+    role = "mlplatform-route-writer"
+    change(site.plane, site.namespace, role, lambda rules: [{**rules[0], "verbs": ["get"]}])
     with pytest.raises(Denied, match="may not patch") as raised:
         traffic.write(B, epoch=1, writer="w", expected=state)
     assert raised.value.exit_code == 4

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import yaml
 
 from mlplatform.adapters.deployments import open_servers
 from mlplatform.adapters.gateway_versions import GatewayVersions, open_split
@@ -25,7 +24,6 @@ from mlplatform.core.errors import (
 from mlplatform.core.seen import Unknown
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.split import Counts
-from tests.conformance.servers.deployments_site import ROLE as SERVERS_ROLE
 from tests.conformance.traffic.acts import put
 from tests.conformance.traffic.gateway_versions_site import (
     MODEL,
@@ -36,6 +34,7 @@ from tests.real.servers.catalogue import BY_NAME
 from tests.real.servers.catalogue import prometheus as start_prometheus
 from tests.real.servers.control_plane import ControlPlane
 from tests.real.servers.launch import running
+from tests.real.servers.roles import change, grant
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 
@@ -84,11 +83,7 @@ def test_a_version_comes_with_no_weight(site: GatewayVersionsSite, split: Gatewa
 
 def test_the_service_is_the_one_that_deployments_make(site: GatewayVersionsSite) -> None:
     """Started by the one port, and admitted by the other, under the Roles that we ship."""
-    for document in yaml.safe_load_all(SERVERS_ROLE.read_text()):
-        document["metadata"]["namespace"] = site.namespace
-        plural = f"{document['kind'].lower()}s"
-        api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{site.namespace}/{plural}"
-        site.plane.ask("POST", api, document)
+    grant(site.plane, "servers.yaml", site.namespace)
     labels = {"app": "infer", "mlplatform.dev/version": "a"}
     pod = {"containers": [{"name": "server", "image": "server"}]}
     site.plane.ask(
@@ -213,10 +208,7 @@ def test_somebody_edits_the_route_meanwhile(
 def test_who_may_not_is_told_what_is_missing(site: GatewayVersionsSite) -> None:
     with pytest.raises(Denied, match='cannot list resource "services"'):
         site.split(["a"], user="nobody").read()
-    api = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{site.namespace}/roles/mlplatform-split"
-    role = site.plane.ask("GET", api)
-    role["rules"] = role["rules"][1:]
-    site.plane.ask("PUT", api, role)
+    change(site.plane, site.namespace, "mlplatform-split", lambda rules: rules[1:])
     with pytest.raises(Denied, match="may not get httproutes") as raised:
         site.split(["a"]).read()
     assert "infra/rbac/split.yaml" in str(raised.value.hint)

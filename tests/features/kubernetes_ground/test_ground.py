@@ -21,7 +21,8 @@ from mlplatform.ports.ground import GPU, Budget, Offer, Reference
 from mlplatform.rollout.plan.ground import Wanted, lacking_ground
 from mlplatform.rollout.plan.seen import Finding, Rule
 from tests.features.deployments.site import MODEL, Site
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster, becomes, eventually
+from tests.real.servers.definitions import any_shape, define, take_away
 from tests.real.servers.roles import grant, revoke_of_cluster
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
@@ -234,10 +235,11 @@ def test_who_waits_and_comes_first(site: Site, offers: Callable[[], Offer]) -> N
         # Who waits takes nobody's place, so that it waits still when it is looked at.
         {"metadata": {"name": priority}, "value": 1000, "preemptionPolicy": "Never"},
     )
+    becomes(lambda: site.tried(priority=priority), lambda got: not got[1])
     put_pod(site, "train-0", 1, priority=priority)
-    waiting = f"{site.namespace}/train-0 (priority 1000, 1 nvidia.com/gpu) waits for a node"
-    (said,) = eventually(lambda: lacks(offers(), extra=0, away=1))
+    (said,) = becomes(lambda: lacks(offers(), extra=0, away=1), bool)
     assert (said.rule, said.unknown) == (Rule.PENDING_PODS, False)
+    waiting = f"{site.namespace}/train-0 (priority 1000, 1 nvidia.com/gpu) waits for a node"
     assert said.reason.startswith(waiting)
 
 
@@ -248,10 +250,11 @@ def test_a_quota(site: Site, offers: Callable[[], Offer]) -> None:
     serve(site)
     hard = {f"requests.{GPUS}": "1", "count/deployments.apps": "5", "limits.memory": "1Gi"}
     site.put("v1", "resourcequotas", {"metadata": {"name": "team"}, "spec": {"hard": hard}})
-    (said,) = eventually(lambda: lacks(offers()))
+    used = f"ResourceQuota team: requests.{GPUS}: 1 more are needed, 1 of 1 are used"
+    (said,) = becomes(
+        lambda: lacks(offers()), lambda found: [each.reason for each in found] == [used]
+    )
     assert said.rule is Rule.QUOTA
-    used = f"ResourceQuota team: requests.{GPUS}: 1 more are needed, "
-    eventually(lambda: lacks(offers())[0].reason == f"{used}1 of 1 are used")
     assert f"raise spec.hard.requests.{GPUS} of ResourceQuota team to 2" in said.fix
     assert rules(offers(), extra=0, away=1) == []
 
@@ -259,6 +262,12 @@ def test_a_quota(site: Site, offers: Callable[[], Offer]) -> None:
 def limit_range(site: Site, **item: Any) -> None:
     body = {"metadata": {"name": "team"}, "spec": {"limits": [{"type": "Container", **item}]}}
     site.put("v1", "limitranges", body)
+
+    def in_force(tried: tuple[Any, str]) -> bool:
+        pod, refusal = tried
+        return bool(refusal) or "memory" in pod["spec"]["containers"][0]["resources"]["limits"]
+
+    becomes(lambda: site.tried(**{GPUS: "1"}), in_force)
 
 
 def refused(site: Site, name: str = "resnet") -> str:
@@ -412,38 +421,10 @@ def keda(site: Site) -> Iterator[Site]:
 @contextmanager
 def defined(site: Site, kind: str, api: str, plural: str) -> Iterator[None]:
     """A kind of objects, of any shape, for as long as the block lasts."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    group, _, served = api.partition("/")
-    names = {"plural": plural, "singular": kind.lower(), "kind": kind}
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": served, "served": True, "storage": True}
-    approved = {"api-approved.kubernetes.io": "unapproved, for tests"}
-    name = f"{plural}.{group}"
-    if name not in {each["metadata"]["name"] for each in site.plane.ask("GET", path)["items"]}:
-        site.plane.ask(
-            "POST",
-            path,
-            {
-                "metadata": {"name": name, "annotations": approved},
-                "spec": {
-                    "group": group,
-                    "scope": "Namespaced",
-                    "names": names,
-                    "versions": [{**version, "schema": {"openAPIV3Schema": anything}}],
-                },
-            },
-        )
-
-    def is_served() -> bool:
-        try:
-            site.plane.ask("GET", site.path(api, plural))
-        except RuntimeError:
-            return False
-        return True
-
-    eventually(is_served)
+    kinds = any_shape(kind, api, plural)
+    define(site.plane, kinds)
     yield
-    site.plane.ask("DELETE", f"{path}/{name}")
+    take_away(site.plane, kinds)
 
 
 def test_two_autoscalers_of_one_deployment(vertical: Site, offers: Callable[[], Offer]) -> None:
@@ -477,13 +458,8 @@ def test_who_would_scale_nothing(site: Site, offers: Callable[[], Offer]) -> Non
         {"metadata": {"name": "load"}, "spec": {"maxReplicas": 4, "scaleTargetRef": target}},
     )
     assert lacks(offers()) == []  # it is copied
-    path = site.path("rbac.authorization.k8s.io/v1", "roles", "mlplatform-servers")
-    role = site.plane.ask("GET", path)
-    for rule in role["rules"]:
-        if rule["resources"] == ["horizontalpodautoscalers"]:
-            rule["verbs"] = ["list", "patch"]
-    site.plane.ask("PUT", path, role)
-    (said,) = eventually(lambda: lacks(offers()))
+    site.allow("horizontalpodautoscalers", "list", "patch")
+    (said,) = lacks(offers())
     assert said.rule is Rule.NO_AUTOSCALER
     assert said.reason == (
         "HorizontalPodAutoscaler load scales Deployment resnet, and nothing would scale "

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .catalogue import Command, Room
 from .control_plane import ADMIN, ControlPlane, control_plane
@@ -53,6 +53,7 @@ GOLDEN = {
 }
 """A golden request that every pod answers as it must, but for one that is `wrong`."""
 _numbers = itertools.count(1)
+T = TypeVar("T")
 
 
 class Pods(ThreadingHTTPServer):
@@ -283,14 +284,27 @@ def clusters_in(regions: Sequence[str]) -> Iterator[dict[str, Cluster]]:
         yield dict(zip(regions, [each.result() for each in started], strict=True))
 
 
-def eventually(holds: Callable[[], Any], *, within_seconds: float = _WITHIN_SECONDS) -> Any:
-    """What `holds` gives, once it is true; `AssertionError` with the last of it if it never is."""
+def becomes(
+    look: Callable[[], T],
+    holds: Callable[[T], object],
+    *,
+    within_seconds: float = _WITHIN_SECONDS,
+    every_seconds: float = 0.1,
+) -> T:
+    """What `look` gives, once that is true of it; `AssertionError` with the last of it if it never
+    is."""
     deadline = time.monotonic() + within_seconds
-    while not (found := holds()):
+    while not holds(found := look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_seconds:g} s: {found!r}")
-        time.sleep(0.1)
+        time.sleep(every_seconds)
     return found
+
+
+def eventually(holds: Callable[[], Any], *, within_seconds: float = _WITHIN_SECONDS) -> Any:
+    """What `holds` gives, once it is true. The first that is: who needs one of several waits for it
+    with `becomes`."""
+    return becomes(holds, bool, within_seconds=within_seconds)
 
 
 def _healthy(room: Room) -> bool:

@@ -9,7 +9,6 @@ import http.client
 import json
 import ssl
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from typing import Any, Self
 import yaml
 
 from .control_plane import ADMIN, ControlPlane
+from .definitions import define
 from .launch import free_port, running
 
 CRD = Path(__file__).with_name("httproutes.yaml")
 _CONTROLLER = "mlplatform.dev/test-gateway"
 _LOOK_EVERY_SECONDS = 0.1
-_SERVED_WITHIN_SECONDS = 30.0
 
 
 def routes(namespace: str) -> str:
@@ -35,21 +34,7 @@ def routes(namespace: str) -> str:
 
 def install_gateway_api(plane: ControlPlane) -> None:
     """The CRD of the HTTPRoute, served when this returns."""
-    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    definition = yaml.safe_load(CRD.read_text())
-    name = definition["metadata"]["name"]
-    if name in {one["metadata"]["name"] for one in plane.ask("GET", definitions)["items"]}:
-        return
-    plane.ask("POST", definitions, definition)
-    deadline = time.monotonic() + _SERVED_WITHIN_SECONDS
-    while True:
-        try:
-            plane.ask("GET", routes("default"))
-            return
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    define(plane, yaml.safe_load(CRD.read_text()))
 
 
 class _NotNow(Exception):
@@ -65,8 +50,19 @@ class Gateway:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work)
         self._line: http.client.HTTPSConnection | None = None
+        self._looking = threading.Lock()
+        self._idle = False
         self.refuses = False
-        self.idle = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether it writes nothing. Once it is told to, nothing of before comes after."""
+        return self._idle
+
+    @idle.setter
+    def idle(self, told: bool) -> None:
+        with self._looking:
+            self._idle = told
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,10 +76,11 @@ class Gateway:
 
     def _work(self) -> None:
         while not self._done.wait(_LOOK_EVERY_SECONDS):
-            if not self.idle:
-                # A control plane that restarts, a route that is gone, a conflict: look again.
-                with contextlib.suppress(OSError, http.client.HTTPException, _NotNow):
-                    self._look()
+            with self._looking:
+                if not self._idle:
+                    # A control plane that restarts, a route that is gone, a conflict: look again.
+                    with contextlib.suppress(OSError, http.client.HTTPException, _NotNow):
+                        self._look()
 
     def _look(self) -> None:
         self._take(self._ask("GET", self._path))

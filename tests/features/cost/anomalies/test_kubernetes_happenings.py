@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mlplatform.adapters.kubernetes_api import KubernetesAPI
 from mlplatform.adapters.kubernetes_happenings import KubernetesHappenings
 from mlplatform.core.errors import Denied
 from mlplatform.ports.happenings import Happening
 from tests.real.servers.control_plane import ADMIN, ControlPlane
+from tests.real.servers.roles import put, shipped
 
-ROLE = Path(__file__).parents[4] / "infra/rbac/happenings.yaml"
 NUMBERS = count(1)
 AT = datetime(2026, 10, 14, 14, tzinfo=UTC)
 
@@ -153,11 +152,8 @@ def test_an_autoscaler_tells_when_it_last_scaled(cluster: Cluster) -> None:
 def test_who_may_not_ask_is_told_and_the_role_is_enough(cluster: Cluster) -> None:
     with pytest.raises(Denied):
         cluster.happenings("nobody").between(AT, AT)
-    role, binding = yaml.safe_load_all(ROLE.read_text())
-    rbac = "/apis/rbac.authorization.k8s.io/v1"
-    for plural, body in (("roles", role), ("rolebindings", binding)):
-        body["metadata"]["namespace"] = cluster.namespace
-        for subject in body.get("subjects", ()):
-            subject["name"] = "visitors"
-        cluster.put(f"{rbac}/{plural}", body)
+    role, binding = shipped("happenings.yaml")
+    for subject in binding["subjects"]:
+        subject["name"] = "visitors"
+    put(cluster.plane, [role, binding], cluster.namespace)
     assert cluster.happenings("nobody").between(AT, AT) == []
