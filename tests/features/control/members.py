@@ -28,7 +28,7 @@ class Members:
             self.stores,
             clock,
             executor=DaemonThreads() if threads else InlineExecutor(),
-            grace_seconds=0.05 if threads else 0.5,
+            grace_seconds=0.25 if threads else 0.5,
         )
 
     def retrying(self, clock: Clock, seed: int = 0) -> ControlStore:

@@ -17,6 +17,7 @@ from mlplatform.core.errors import Interrupted, MlplatformError, Throttled, Unav
 from mlplatform.ports.clock import SystemClock
 from mlplatform.ports.progress import SilentProgress
 from mlplatform.ports.store import ObjectStore, StoreFeatures
+from mlplatform.replication import transfer as engine
 from mlplatform.replication.transfer import Settings, TargetRequest, Transfer, TransferReport
 
 from .world import (
@@ -53,6 +54,20 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     return outcome.result(timeout=seconds)
 
 
+class Leaving(SilentProgress):
+    """Knows when a target has left the shared read."""
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+
+    def note(self, region: str, text: str) -> None:
+        assert (region, "by reads of its own" in text) == ("slow", True)
+        self.left.set()
+
+    def wait(self) -> None:
+        assert self.left.wait(timeout=30)
+
+
 def many(files: int = 40, parts: int = 9) -> Model:
     bodies = {f"small/{n:03}.bin": noise(n, n) for n in range(files)}
     for n in range(4):
@@ -61,7 +76,11 @@ def many(files: int = 40, parts: int = 9) -> Model:
 
 
 @pytest.mark.parametrize("features", [S3, AZURE, FILES], ids=["s3", "azure", "files"])
-def test_three_targets_share_each_read(features: StoreFeatures) -> None:
+def test_three_targets_share_each_read(
+    features: StoreFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Or one that a busy machine lets wait would be taken for a slow one.
+    monkeypatch.setattr(engine, "_BUFFER_WAIT_SECONDS", 60.0)
     model = many()
     chance = random.Random(7)
 
@@ -134,11 +153,11 @@ def test_a_target_that_stalls_leaves_and_finishes_by_its_own_reads() -> None:
 def test_a_target_that_holds_every_buffer_lets_go_at_its_first_time_out() -> None:
     """It would try each part eight times, and hold its buffer all the while."""
     model = large(40 * BLOCK)
-    other_done = threading.Event()
+    other_done, leaving = threading.Event(), Leaving()
 
     def time_out(call: Call) -> None:
         if call.verb == "part" and not other_done.is_set():
-            time.sleep(1.0)
+            leaving.wait()
             raise Unavailable("no answer")
 
     slow = Watched(memory("slow"), before=time_out)
@@ -151,24 +170,25 @@ def test_a_target_that_holds_every_buffer_lets_go_at_its_first_time_out() -> Non
             settings=THREADS,
             retry=patient(),
             on_stored=lambda told: other_done.set() if told.region == "fast" else None,
+            progress=leaving,
         ),
     )
     assert {r: t.error for r, t in report.targets.items()} == {"slow": None, "fast": None}
     assert report.targets["slow"].own_reads
-    assert len(slow.called("part")) <= 40 + 8 * 2
+    assert len(slow.called("part")) <= 40 + 8
 
 
 @pytest.mark.parametrize("worked", [False, True])
 def test_a_target_that_leaves_while_it_completes_a_file_completes_it_later(worked: bool) -> None:
     model = Model({"first.bin": noise(4 * BLOCK, 1), "second.bin": noise(30 * BLOCK, 2)})
-    store, failures = memory("slow"), [Unavailable("no answer")]
+    store, failures, leaving = memory("slow"), [Unavailable("no answer")], Leaving()
 
     def time_out(call: Call) -> None:
         if call.verb == "complete" and failures:
-            time.sleep(1.0)
+            leaving.wait()
             raise failures.pop()
         if call.verb == "part" and call.key.endswith("second.bin") and failures:
-            time.sleep(1.0)
+            leaving.wait()
 
     slow = Watched(store, after=time_out) if worked else Watched(store, before=time_out)
     report = within(
@@ -179,6 +199,7 @@ def test_a_target_that_leaves_while_it_completes_a_file_completes_it_later(worke
             ("fast", Watched(memory("fast"), before=lambda call: time.sleep(0.002))),
             settings=THREADS,
             retry=patient(),
+            progress=leaving,
         ),
     )
     assert {r: t.error for r, t in report.targets.items()} == {"slow": None, "fast": None}
@@ -293,7 +314,7 @@ def test_stop_is_heard_while_a_target_stalls() -> None:
     threading.Timer(0.3, stopped.set).start()
     with pytest.raises(Interrupted):
         within(
-            10,
+            60,
             lambda: bring(
                 model,
                 ("eu", Watched(memory(), before=stall)),

@@ -28,7 +28,7 @@ from mlplatform.core.errors import Unavailable
 from mlplatform.core.manifest import FileEntry, Manifest, ObjectReceipt, Receipt, Requirements
 from mlplatform.core.placement import ModelVersion
 from mlplatform.ports.clock import SystemClock
-from mlplatform.ports.progress import SilentProgress
+from mlplatform.ports.progress import Progress, SilentProgress
 from mlplatform.ports.store import (
     ALWAYS,
     Body,
@@ -168,6 +168,7 @@ def bring(
     stop: Callable[[], bool] = lambda: False,
     on_stored: Callable[[TargetReport], None] = lambda report: None,
     retry: Retry | None = None,
+    progress: Progress | None = None,
 ) -> TransferReport:
     requests = [
         target if isinstance(target, TargetRequest) else TargetRequest(*target, retry=retry)
@@ -178,7 +179,7 @@ def bring(
         source or model,
         requests,
         clock=InstantClock(),
-        progress=SilentProgress(),
+        progress=progress or SilentProgress(),
         settings=settings,
         stop=stop,
         on_stored=on_stored,

@@ -189,11 +189,13 @@ def test_a_connection_that_the_server_closed_is_not_used_again(
     def last_words(connection: socket.socket) -> None:
         connection.sendall(reply(200, BODY, ETag='"t"'))
         connection.shutdown(socket.SHUT_WR)
+        ended.release()
 
+    ended = threading.Semaphore(0)
     service.answers(last_words)
     for _ in range(3):
         assert read_bytes(store, "k")[0] == BODY
-        time.sleep(0.05)
+        assert ended.acquire(timeout=30)
     assert service.connections == 3
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -311,7 +311,9 @@ def test_what_they_cost(kind: Kind, bills: list[Bought], cost: str | None, sourc
 # --- a real Prometheus --------------------------------------------------------------------------
 
 
+@cache
 def midnight() -> datetime:
+    """The last one, and the same when another comes while the tests run."""
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 

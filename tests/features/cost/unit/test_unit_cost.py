@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,16 @@ def test_a_history_that_begins_later_has_no_first_day() -> None:
     assert found == {("resnet50", "us"): {date(2026, 11, 11): Served(D(20), None)}}
 
 
+@cache
+def midnight() -> datetime:
+    """The last one, and the same when another comes while the tests run."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 @pytest.fixture(scope="module")
 def two_days(prometheus: Endpoint) -> Iterator[str]:
     """A Prometheus that holds two days of a server that restarts, up to last midnight."""
-    end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    end = midnight().timestamp()
     lines = ["# TYPE model_serving_requests counter"]
     for step in range(2 * 288 + 1):
         value = step * 10 if step < 400 else (step - 400) * 10
@@ -136,7 +142,7 @@ def two_days(prometheus: Endpoint) -> Iterator[str]:
 
 
 def test_a_real_prometheus(two_days: str) -> None:
-    today = datetime.now(UTC).date()
+    today = midnight().date()
     days = [today - timedelta(days=2), today - timedelta(days=1)]
     found = ask(Prometheus(two_days), Counters(), "region", {}, days)
     # Between the last sample before the restart and it nothing is known to have been counted.
