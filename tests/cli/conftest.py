@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import select
@@ -77,8 +78,11 @@ class Terminal:
     screen: int
     shown: str = ""
     out: str = field(default="")
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
 
-    def until(self, text: str, *, seconds: float = 20.0) -> str:
+    def until(self, text: str, *, seconds: float = 60.0) -> str:
         """Read until `text` is shown."""
         end = time.monotonic() + seconds
         while text not in self.shown:
@@ -89,7 +93,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.screen, text.encode())
 
-    def end(self, *, seconds: float = 20.0) -> int:
+    def end(self, *, seconds: float = 60.0) -> int:
         """Read to the end; the exit code."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self._read():
@@ -99,12 +103,13 @@ class Terminal:
         return self.process.wait(timeout=seconds)
 
     def _read(self) -> bool:
-        ready, _, _ = select.select([self.screen], [], [], 0.2)
+        ended = self.process.poll() is not None  # asked first: what it shows last is read as well
+        ready, _, _ = select.select([self.screen], [], [], 0.0 if ended else 0.2)
         if not ready:
-            return self.process.poll() is None
+            return not ended
         with suppress(OSError):  # how Linux says that the other side is closed
             if chunk := os.read(self.screen, 65536):
-                self.shown += chunk.decode(errors="replace")
+                self.shown += self._decoder.decode(chunk)
                 return True
         return False
 

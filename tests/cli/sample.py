@@ -83,7 +83,7 @@ def speak(session: Session) -> None:
 
 
 @command
-def work(session: Session, *, deaf: bool = False, seconds: float = 20.0) -> int:
+def work(session: Session, *, deaf: bool = False, seconds: float = 120.0) -> int:
     """Work until told to stop."""
     with session.working() as work:
         work.progress.total("eu-west-1", 1000)
@@ -101,7 +101,7 @@ def work(session: Session, *, deaf: bool = False, seconds: float = 20.0) -> int:
 def wait(session: Session) -> None:
     """Wait, outside any work."""
     session.say("waiting")
-    time.sleep(20)
+    time.sleep(120)
 
 
 @command

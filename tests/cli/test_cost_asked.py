@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ import pytest
 from tests.cli.estate import Estate
 from tests.real.servers.launch import Endpoint
 
-YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+
+def yesterday() -> date:
+    """Asked for by each test: these may have been loaded the day before."""
+    return datetime.now(UTC).date() - timedelta(days=1)
 
 
 @pytest.fixture
@@ -28,19 +31,20 @@ def estate(tmp_path: Path) -> Estate:
 def explorer(moto: Endpoint) -> str:
     """A Cost Explorer that knows of one day."""
 
+    day = yesterday()
+
     def answer(cost: str, *keys: str) -> dict[str, Any]:
         metrics = {
             name: {"Amount": cost, "Unit": "USD"} for name in ("UnblendedCost", "AmortizedCost")
         }
         group = {"Keys": list(keys), "Metrics": metrics}
-        period = {"Start": str(YESTERDAY), "End": str(YESTERDAY + timedelta(days=1))}
+        period = {"Start": str(day), "End": str(day + timedelta(days=1))}
         return {"ResultsByTime": [{"TimePeriod": period, "Total": {}, "Groups": [group]}]}
 
     told = [answer("12.5", "us-east-1", "Amazon EC2"), answer("2.5", "Tax", "Tax")]
     # This month's questions come last; on the first of a month there are none of it.
     nothing: list[dict[str, Any]] = [{"ResultsByTime": []}] * 2
-    today = datetime.now(UTC).date()
-    results = told if today.day == 1 else [*nothing, *told]
+    results = told if (day + timedelta(days=1)).day == 1 else [*nothing, *told]
     for path, body in (
         ("reset", b""),
         ("static/ce/cost-and-usage-results", json.dumps({"results": results}).encode()),
@@ -77,7 +81,7 @@ def test_agreed_to_it_is_asked_and_imported(estate: Estate, explorer: str) -> No
 
 
 def test_an_allocation_that_somebody_saved(estate: Estate) -> None:
-    day = f"{YESTERDAY}T00:00:00Z"
+    day = f"{yesterday()}T00:00:00Z"
     told = {
         "name": "ml/resnet",
         "properties": {"cluster": "us", "labels": {"team": "vision"}},

@@ -152,6 +152,6 @@ def test_the_environments_own_secrets_are_known_by_value() -> None:
 
 def test_a_long_text_takes_no_long_time() -> None:
     text = ("a" * 5000 + "-token" + "_key." * 400) * 10 + "=" + "b" * 100_000
-    began = time.monotonic()
+    began = time.thread_time()  # what others on this machine take is not counted
     redact(text)
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2

@@ -16,6 +16,7 @@ from mlplatform.ports.probe import Answer, Question
 from tests.features.failover import peers
 from tests.features.failover.authority import DAY, Authority
 from tests.features.failover.peers import Peer
+from tests.real.servers.launch import free_port
 
 LONG, SHORT = 20.0, 1.5
 
@@ -232,9 +233,7 @@ def test_600_ms_is_slow_and_an_answer_all_the_same() -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    answer = ask(f"http://127.0.0.1:{port}")
+    answer = ask(f"http://127.0.0.1:{free_port()}")
     assert (answer.error, answer.detail) == ("refused", "Connection refused")
     assert phases(answer) == {"dns"}
 

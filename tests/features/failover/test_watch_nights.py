@@ -350,11 +350,12 @@ def test_an_actuator_that_hangs_is_waited_for_once_and_its_late_answer_counts() 
     world = World()
     estate = world.estate()
     estate.executor = DaemonThreads()
-    asked, answer = [], threading.Event()
+    asked, begun, answer = [], threading.Event(), threading.Event()
 
     class Hanging(Unread):
         def read(self) -> RouteState:
             asked.append(1)
+            begun.set()
             answer.wait(60)
             return world.state
 
@@ -363,6 +364,7 @@ def test_an_actuator_that_hangs_is_waited_for_once_and_its_late_answer_counts() 
     for _ in range(3):
         seen = estate.observe()
         assert isinstance(seen.routes["api"].state, Unknown)
+    assert begun.wait(60)
     assert len(asked) == 1
     answer.set()
     estate.glance_seconds = 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -162,7 +163,7 @@ def test_a_receiver_that_hangs_delays_neither_who_tells_nor_the_others(listener:
         for _ in range(3):
             notices.tell(NOTICE)
         while len(listener.heard) < 3:
-            pass
+            time.sleep(0.01)
         assert not slow.heard
         assert not notices.close(timeout_seconds=0.05)
         slow.gate.set()

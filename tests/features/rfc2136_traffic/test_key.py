@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from types import SimpleNamespace
 
@@ -94,7 +95,9 @@ def test_a_clock_that_is_an_hour_off(
         if server.endpoint.name == "bind":
             assert "BADTIME" in str(error)
             assert f"ours is {'behind' if seconds < 0 else 'ahead'}" in str(error)
-            assert "by 3600 s" in str(error) or "by 3599 s" in str(error) or "3601" in str(error)
+            off = re.search(r"by (\d+) s", str(error))
+            assert off is not None
+            assert abs(int(off[1]) - 3600) < 60, "and what it took to ask"
     monkeypatch.undo()
     assert changed_nothing(server)
 
