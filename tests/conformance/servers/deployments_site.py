@@ -16,16 +16,14 @@ from json import load
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlplatform.adapters.deployments import DeploymentServers, open_servers
 from mlplatform.core.store_url import StoreURL
 from tests.real.servers.cluster import Cluster
 from tests.real.servers.gateway import Way, way_to
+from tests.real.servers.roles import grant
 
 from .site import Site
 
-ROLE = Path(__file__).parents[3] / "infra/rbac/servers.yaml"
 MODEL, CONTEXT = "layers", "eu"
 _numbers = itertools.count(1)
 _DIES = """
@@ -50,9 +48,7 @@ class DeploymentsSite(Site):
         self._way = way
         self.plane.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         cluster.node(16, site=self.namespace)
-        for document in yaml.safe_load_all(ROLE.read_text()):
-            document["metadata"]["namespace"] = self.namespace
-            self._put("rbac.authorization.k8s.io/v1", f"{document['kind'].lower()}s", document)
+        grant(self.plane, "servers.yaml", self.namespace)
         # Its servers state what was published, whatever they are started for.
         cluster.pods.states |= {(MODEL, each): self.digest(each) for each in ("v1", "v2")}
         self._put("apps/v1", "deployments", self._first())
@@ -106,7 +102,10 @@ class DeploymentsSite(Site):
                 "replicas": 0,
                 "selector": {"matchLabels": {"app": MODEL}},
                 "template": {
-                    "metadata": {"labels": {"app": MODEL, "mlplatform.dev/version": "v0"}},
+                    "metadata": {
+                        "labels": {"app": MODEL, "mlplatform.dev/version": "v0"},
+                        "annotations": {"mlplatform.test/ends-after": "3s"},
+                    },
                     "spec": {
                         "nodeSelector": {"site": self.namespace},
                         "containers": [container],

@@ -304,7 +304,9 @@ def test_undone_after_it_was_over(make: Make) -> None:
 
 
 def test_two_controllers(make: Make) -> None:
-    with make("v2", only="eu") as world:
+    """The second comes while the first is in the middle, however long it takes to begin."""
+    strategy = {"weights": [50], "step_seconds": 20}
+    with make("v2", only="eu", policy={"strategy": strategy}) as world:
         first = world.start("rollout apply resnet50@v2 --yes")
         reached(world["eu"], lambda shares: shares.get("v2") == 50)
         second = world.type("rollout apply resnet50@v2 --yes")

@@ -27,6 +27,7 @@ from mlplatform.cli.demo.client import Client, Request
 from tests.real.servers.cluster import GOLDEN, Cluster, eventually
 from tests.real.servers.entry import Divided, Entry, scraped
 from tests.real.servers.gateway import Way, install_gateway_api, routes, way_to
+from tests.real.servers.roles import put
 
 ROOT = Path(__file__).parents[3]
 MODEL, ROUTE, FIRST = "resnet50", "resnet50", "v1"
@@ -81,7 +82,9 @@ class Region:
         self.namespace = namespace
         self.nodes: list[str] = []
         self.entry = Entry(self.plane, namespace, ROUTE)
-        self.client = Client(f"{self.entry.url}/v2/models/{MODEL}/infer", [_JSON_BODY])
+        # Who is answered late on a busy machine is not lost.
+        url = f"{self.entry.url}/v2/models/{MODEL}/infer"
+        self.client = Client(url, [_JSON_BODY], timeout_seconds=30.0)
 
     def path(self, group: str, plural: str, name: str = "") -> str:
         """Of the API: `path("apps/v1", "deployments")`."""
@@ -101,8 +104,7 @@ class Region:
         for role in sorted((ROOT / "infra/rbac").glob("*.yaml")):
             text = role.read_text()
             if _GROUP in text:
-                for document in yaml.safe_load_all(text):
-                    self._grant(document)
+                put(self.plane, map(self._named, yaml.safe_load_all(text)), self.namespace)
         labels = {"app": MODEL}
         pod = {
             "nodeSelector": {"site": self.namespace},
@@ -148,17 +150,13 @@ class Region:
         }
         self.plane.ask("POST", routes(self.namespace), route)
 
-    def _grant(self, document: dict[str, Any]) -> None:
-        """A Role that we ship, or what binds it; where it is of the whole cluster, once."""
-        api, plural = "rbac.authorization.k8s.io/v1", f"{document['kind'].lower()}s"
-        if not document["kind"].startswith("Cluster"):
-            document["metadata"]["namespace"] = self.namespace
-            self.put(api, plural, document)
-            return
-        document["metadata"]["name"] += f"-{self.namespace}"
-        if "roleRef" in document:
-            document["roleRef"]["name"] += f"-{self.namespace}"
-        self.plane.ask("POST", f"/apis/{api}/{plural}", document)
+    def _named(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A Role that we ship, or what binds it: what is the cluster's, by its own name."""
+        if document["kind"].startswith("Cluster"):
+            document["metadata"]["name"] += f"-{self.namespace}"
+            if "roleRef" in document:
+                document["roleRef"]["name"] += f"-{self.namespace}"
+        return document
 
     # --- what is there --------------------------------------------------------------------------
 
@@ -280,7 +278,7 @@ class World:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=_WITHIN_SECONDS,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 SLOW_SECONDS = 0.5
 """The 500 ms of runbooks."""
-_TIMEOUT_SECONDS = 2.0
 _AT_ONCE = 4
 
 
@@ -63,6 +62,8 @@ class Client:
     bodies: Sequence[bytes]
     """Sent in any order: one that is regular falls in step with a router's turns."""
     per_second: float = 40.0
+    timeout_seconds: float = 2.0
+    """After so long a request has failed."""
     _requests: list[Request] = field(default_factory=list)
     _chance: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - the same story each time
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -96,7 +97,7 @@ class Client:
 
     def _send(self, host: str, port: int | None, path: str) -> Request:
         at = time.monotonic()
-        connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
+        connection = http.client.HTTPConnection(host, port, timeout=self.timeout_seconds)
         try:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", path, self._chance.choice(self.bodies), headers)
