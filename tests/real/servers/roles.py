@@ -72,12 +72,15 @@ def change(
 def revoke_of_cluster(plane: ControlPlane, name: str) -> None:
     """Take a ClusterRole from those who have it, by whichever site's binding."""
     path = f"{_RBAC}/clusterrolebindings"
+    gone: list[tuple[JSON, Rules]] = []
     for each in plane.ask("GET", path)["items"]:
         bound = each["metadata"]["name"]
         if bound == name or bound.startswith(f"{name}-"):
             role = plane.ask("GET", f"{_RBAC}/clusterroles/{each['roleRef']['name']}")
             plane.ask("DELETE", f"{path}/{bound}")
-            _await(plane, each, "default", gone=_rules(role["rules"]))
+            gone.append((each, _rules(role["rules"])))
+    for each, rules in gone:
+        _await(plane, each, "default", gone=rules)
 
 
 def _await(
