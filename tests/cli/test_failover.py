@@ -435,8 +435,10 @@ UnderWay = tuple[Platform, Beside, str]
 
 @pytest.fixture
 def under_way(sick: Platform) -> UnderWay:
-    """A failback that is between two of its steps: the platform, the process, the operation."""
-    sick.traffic["safety"] |= {"hold_off_seconds": 0, "cooldown_seconds": 0, "step_seconds": 2}
+    """A failback that is between two of its steps: the platform, the process, the operation. It is
+    told what to do from this process: to start another takes a busy machine as long as its steps.
+    """
+    sick.traffic["safety"] |= {"hold_off_seconds": 0, "cooldown_seconds": 0, "step_seconds": 4}
     sick.write()
     assert sick.process(*AWAY, "--confirm", "us").code == 0
     sick.servers["us"].start()
@@ -449,7 +451,7 @@ def under_way(sick: Platform) -> UnderWay:
 
 def test_an_operation_is_paused_and_goes_on(under_way: UnderWay) -> None:
     world, acting, operation = under_way
-    ran = world.process("failover", "pause", operation, "--reason", "looking")
+    ran = world.run("failover", "pause", operation, "--reason", "looking")
     require(ran, 0, f"{operation} is paused after the step it is in", f"resume {operation}")
     wait_until(lambda: "looking" in world.process("failover", "status").err)
     held = world.process("failover", "back", "--to", "us", "--confirm", "us")
@@ -464,7 +466,7 @@ def test_an_operation_is_paused_and_goes_on(under_way: UnderWay) -> None:
 
 def test_an_operation_is_aborted_where_it_stands(under_way: UnderWay) -> None:
     world, acting, operation = under_way
-    ran = world.process("failover", "abort", operation, "--reason", "enough")
+    ran = world.run("failover", "abort", operation, "--reason", "enough")
     require(ran, 0, f"{operation} ends after the step it is in", hint=False)
     ended = acting.end()
     assert "aborted: enough" in ended.err

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.estate import require, without_privilege, wrapped
-from tests.real.failover.platform import ALL_THE_TIME, WEIGHTS, Platform, platform
+from tests.real.failover.platform import ALL_THE_TIME, ASKED_BY_HAND, WEIGHTS, Platform, platform
 from tests.real.servers.launch import Endpoint
 from tests.real.weather.meddler import Asked, Reply
 
@@ -64,6 +64,10 @@ def test_a_target_that_fails_a_gate_is_told_by_what_was_measured(
     world: Platform, case: str
 ) -> None:
     ailment, said = TARGETS[case]
+    if case == "slow answers":
+        world.traffic["probe"] = {**ASKED_BY_HAND, "slow_seconds": 0.5}
+        world.traffic["safety"]["golden_seconds"] = 1
+        world.write()
     world.servers["us"].kill()
     world.servers["eu"].ail(**ailment)
     world.look()
@@ -458,7 +462,8 @@ def test_ctrl_c_leaves_the_weights_as_they_are_and_says_how_to_go_on(
 def test_clients_that_do_not_follow_are_told(clients_stay: Platform) -> None:
     """Caddy sends them elsewhere at once; a vantage that is gone is no observer, and it is told."""
     world = clients_stay
-    look_all_the_time(world)
+    world.traffic["probe"] = {**ALL_THE_TIME, "interval_seconds": 4}
+    world.write()
     world.look()
     world.look()
     acting = world.beside(*AWAY)
