@@ -213,9 +213,10 @@ def touched(path: Path) -> Iterator[None]:
 
 
 def test_a_file_that_changes_while_it_is_read(estate: Estate) -> None:
-    (estate.model / "weights.bin").write_bytes(os.urandom(1 << 20) * 24)
+    os.truncate(estate.model / "weights.bin", 256 << 20)  # which takes a while to read
     with touched(estate.model / "weights.bin"):
         ran = estate.run(*PUBLISH)
+    os.truncate(estate.model / "weights.bin", 1 << 20)
     require(ran, 3, "error: model/weights.bin: the file changed while it was being published")
     assert estate.snapshot() == {}
     estate.good(*PUBLISH)
@@ -844,7 +845,7 @@ def test_a_holder_whose_clock_is_an_hour_off(published: Estate, hours: int) -> N
     with somebody_at_work(published, alive=False, clock=clock):
         began = time.monotonic()
         published.good("replicate", "m")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
 
 
 WRONG_CLOCK = """

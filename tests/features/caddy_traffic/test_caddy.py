@@ -102,14 +102,14 @@ def test_new_requests_move_and_open_ones_finish(router: World) -> None:
     for thread in slow:
         thread.start()
     for _ in slow:
-        assert router.behind.waiting.acquire(timeout=10)
+        assert router.behind.waiting.acquire(timeout=60)
     state = put(traffic, {"a": 0, "b": 100, "c": 0}, 1)
     assert traffic.in_force(state)
     assert router.count(30) == {"b": 30}
     assert answers == []
     router.behind.gate.set()
     for thread in slow:
-        thread.join(10)
+        thread.join(60)
     assert answers == [(200, "a")] * 4
 
 

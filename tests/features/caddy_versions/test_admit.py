@@ -57,14 +57,14 @@ def test_requests_in_flight_finish_where_they_are(entry: Entry, versions: Versio
 
     waiting = threading.Thread(target=ask)
     waiting.start()
-    assert versions.held.acquire(timeout=10)
+    assert versions.held.acquire(timeout=60)
     split.admit("v1", [versions.start("another v1")], epoch=1, writer="w")
     put(split, {"v1": 0, "v2": 100}, 1)
     split.admit("v1", [], epoch=1, writer="w")
     assert entry.count(5) == {"v2": 5}
     assert answers == []
     versions.gate.set()
-    waiting.join(10)
+    waiting.join(60)
     assert answers == [(200, "v1")]
 
 

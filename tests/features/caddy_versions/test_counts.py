@@ -18,8 +18,9 @@ from .conftest import Versions
 
 pytestmark = [pytest.mark.xdist_group("caddy")]
 
-SLOW_SECONDS = 0.5
-WITHIN_SECONDS = 20.0
+SLOW_SECONDS = 2.5
+"""A bucket of Caddy's that no quick request reaches, however busy the machine."""
+WITHIN_SECONDS = 60.0
 
 
 def counted(split: CaddyVersions, version: str = "v1") -> Counts:
@@ -74,6 +75,7 @@ def test_servers_that_cannot_be_reached(entry: Entry, split: CaddyVersions, dead
     """It is the version's error, and nobody else is asked in its place."""
     split.admit("v1", [dead], epoch=1, writer="w")
     assert [entry.post()[0] for _ in range(3)] == [502] * 3
+    assert until(lambda: counted(split).requests == 3)
     assert numbers(counted(split)) == (3, 3, 3, 0)
     assert numbers(counted(split, "v2")) == (0, 0, 0, 0)
 
@@ -86,6 +88,7 @@ def test_a_dead_server_beside_a_good_one_is_not_covered_up(
     statuses = [entry.post()[0] for _ in range(20)]
     failed = statuses.count(502)
     assert 0 < failed < 20
+    assert until(lambda: counted(split).requests == 20)
     assert counted(split).errors == failed
 
 
@@ -106,7 +109,7 @@ def test_slow_requests(entry: Entry, split: CaddyVersions, versions: Versions) -
     client.close()
     assert until(lambda: counted(split).requests == 2)
     assert numbers(counted(split)) == (2, 0, 2, 1)
-    assert counted(split).slow_seconds == 0.5
+    assert counted(split).slow_seconds == SLOW_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -165,11 +168,13 @@ def test_our_changes_do_not_lose_what_was_counted(
 ) -> None:
     """They are no reset, although Caddy's counters begin again with each."""
     entry.post("/500")
+    assert until(lambda: counted(split).requests == 1)
     began = counted(split).began
     put(split, {"v1": 50, "v2": 50}, 1)
     split.admit("v1", [versions.start("v1")], epoch=1, writer="w")
     put(split, {"v1": 100, "v2": 0}, 2)
     entry.post()
+    assert until(lambda: counted(split).requests == 2)
     assert numbers(counted(split)) == (2, 1, 2, 0)
     assert counted(split).began == began
     fresh = counted(entry.split())
@@ -183,6 +188,7 @@ def test_our_changes_do_not_lose_what_was_counted(
 def test_counters_that_began_again(entry: Entry, split: CaddyVersions, how: str) -> None:
     """It shows, even when more has been counted since."""
     entry.post("/500")
+    assert until(lambda: counted(split).requests == 1)
     before = counted(split)
     if how == "a restart":
         entry.restart()

@@ -61,7 +61,7 @@ def until() -> Until:
     """Wait until it is so."""
 
     def wait(so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not so():
             assert time.monotonic() < deadline
             time.sleep(0.01)

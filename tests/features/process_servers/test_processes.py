@@ -34,17 +34,17 @@ from .conftest import Folder, Until, scale
 def test_environment(folder: Folder, until: Until) -> None:
     """A server gets what the file says and what is passed, and none of the controller's secrets."""
     folder.writes(
-        "env; exec sleep 60",
+        "env; echo THAT=all; exec sleep 60",
         more='pass = ["GIVEN"]\n[environment]\nREGION = "eu"\nMAX_BATCH_SIZE = 8\nWARMUP = true',
     )
     scale(folder.open(GIVEN="yes", SECRET="no"), 1)
-    until(lambda: "PORT=" in folder.log())
+    until(lambda: "THAT=all\n" in folder.log())
     found = dict(line.split("=", 1) for line in folder.log().splitlines())
     found = {name: value for name, value in found.items() if name not in ("PWD", "_", "OLDPWD")}
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     port = str(folder.processes()[0].port)
     assert found == kept | {
-        "GIVEN": "yes", "REGION": "eu", "MAX_BATCH_SIZE": "8", "WARMUP": "true",
+        "THAT": "all", "GIVEN": "yes", "REGION": "eu", "MAX_BATCH_SIZE": "8", "WARMUP": "true",
         "MODELS": "m@v1", "HOST": "127.0.0.1", "PORT": port,
     }  # fmt: skip
     assert "yes" not in (folder.path / "servers.json").read_text()
