@@ -80,6 +80,8 @@ class Meddler:
     refused: int = 0
     large_bytes: int = 0
     """In bodies that were let through to the server."""
+    taken_bytes: int = 0
+    """Of those, in bodies that the server has answered."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def calm(self) -> None:
@@ -155,7 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
                 upstream.putheader("Content-Length", str(len(sent)))
             upstream.endheaders(sent or None)
             response = upstream.getresponse()
-            found = meddler.outward(asked, response.read())
+            answer = response.read()
+            if asked.is_large:
+                with meddler.lock:
+                    meddler.taken_bytes += len(sent)
+            found = meddler.outward(asked, answer)
             headers = {
                 name: value
                 for name, value in response.getheaders()

@@ -99,7 +99,7 @@ def test_a_line_that_stalls_without_closing(
         report = world.replicate()
     assert report.exit_code == 0, report
     assert retries(caplog) > 0
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     world.require_whole("far")
 
 
@@ -112,7 +112,7 @@ def test_a_stall_that_lasts(world: World, site: Site, line: Line) -> None:
     with once_sending(world, lambda: line.add("timeout", "upstream", timeout=0), after=0):
         report = world.replicate(replicas=world.replicas(attempts=2))
     calm(line)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     (outcome,) = report.outcomes
     assert not outcome.ok
     assert outcome.error in ("Unavailable", "DeadlineExceeded")
