@@ -56,7 +56,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> N
         DEMO,
         capture_output=True,
         text=True,
-        timeout=420,  # of a story of two minutes, where others are at work as well
+        timeout=900,  # of a story of two minutes, where others are at work as well
         check=False,
         env=environment(tmp_path),
     )
