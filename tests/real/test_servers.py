@@ -17,6 +17,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from tests.real.servers import catalogue
+from tests.real.servers.cluster import becomes
 from tests.real.servers.control_plane import ControlPlane
 from tests.real.servers.launch import Endpoint, running
 from tests.real.servers.toxics import between
@@ -74,24 +75,22 @@ def test_azurite_keeps_a_blob(azurite: Endpoint) -> None:
 
 
 def test_toxiproxy_makes_weather_between(toxiproxy: Endpoint, minio: Endpoint) -> None:
-    def ready() -> int:
-        with urllib.request.urlopen(f"{line.url}/minio/health/ready", timeout=5) as answer:
-            status: int = answer.status
-            return status
+    def ready() -> float:
+        """After how many seconds it says so."""
+        started = time.monotonic()
+        with urllib.request.urlopen(f"{line.url}/minio/health/ready", timeout=60) as answer:
+            assert answer.status == 200
+        return time.monotonic() - started
 
     with between(toxiproxy, minio) as line:
-        assert ready() == 200
+        ready()
         line.add("latency", latency=2000)
-        started = time.monotonic()
-        assert ready() == 200
-        assert time.monotonic() - started >= 2
+        assert ready() >= 2
         line.cut()
         with pytest.raises(OSError, match="refused"):
             ready()
         line.calm()
-        started = time.monotonic()
-        assert ready() == 200
-        assert time.monotonic() - started < 2
+        becomes(ready, lambda seconds: seconds < 2)
 
 
 def test_promtool_checks_rules(promtool: Path, tmp_path: Path) -> None:
@@ -112,10 +111,12 @@ def test_kubernetes_keeps_what_it_was_told_over_a_restart(kubernetes: ControlPla
     assert (
         kubernetes.ask("GET", "/version")["gitVersion"] == catalogue.BY_NAME["kubernetes"].version
     )
+    # Its own: `default` is made a moment after the API server says that it is ready.
+    kubernetes.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "kept"}})
     settings = {"metadata": {"name": "settings"}, "data": {"a": "1"}}
-    kubernetes.ask("POST", "/api/v1/namespaces/default/configmaps", settings)
+    kubernetes.ask("POST", "/api/v1/namespaces/kept/configmaps", settings)
     kubernetes.restart()
-    found = kubernetes.ask("GET", "/api/v1/namespaces/default/configmaps/settings")
+    found = kubernetes.ask("GET", "/api/v1/namespaces/kept/configmaps/settings")
     assert found["data"] == {"a": "1"}
     for program in ("kube-controller-manager", "kube-scheduler"):
         path = catalogue.BY_NAME["kubernetes"].home / program
@@ -142,7 +143,7 @@ def test_a_server_ends_with_its_block(toxiproxy: Endpoint) -> None:
     with running("toxiproxy") as second:
         assert second.port != toxiproxy.port
         assert _alive(second.pid)
-    assert _gone_within(second.pid, 5)
+    assert _gone_within(second.pid, 60)
 
 
 def test_a_server_ends_when_its_owner_is_killed(toxiproxy: Endpoint) -> None:
@@ -157,7 +158,7 @@ def test_a_server_ends_when_its_owner_is_killed(toxiproxy: Endpoint) -> None:
         pid = int(owner.stdout.readline())
         assert _alive(pid)
         owner.send_signal(signal.SIGKILL)
-    assert _gone_within(pid, 10)
+    assert _gone_within(pid, 60)
 
 
 def test_the_locks_carry_no_address() -> None:

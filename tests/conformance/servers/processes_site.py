@@ -65,7 +65,9 @@ class ProcessesSite(Site):
         self._lost: list[Process] = []
 
     def open(self) -> ProcessServers:
-        return open_servers(StoreURL.parse(f"processes://{self.folder}", noun="servers"), MODEL)
+        # However busy the machine is, who answers is heard.
+        text = f"processes://{self.folder}?timeout_seconds=30"
+        return open_servers(StoreURL.parse(text, noun="servers"), MODEL)
 
     def digest(self, version: str) -> str:
         return self._digests[version]

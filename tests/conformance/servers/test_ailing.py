@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.ports.servers import Servers, Stuck
+from mlplatform.ports.servers import Servers, ServersState, Stuck
 
 from .acts import ask, have, until
 from .site import OTHER_DIGEST, Site
@@ -42,13 +42,12 @@ def test_other_bytes(site: Site, servers: Servers) -> None:
     two they are; waiting does not mend it."""
     servers.scale("v1", 1, digest=OTHER_DIGEST, epoch=1, writer="controller-1")
 
-    def judged(version: str) -> bool:
-        group = servers.read().groups[version]
+    def judged(state: ServersState) -> bool:
+        group = state.groups["v1"]
         assert group.ready == ()
         return [each.state for each in group.ailing] == [Stuck.CONFIGURATION]
 
-    until(servers, lambda state: judged("v1"))
-    group = servers.read().groups["v1"]
+    group = until(servers, judged).groups["v1"]
     assert group.digest == OTHER_DIGEST
     assert site.digest("v1") in group.ailing[0].reason
     assert OTHER_DIGEST in group.ailing[0].reason

@@ -147,7 +147,7 @@ def test_servers_of_other_bytes(site: Site) -> None:
     assert group(servers.read(), "v2.other").ready == ()
     assert len(group(site.open(asks=False).read(), "v2.other").ready) == 1
     site.cluster.pods.states[MODEL, "v2.other"] = ""
-    (ailing,) = group(servers.read(), "v2.other").ailing
+    (ailing,) = until(servers, "v2.other", _is_asked).ailing
     assert "it states no digest" in ailing.reason
     assert "?ask=false" in ailing.reason
 

@@ -539,7 +539,7 @@ def test_pods_that_hang_hold_up_nobody_and_are_named(cluster: Cluster) -> None:
             cluster.pod("resnet", "v1", address=address, port=silent.getsockname()[1])
             for _ in range(hanging)
         }
-        fleet = cluster.fleet(lame_duck_seconds=7)
+        fleet = cluster.fleet(lame_duck_seconds=30)
         with pytest.raises(Unavailable) as error:
             fleet.lame_duck(enter=False)
         told = str(error.value)

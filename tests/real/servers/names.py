@@ -131,6 +131,7 @@ class Detour(socketserver.ThreadingTCPServer):
     """A way to a name server that can be cut, and on which the answers to updates can get lost."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, upstream: int) -> None:
         super().__init__((LOOPBACK, 0), _Way)

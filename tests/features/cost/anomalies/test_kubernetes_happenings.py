@@ -31,7 +31,7 @@ class Cluster:
 
     def happenings(self, user: str = ADMIN) -> KubernetesHappenings:
         file = self.plane.kubeconfig(self.folder / "kubeconfig", user, context="eu")
-        api = KubernetesAPI("eu", kubeconfig=str(file), timeout_seconds=5.0)
+        api = KubernetesAPI("eu", kubeconfig=str(file), timeout_seconds=30.0)
         return KubernetesHappenings(api, self.namespace)
 
     def between(self, since: datetime, until: datetime) -> list[Happening]:
