@@ -15,6 +15,7 @@ import json
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.core.digest import Evidence
 from mlplatform.core.store_url import StoreURL
-from mlplatform.ports.store import ObjectStore, RangeCopy, StoreFeatures
+from mlplatform.ports.store import ObjectStore, RangeCopy, Stat, StoreFeatures
 
 
 def nothing(server: Any, container: str) -> None:
@@ -101,8 +102,10 @@ def gcs_row(
     return Row(server, "gs", reopen, create, server.replace("-", "_"), breaks)
 
 
-def s3_row(server: str, breaks: Mapping[str, str]) -> Row:
-    """An S3 server, reached with its own credentials whatever this machine's are."""
+def s3_row(server: str, breaks: Mapping[str, str], *, serial: bool = False) -> Row:
+    """An S3 server, reached with its own credentials whatever this machine's are. A serial one
+    looks at a condition first and writes then, so that of two at once both may win now and then: it
+    is sent one write at a time, and what a race comes to is shown by the others."""
 
     def session(endpoint: Any) -> Session:
         session = Session()
@@ -116,7 +119,20 @@ def s3_row(server: str, breaks: Mapping[str, str]) -> Row:
 
     def reopen(endpoint: Any, container: str) -> ObjectStore:
         url = f"s3://{container}?endpoint={endpoint.url}"
-        return s3.open_store(StoreURL.parse(url), session=session(endpoint))
+        store = s3.open_store(StoreURL.parse(url), session=session(endpoint))
+        if serial:
+            put, call = store.put, store._call
+
+            def put_in_turn(*told: Any, **named: Any) -> Stat:
+                with _TURN:
+                    return put(*told, **named)
+
+            def call_in_turn(operation: str, *told: Any, **named: Any) -> dict[str, Any]:
+                with _TURN if operation == "complete_multipart_upload" else nullcontext():
+                    return call(operation, *told, **named)
+
+            store.put, store._call = put_in_turn, call_in_turn  # type: ignore[method-assign]
+        return store
 
     return Row(server, "s3", reopen, create, server, breaks)
 
@@ -254,5 +270,6 @@ ROWS: tuple[Row, ...] = (
             "pinned_range_copy": "copies whatever the tag",
             "complete_refuses_wrong_digests": "knows no digests",
         },
+        serial=True,
     ),
 )
