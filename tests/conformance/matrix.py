@@ -15,7 +15,6 @@ import json
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from mlplatform.adapters.local import LocalStore
 from mlplatform.adapters.memory import MemoryStore
 from mlplatform.core.digest import Evidence
 from mlplatform.core.store_url import StoreURL
-from mlplatform.ports.store import ObjectStore, RangeCopy, Stat, StoreFeatures
+from mlplatform.ports.store import ObjectStore, RangeCopy, StoreFeatures
 
 
 def nothing(server: Any, container: str) -> None:
@@ -69,7 +68,17 @@ def memory_row(server: str, *, breaks: Mapping[str, str] | None = None, **option
     return Row(server, "memory", reopen, create, breaks=breaks or {})
 
 
-_TURN = threading.Lock()
+_TURN = threading.RLock()
+
+
+def _in_turn(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, one call at a time, whoever's store it is."""
+
+    def asked(*told: Any, **named: Any) -> Any:
+        with _TURN:
+            return ask(*told, **named)
+
+    return asked
 
 
 def gcs_row(
@@ -90,13 +99,7 @@ def gcs_row(
         url = f"gs://{container}?endpoint={endpoint.url}&stall_seconds={stall_seconds}"
         store = gcs.open_store(StoreURL.parse(url))
         if serial:
-            ask = store._api.open
-
-            def ask_in_turn(*request: Any) -> Any:
-                with _TURN:
-                    return ask(*request)
-
-            store._api.open = ask_in_turn  # type: ignore[assignment]
+            store._api.open = _in_turn(store._api.open)  # type: ignore[method-assign]
         return store
 
     return Row(server, "gs", reopen, create, server.replace("-", "_"), breaks)
@@ -105,7 +108,7 @@ def gcs_row(
 def s3_row(server: str, breaks: Mapping[str, str], *, serial: bool = False) -> Row:
     """An S3 server, reached with its own credentials whatever this machine's are. A serial one
     looks at a condition first and writes then, so that of two at once both may win now and then: it
-    is sent one write at a time, and what a race comes to is shown by the others."""
+    is sent one at a time, and what a race comes to is shown by the others."""
 
     def session(endpoint: Any) -> Session:
         session = Session()
@@ -121,17 +124,8 @@ def s3_row(server: str, breaks: Mapping[str, str], *, serial: bool = False) -> R
         url = f"s3://{container}?endpoint={endpoint.url}"
         store = s3.open_store(StoreURL.parse(url), session=session(endpoint))
         if serial:
-            put, call = store.put, store._call
-
-            def put_in_turn(*told: Any, **named: Any) -> Stat:
-                with _TURN:
-                    return put(*told, **named)
-
-            def call_in_turn(operation: str, *told: Any, **named: Any) -> dict[str, Any]:
-                with _TURN if operation == "complete_multipart_upload" else nullcontext():
-                    return call(operation, *told, **named)
-
-            store.put, store._call = put_in_turn, call_in_turn  # type: ignore[method-assign]
+            store.put = _in_turn(store.put)  # type: ignore[method-assign]
+            store._call = _in_turn(store._call)  # type: ignore[method-assign]
         return store
 
     return Row(server, "s3", reopen, create, server, breaks)
