@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from mlplatform.cost.rates import Rates
 from mlplatform.cost.unit.idle import Parts, Split
 from mlplatform.cost.unit.spot import Bought
 from mlplatform.ports.measurements import Line
-from tests.features.cost.gpus.two_days import World, days_until
+from tests.features.cost.gpus.two_days import World, days_until, midnight
 from tests.real.servers.catalogue import prometheus as start_prometheus
 from tests.real.servers.launch import Endpoint, running
 
@@ -309,12 +309,6 @@ def test_what_they_cost(kind: Kind, bills: list[Bought], cost: str | None, sourc
 
 
 # --- a real Prometheus --------------------------------------------------------------------------
-
-
-@cache
-def midnight() -> datetime:
-    """The last one, and the same when another comes while the tests run."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture(scope="module")

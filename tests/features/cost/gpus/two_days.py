@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 
 STEP_SECONDS = 300
 DAYS = 2
@@ -25,6 +26,12 @@ NOON = STEPS * 3 // 4
 US, EU, AP = "us-east-1", "eu-west-1", "ap-southeast-1"
 Value = Callable[[int], float | None]
 """Of a step; None: not scraped."""
+
+
+@cache
+def midnight() -> datetime:
+    """The last one, and the same when another comes while the tests run."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True)

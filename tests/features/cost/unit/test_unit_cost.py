@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlplatform.cost.unit.files import read_counts, read_nodes
 from mlplatform.cost.unit.unit_cost import UnitCost, unit_costs
 from mlplatform.ports.measurements import Line
 from tests.features.cost.bills import days_from
+from tests.features.cost.gpus.two_days import midnight
 from tests.real.servers.catalogue import prometheus as start_prometheus
 from tests.real.servers.launch import Endpoint, running
 
@@ -117,12 +118,6 @@ def test_a_history_that_begins_later_has_no_first_day() -> None:
     )
     found = ask(history, Counters(), "region", {}, days_from(DAY, 2))
     assert found == {("resnet50", "us"): {date(2026, 11, 11): Served(D(20), None)}}
-
-
-@cache
-def midnight() -> datetime:
-    """The last one, and the same when another comes while the tests run."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture(scope="module")
