@@ -46,8 +46,9 @@ from mlplatform.failover.watch import Watch
 from tests.conformance.traffic import caddy_site
 from tests.features.failover import test_operations as moving
 from tests.features.failover.estate import VANTAGES, Time, World
-from tests.real.failover.platform import WEIGHTS, Platform, wait_until
+from tests.real.failover.platform import WEIGHTS, Platform
 from tests.real.servers.regions import Regions
+from tests.waiting import wait_until
 
 KILLS = 5
 DECIDED_SECONDS = 2.0

@@ -19,16 +19,9 @@ from mlplatform.core.topology import Topology
 from mlplatform.ports.clock import SystemClock
 from tests.cli.conftest import PROGRAM, OnTerminal
 from tests.cli.estate import Ran, require
-from tests.real.failover.platform import (
-    DECLARED,
-    WEIGHTS,
-    Beside,
-    Platform,
-    platform,
-    receiver,
-    wait_until,
-)
+from tests.real.failover.platform import DECLARED, WEIGHTS, Beside, Platform, platform, receiver
 from tests.real.weather.meddler import Reply
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("caddy")
 

@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tests.features.failover.authority import Authority
 from tests.features.failover.peers import Peer
 from tests.real.servers.launch import free_port
 from tests.responder import RESPONDER
+from tests.waiting import wait_until
 
 GOLDEN = {
     "request": {"inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [1, 2]}]},
@@ -116,14 +116,6 @@ def site(tmp_path: Path, mlplatform: Run) -> Iterator[Site]:
     yield made
     for region in list(made.servers):
         made.kill(region)
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for it."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def record(site: Site, vantage: str = "fra") -> Any:
@@ -290,16 +282,16 @@ def test_it_goes_on_for_ever_over_everything_and_ends_well(site: Site) -> None:
     gone.write_text("no folder")
     back.symlink_to("disk")
     try:
-        until(lambda: record(site) is not None)
+        wait_until(lambda: record(site) is not None)
         site.kill("eu")
-        until(lambda: "eu: down: refused: Connection refused" in log.read_text())
+        wait_until(lambda: "eu: down: refused: Connection refused" in log.read_text())
         before = record(site)
         gone.replace(control)  # in one step, else the vantage may make a folder there first
-        until(lambda: "the record could not be written" in log.read_text())
+        wait_until(lambda: "the record could not be written" in log.read_text())
         back.replace(control)
-        until(lambda: "the record is written again" in log.read_text())
+        wait_until(lambda: "the record is written again" in log.read_text())
         after = record(site)
-        until(lambda: all(line in _metrics(port) for line in measured))
+        wait_until(lambda: all(line in _metrics(port) for line in measured))
     finally:
         vantage.send_signal(signal.SIGINT)
         vantage.wait(timeout=60)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.cli.estate import PUBLISH, Estate, Ran, environment, require, somebod
 from tests.real.servers.launch import Endpoint
 from tests.real.weather.meddler import Asked, Meddler, Reply, meddling
 from tests.real.weather.sites import credentials, fresh
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 PART_BYTES = 16 * MIB
@@ -157,13 +158,6 @@ def source(tmp_path: Path, minio: Endpoint) -> Iterator[tuple[Estate, Meddler]]:
         estate.good(*PUBLISH)
         yield estate, proxy
         proxy.calm()
-
-
-def wait_until(true: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
 
 
 def parts_on_disk(estate: Estate) -> int:

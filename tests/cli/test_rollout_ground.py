@@ -13,9 +13,10 @@ from mlplatform.adapters.kubernetes_pods import is_ready
 from tests.cli.test_rollout import PLAN, ROUTES
 from tests.cli.test_rollout import Site as Typed
 from tests.features.deployments.site import Site
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster
 from tests.real.servers.gateway import Reply, refusing, way_to
 from tests.real.servers.roles import grant, revoke_of_cluster
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
 

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from tests.docs.pages import stage
-from tests.real.failover.platform import metrics, wait_until
+from tests.real.failover.platform import metrics
 from tests.real.servers.launch import free_port
+from tests.waiting import wait_until
 
 
 def test_it_converges_serves_metrics_and_ends_well(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from tests.real.servers import catalogue
-from tests.real.servers.cluster import becomes
 from tests.real.servers.control_plane import ControlPlane
 from tests.real.servers.launch import Endpoint, running
 from tests.real.servers.toxics import between
+from tests.waiting import becomes
 
 BYTES = b"some bytes of a model"
 

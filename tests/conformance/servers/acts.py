@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from mlplatform.ports.servers import Servers, ServersState
+from tests.waiting import becomes
 
 from .site import Site
 
@@ -14,11 +14,7 @@ WITHIN_SECONDS = 60.0
 
 def until(servers: Servers, so: Callable[[ServersState], bool]) -> ServersState:
     """Read again and again until it is so."""
-    deadline = time.monotonic() + WITHIN_SECONDS
-    while not so(state := servers.read()):
-        assert time.monotonic() < deadline, state
-        time.sleep(0.03)
-    return state
+    return becomes(servers.read, so, within_seconds=WITHIN_SECONDS, every_seconds=0.03)
 
 
 def have(site: Site, servers: Servers, version: str, count: int, epoch: int = 1) -> ServersState:

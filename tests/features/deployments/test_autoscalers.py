@@ -13,7 +13,8 @@ import pytest
 from mlplatform.adapters.kubernetes_api import KubernetesAPI
 from mlplatform.core.errors import Denied, Fenced
 from mlplatform.ports.servers import Group, Servers
-from tests.real.servers.cluster import Cluster, becomes, eventually
+from tests.real.servers.cluster import Cluster
+from tests.waiting import becomes, eventually
 
 from .site import MODEL, Site, group
 

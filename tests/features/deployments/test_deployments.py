@@ -26,8 +26,9 @@ from mlplatform.core.errors import (
 from mlplatform.core.store_url import StoreURL
 from mlplatform.ports.fleet import Served
 from mlplatform.ports.servers import Group, Servers, ServersState, Stuck
-from tests.real.servers.cluster import Cluster, becomes, eventually
+from tests.real.servers.cluster import Cluster
 from tests.real.servers.definitions import any_shape, define
+from tests.waiting import becomes, eventually
 
 from .site import MODEL, Site, group
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mlplatform.ports.servers import Servers, Stuck
-from tests.real.servers.cluster import Cluster, becomes
+from tests.real.servers.cluster import Cluster
+from tests.waiting import becomes
 
 from .site import Site, group
 

@@ -21,9 +21,10 @@ from mlplatform.ports.ground import GPU, Budget, Offer, Reference
 from mlplatform.rollout.plan.ground import Wanted, lacking_ground
 from mlplatform.rollout.plan.seen import Finding, Rule
 from tests.features.deployments.site import MODEL, Site
-from tests.real.servers.cluster import Cluster, becomes, eventually
+from tests.real.servers.cluster import Cluster
 from tests.real.servers.definitions import any_shape, define, take_away
 from tests.real.servers.roles import grant, revoke_of_cluster
+from tests.waiting import becomes, eventually
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
 

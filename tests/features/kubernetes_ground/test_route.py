@@ -16,9 +16,10 @@ from mlplatform.ports.ground import Offer
 from mlplatform.rollout.plan.ground import Wanted, lacking_ground
 from mlplatform.rollout.plan.seen import Finding, Rule
 from tests.features.deployments.site import MODEL, Site
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster
 from tests.real.servers.gateway import install_gateway_api, routes
 from tests.real.servers.roles import grant
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.real("kubernetes"), pytest.mark.xdist_group("kubernetes_cluster")]
 

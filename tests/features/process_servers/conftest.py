@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mlplatform.adapters.process_record import Process, Record
 from mlplatform.adapters.processes import ProcessServers
 from mlplatform.ports.servers import ServersState
 from tests.conformance.servers.processes_site import ports_of_this_worker
+from tests.waiting import wait_until
 
 Until = Callable[[Callable[[], bool]], None]
 
@@ -60,13 +60,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 def until() -> Until:
     """Wait until it is so."""
 
-    def wait(so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not so():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    return wait
+    return wait_until
 
 
 def scale(

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,6 +29,7 @@ from tests.conformance.traffic import caddy_site
 from tests.real.servers.launch import free_port
 from tests.real.servers.regions import Regions
 from tests.responder import RESPONDER
+from tests.waiting import wait_until
 
 NAMES = ("us", "eu", "ap")
 VANTAGES = ("fra", "nyc", "sin")
@@ -365,16 +365,6 @@ def platform(folder: Path, **settings: Any) -> Iterator[Platform]:
     """A platform of its own, for as long as the block lasts."""
     with ExitStack() as stack:
         yield Platform(folder, stack=stack, **settings)
-
-
-def wait_until(
-    true: Callable[[], object], why: Callable[[], str] = lambda: "", *, seconds: float = 60.0
-) -> None:
-    """Wait for it. The limit only ends a test that would hang."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"it did not come to pass: {why()}"
-        time.sleep(0.02)
 
 
 @contextmanager

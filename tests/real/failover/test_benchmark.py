@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.failover import checked
 from tests.conformance.traffic.caddy_site import World
-from tests.real.failover.platform import wait_until
 from tests.real.servers.launch import Endpoint
 from tests.real.servers.regions import regions
+from tests.waiting import wait_until
 
 
 @pytest.mark.xdist_group("caddy")

@@ -13,16 +13,10 @@ import pytest
 
 from tests.cli.estate import wrapped
 from tests.cli.test_failover_weather import WRONG_CLOCK
-from tests.real.failover.platform import (
-    WEIGHTS,
-    Platform,
-    metrics,
-    platform,
-    receiver,
-    wait_until,
-)
+from tests.real.failover.platform import WEIGHTS, Platform, metrics, platform, receiver
 from tests.real.servers.launch import free_port
 from tests.real.weather.meddler import Asked
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("caddy")
 

@@ -33,9 +33,10 @@ from tests.real.rollout.world import (
     world_of,
 )
 from tests.real.servers.catalogue import caddy
-from tests.real.servers.cluster import Cluster, eventually
+from tests.real.servers.cluster import Cluster
 from tests.real.servers.gateway import Reply, refusing, routes
 from tests.real.servers.launch import free_port, running
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.real("kubernetes", "kwok", "caddy", "prometheus"),

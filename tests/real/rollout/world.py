@@ -24,10 +24,11 @@ from typing import Any
 import yaml
 
 from mlplatform.cli.demo.client import Client, Request
-from tests.real.servers.cluster import GOLDEN, Cluster, eventually
+from tests.real.servers.cluster import GOLDEN, Cluster
 from tests.real.servers.entry import Divided, Entry, scraped
 from tests.real.servers.gateway import Way, install_gateway_api, routes, way_to
 from tests.real.servers.roles import put
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 MODEL, ROUTE, FIRST = "resnet50", "resnet50", "v1"

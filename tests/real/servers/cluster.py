@@ -18,18 +18,17 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .catalogue import Command, Room
 from .control_plane import ADMIN, ControlPlane, control_plane
 from .launch import running
 
 _STAGES = Path(__file__).with_name("kwok.yaml")
-_WITHIN_SECONDS = 60.0
 _CONTROLLERS = (
     "deployment-controller",
     "replicaset-controller",
@@ -53,7 +52,6 @@ GOLDEN = {
 }
 """A golden request that every pod answers as it must, but for one that is `wrong`."""
 _numbers = itertools.count(1)
-T = TypeVar("T")
 
 
 class Pods(ThreadingHTTPServer):
@@ -282,29 +280,6 @@ def clusters_in(regions: Sequence[str]) -> Iterator[dict[str, Cluster]]:
         opened = [one() for _ in regions]
         started = [pool.submit(stack.enter_context, each) for each in opened]
         yield dict(zip(regions, [each.result() for each in started], strict=True))
-
-
-def becomes(
-    look: Callable[[], T],
-    holds: Callable[[T], object],
-    *,
-    within_seconds: float = _WITHIN_SECONDS,
-    every_seconds: float = 0.1,
-) -> T:
-    """What `look` gives, once that is true of it; `AssertionError` with the last of it if it never
-    is."""
-    deadline = time.monotonic() + within_seconds
-    while not holds(found := look()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_seconds:g} s: {found!r}")
-        time.sleep(every_seconds)
-    return found
-
-
-def eventually(holds: Callable[[], Any], *, within_seconds: float = _WITHIN_SECONDS) -> Any:
-    """What `holds` gives, once it is true. The first that is: who needs one of several waits for it
-    with `becomes`."""
-    return becomes(holds, bool, within_seconds=within_seconds)
 
 
 def _healthy(room: Room) -> bool:

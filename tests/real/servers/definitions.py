@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cluster import becomes
+from tests.waiting import becomes
+
 from .control_plane import ControlPlane
 
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

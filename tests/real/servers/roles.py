@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from .cluster import becomes
+from tests.waiting import becomes
+
 from .control_plane import USERS, ControlPlane
 
 _FOLDER = Path(__file__).parents[3] / "infra/rbac"
